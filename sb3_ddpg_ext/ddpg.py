@@ -1,0 +1,270 @@
+"""Deep Deterministic Policy Gradient as a Stable-Baselines3 algorithm."""
+
+import warnings
+from typing import Any, ClassVar, TypeVar, cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.td3.policies import Actor, TD3Policy
+
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
+from sb3_ddpg_ext.noise import NoiseProcess, setup_action_noise
+from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+
+SelfCustomDDPG = TypeVar("SelfCustomDDPG", bound="CustomDDPG")
+
+
+class CustomDDPG(OffPolicyAlgorithm):
+    """
+    Deep Deterministic Policy Gradient (DDPG), a drop-in replacement for :class:`stable_baselines3.DDPG`.
+
+    Paper: https://arxiv.org/abs/1509.02971 (Lillicrap et al. 2016);
+    Deterministic Policy Gradient: https://proceedings.mlr.press/v32/silver14.pdf
+
+    Given the same arguments it computes the same numbers as SB3's DDPG, to the bit on CPU. The one default that
+    differs is ``action_noise``: exploration is on.
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a ``TD3Policy`` class)
+    :param env: The environment to learn from (if registered in Gymnasium, can be str), with a continuous action space
+    :param learning_rate: Learning rate of both optimizers (actor and critic);
+        it can be a function of the current progress remaining (from 1 to 0)
+    :param buffer_size: Size of the replay buffer, in transitions
+    :param learning_starts: How many steps to collect with random actions before learning starts
+    :param batch_size: Minibatch size for each gradient step
+    :param tau: The soft update coefficient ("Polyak update", between 0 and 1)
+    :param gamma: The discount factor
+    :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
+        like ``(5, "step")`` or ``(2, "episode")``.
+    :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``);
+        ``-1`` means as many gradient steps as steps done in the environments during the rollout.
+    :param action_noise: Exploration noise in the scaled action space [-1, 1]: ``"ou"`` (Ornstein-Uhlenbeck, the
+        default), ``"normal"`` (Gaussian), a process such as ``GaussianNoise(std=0.2)``, any SB3 ``ActionNoise``, or
+        None for no exploration at all.
+    :param replay_buffer_class: Replay buffer class to use (for instance ``HerReplayBuffer``).
+        If ``None``, it will be automatically selected.
+    :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
+    :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
+        at a cost of more complexity.
+        See https://github.com/DLR-RM/stable-baselines3/issues/37#issuecomment-637501195
+    :param n_steps: When n_step > 1, uses n-step returns when updating the critic. Only where
+        ``replay_buffer_class`` is ``None``, and not for Dict observations; a custom class is configured with
+        ``replay_buffer_kwargs={"n_steps": ..., "gamma": ...}`` instead.
+    :param tensorboard_log: The log location for tensorboard (if None, no logging)
+    :param policy_kwargs: Additional arguments to be passed to the policy on creation
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used), 2 for
+        debug messages
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should be run.
+        Setting it to auto, the code will be run on the GPU if possible.
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :param stats_window_size: Window size for the rollout logging: the number of episodes over which the reported
+        success rate, mean episode length, and mean reward are averaged
+    :raises AssertionError: for an action space other than ``Box``, or a ``Box`` without finite bounds
+    :raises ValueError: for an unknown policy, noise or ``train_freq`` unit
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: TD3Policy
+    actor: Actor
+    actor_target: Actor
+    critic: ContinuousCritic
+    critic_target: ContinuousCritic
+
+    def __init__(
+        self,
+        policy: str | type[TD3Policy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | NoiseProcess | str | None = "ou",
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        stats_window_size: int = 100,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise=cast(ActionNoise | None, action_noise),  # `_setup_model` makes it one
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+            support_multi_env=True,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        policy_kwargs = self.policy_kwargs
+        # SB3's DDPG gives one critic to TD3's own policy classes too; what is stored and saved stays what was passed
+        self.policy_kwargs = {"n_critics": 1, **policy_kwargs}
+        super()._setup_model()
+        self.policy_kwargs = policy_kwargs
+
+        self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
+        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        # Running means and variances of batch normalisation are copied to the targets, not averaged
+        self._running_stats, self._running_stats_target = (
+            [*get_parameters_by_name(critic, ["running_"]), *get_parameters_by_name(actor, ["running_"])]
+            for critic, actor in ((self.critic, self.actor), (self.critic_target, self.actor_target))
+        )
+        action_shape = cast(spaces.Box, self.action_space).shape
+        self.action_noise = setup_action_noise(self.action_noise, self.n_envs, action_shape, self.seed)
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """
+        Gradient steps of algorithm 1 of the paper: sample, critic, actor (with the critic just updated), targets.
+
+        :param gradient_steps: how many, at least 1
+        :param batch_size: transitions in each minibatch
+        """
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        # Only these get a gradient in the actor's step, the critic's weights do not
+        actor_params = [param for param in self.actor.parameters() if param.requires_grad]
+
+        actor_losses, critic_losses = [], []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            discounts = self.gamma if batch.discounts is None else batch.discounts
+
+            # Critic: one step towards the TD target
+            target_q_values = td_target(
+                batch.rewards, batch.dones, discounts, batch.next_observations, self.actor_target, self.critic_target
+            )
+            loss = critic_loss(self.critic(batch.observations, batch.actions), target_q_values)
+            self.critic.optimizer.zero_grad()
+            loss.backward()
+            self.critic.optimizer.step()
+            critic_losses.append(loss.detach())
+
+            # Actor: one step up the critic's slope
+            loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
+            self.actor.optimizer.zero_grad()
+            loss.backward(inputs=actor_params)
+            self.actor.optimizer.step()
+            actor_losses.append(loss.detach())
+
+            # Targets: a small step after both
+            soft_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            soft_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
+            soft_update(self._running_stats, self._running_stats_target, tau=1.0)
+
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
+        self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
+
+    def learn(
+        self: SelfCustomDDPG,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "CustomDDPG",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfCustomDDPG:
+        """
+        Train for a number of environment steps.
+
+        :param total_timesteps: The total number of steps, over all environments
+        :param callback: Callback(s) called at every step with state of the algorithm
+        :param log_interval: Log after so many episodes
+        :param tb_log_name: The name of the run for tensorboard
+        :param reset_num_timesteps: False to go on counting (and to keep the running episode) in a second call
+        :param progress_bar: Display a progress bar (tqdm and rich)
+        :return: the trained model
+        """
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self.action_noise is None:
+            warnings.warn(
+                "action_noise=None: a deterministic actor without noise does not explore. "
+                "Choose 'ou', 'normal', or an ActionNoise.",
+                stacklevel=3,
+            )
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        # One such number in the buffer turns all weights into NaN, some time later
+        if not np.isfinite(reward).all():
+            env = int(np.argmin(np.isfinite(reward)))
+            raise ValueError(
+                f"Environment {env} returned the reward {reward[env]} at step {self.num_timesteps}; "
+                "rewards must be finite (stable_baselines3's VecCheckNan helps to find the cause)."
+            )
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _excluded_save_params(self) -> list[str]:
+        aliases = ["actor", "actor_target", "critic", "critic_target"]
+        return [*super()._excluded_save_params(), *aliases, "_running_stats", "_running_stats_target"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "actor.optimizer", "critic.optimizer"], []
