@@ -1,0 +1,353 @@
+"""CustomDDPG as an SB3 algorithm: its signature, and everything that SB3's users combine it with."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
+from stable_baselines3 import DDPG, HerReplayBuffer
+from stable_baselines3.common.callbacks import (
+    CheckpointCallback,
+    EvalCallback,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.td3.policies import TD3Policy
+from torch import nn
+
+import sb3_ddpg_ext
+from sb3_ddpg_ext import CustomDDPG
+
+SMALL: dict[str, Any] = {
+    "learning_starts": 20,
+    "batch_size": 8,
+    "buffer_size": 500,
+    "policy_kwargs": {"net_arch": [8]},
+    "seed": 0,
+}
+
+
+def small(env: Any = "Pendulum-v1", policy: Any = "MlpPolicy", **kwargs: Any) -> CustomDDPG:
+    return CustomDDPG(policy, env, **{**SMALL, **kwargs})
+
+
+# --- The constructor ---
+
+
+def test_signature_is_sb3s() -> None:
+    theirs = inspect.signature(DDPG.__init__).parameters
+    ours = inspect.signature(CustomDDPG.__init__).parameters
+    assert list(ours)[: len(theirs)] == list(theirs)
+    differing = {name for name in theirs if ours[name].default != theirs[name].default}
+    assert differing == {"action_noise"}
+    assert ours["action_noise"].default == "ou"
+    extras = list(ours)[len(theirs) :]
+    assert extras == ["stats_window_size"]
+    assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in extras)
+
+
+@pytest.mark.parametrize("method", ["learn", "train", "predict", "save", "load", "set_parameters"])
+def test_signatures_of_methods_are_sb3s(method: str) -> None:
+    theirs = inspect.signature(getattr(DDPG, method)).parameters
+    ours = inspect.signature(getattr(CustomDDPG, method)).parameters
+    assert list(ours) == list(theirs)
+    assert {n for n in theirs if ours[n].default != theirs[n].default} <= {"tb_log_name"}
+
+
+def test_stats_window_size() -> None:
+    model = small(stats_window_size=1).learn(410)
+    assert model.ep_info_buffer is not None
+    assert model.ep_info_buffer.maxlen == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "env"),
+    [
+        ("MlpPolicy", "Pendulum-v1"),
+        ("CnnPolicy", FakeImageEnv(screen_height=36, screen_width=36, discrete=False)),
+        ("MultiInputPolicy", BitFlippingEnv(n_bits=2, continuous=True)),
+        (TD3Policy, "Pendulum-v1"),
+    ],
+)
+def test_one_critic_by_default(policy: Any, env: Any, tmp_path: Path) -> None:
+    policy_kwargs = {"net_arch": [8]}
+    model = CustomDDPG(policy, env, buffer_size=10, policy_kwargs=policy_kwargs)
+    assert model.critic.n_critics == 1
+    assert model.policy_kwargs is policy_kwargs
+    assert policy_kwargs == {"net_arch": [8]}
+    model.save(tmp_path / "model")
+    # SB3's DDPG writes n_critics into the caller's dict, so that this comparison fails there
+    loaded = CustomDDPG.load(tmp_path / "model", policy_kwargs={"net_arch": [8]})
+    assert loaded.critic.n_critics == 1
+
+
+def test_a_policy_saved_alone_loads_alone(tmp_path: Path) -> None:
+    model = small()
+    model.policy.save(tmp_path / "policy.zip")
+    loaded = type(model.policy).load(tmp_path / "policy.zip")
+    observation = np.array([[1.0, 0.0, 0.1]], dtype=np.float32)
+    assert np.array_equal(loaded.predict(observation)[0], model.predict(observation)[0])
+
+
+# --- What is refused, and how ---
+
+
+def test_discrete_actions_are_refused_as_sb3_refuses_them() -> None:
+    with pytest.raises(AssertionError) as theirs:
+        DDPG("MlpPolicy", "CartPole-v1")
+    with pytest.raises(AssertionError) as ours:
+        CustomDDPG("MlpPolicy", "CartPole-v1")
+    assert str(ours.value) == str(theirs.value)
+    assert "only supports" in str(ours.value)
+
+
+def test_infinite_bounds_are_refused() -> None:
+    class Unbounded(gym.Wrapper):
+        action_space = spaces.Box(-np.inf, np.inf, (1,))
+
+    with pytest.raises(AssertionError, match="finite lower and upper bound"):
+        CustomDDPG("MlpPolicy", Unbounded(gym.make("Pendulum-v1")))
+
+
+def test_unknown_policy() -> None:
+    with pytest.raises(ValueError, match="Policy MlpPolic unknown"):
+        CustomDDPG("MlpPolic", "Pendulum-v1")
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf])
+def test_a_reward_that_is_not_finite_is_named_with_its_step_and_environment(reward: float) -> None:
+    class Broken(gym.Wrapper):
+        steps = 0
+
+        def step(self, action: Any) -> Any:
+            observation, _, terminated, truncated, info = self.env.step(action)
+            self.steps += 1
+            return observation, (reward if self.steps == 7 else 0.0), terminated, truncated, info
+
+    env = make_vec_env("Pendulum-v1", n_envs=2)
+    env.envs[1] = Broken(env.envs[1])  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=rf"Environment 1 returned the reward {reward} at step 14"):
+        small(env).learn(100)
+
+
+# --- The step ---
+
+
+def test_the_critics_weights_get_no_gradient_in_the_actors_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    seen = []
+    step = model.actor.optimizer.step
+
+    def record(*args: Any) -> Any:
+        seen.append([None if p.grad is None else p.grad.clone() for p in model.critic.parameters()])
+        return step(*args)
+
+    after_critic = []
+    critic_step = model.critic.optimizer.step
+
+    def record_critic(*args: Any) -> Any:
+        after_critic.append([p.grad.clone() for p in model.critic.parameters()])
+        return critic_step(*args)
+
+    monkeypatch.setattr(model.actor.optimizer, "step", record)
+    monkeypatch.setattr(model.critic.optimizer, "step", record_critic)
+    model.learn(22)
+    assert len(seen) == 2
+    for ours, critics in zip(seen, after_critic, strict=True):
+        assert all(th.equal(a, b) for a, b in zip(ours, critics, strict=True))
+
+
+def test_frozen_parameters_stay_as_they_are() -> None:
+    model = small()
+    frozen = model.actor.mu[0].weight.requires_grad_(False)
+    before = frozen.clone()
+    moving = model.actor.mu[0].bias.clone()
+    model.learn(30)
+    assert th.equal(frozen, before)
+    assert not th.equal(model.actor.mu[0].bias, moving)
+
+
+def test_same_seed_same_result_and_another_seed_another() -> None:
+    first, second, other = (small(seed=seed).learn(60) for seed in (1, 1, 2))
+    observation = np.array([1.0, 0.0, 0.1], dtype=np.float32)
+    actions = [model.predict(observation)[0] for model in (first, second, other)]
+    assert np.array_equal(actions[0], actions[1])
+    assert not np.array_equal(actions[0], actions[2])
+
+
+def test_log_keys_are_sb3s() -> None:
+    def keys(algorithm: Any, **kwargs: Any) -> set[str]:
+        model = algorithm("MlpPolicy", "Pendulum-v1", **{**SMALL, "policy_kwargs": {"net_arch": [8]}}, **kwargs)
+        model.learn(210, log_interval=1_000)
+        model.dump_logs = lambda: None
+        return set(model.logger.name_to_value)
+
+    assert keys(CustomDDPG) == keys(DDPG)
+
+
+# --- What SB3's users combine ---
+
+
+@pytest.mark.parametrize(("n_envs", "gradient_steps", "updates"), [(1, 1, 40), (4, -1, 40), (4, 1, 10), (1, 0, 0)])
+def test_updates_per_step(n_envs: int, gradient_steps: int, updates: int) -> None:
+    model = small(make_vec_env("Pendulum-v1", n_envs=n_envs), gradient_steps=gradient_steps)
+    assert model.learn(60)._n_updates == updates
+
+
+def test_subprocesses() -> None:
+    env = make_vec_env("Pendulum-v1", n_envs=2, vec_env_cls=SubprocVecEnv)
+    model = small(env, gradient_steps=-1).learn(60)
+    env.close()
+    assert model._n_updates == 40
+
+
+def test_vec_normalize_frame_stack_and_time_feature() -> None:
+    env = make_vec_env("Pendulum-v1", n_envs=2, wrapper_class=TimeFeatureWrapper)
+    model = small(VecNormalize(VecFrameStack(env, 2)), gradient_steps=-1).learn(60)
+    assert model.observation_space.shape == (8,)
+    assert model._n_updates == 40
+
+
+def test_her_learns_on_after_its_buffer_is_loaded(tmp_path: Path) -> None:
+    env = BitFlippingEnv(n_bits=3, continuous=True)
+    kwargs = {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer, "learning_starts": 50}
+    model = small(env, **kwargs).learn(80)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = CustomDDPG.load(tmp_path / "model", env=env)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    updates = loaded._n_updates
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 100
+    assert loaded._n_updates == updates + 20
+
+
+def test_images_with_channels_last() -> None:
+    env = FakeImageEnv(screen_height=36, screen_width=40, channel_first=False, discrete=False)
+    model = small(env, policy="CnnPolicy", buffer_size=40, batch_size=4).learn(24)
+    assert model.observation_space.shape == (1, 36, 40)
+
+
+class Extractor(BaseFeaturesExtractor):
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=5)
+        self.net = nn.Linear(3, 5)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.net(observations)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_custom_extractor(share: bool) -> None:
+    kwargs = {"net_arch": [8], "features_extractor_class": Extractor, "share_features_extractor": share}
+    model = small(policy_kwargs=kwargs).learn(40)
+    assert (model.actor.features_extractor is model.critic.features_extractor) is share
+
+
+def test_action_bounds_other_than_one() -> None:
+    model = small(gym.make("Pendulum-v1")).learn(60)  # bounds of +-2
+    actions, _ = model.predict(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
+    assert actions.shape == (50, 1)
+    assert np.abs(actions).max() <= 2
+    assert model.replay_buffer is not None
+    assert np.abs(model.replay_buffer.actions[:60]).max() <= 1
+
+
+def test_predict_on_one_and_on_many() -> None:
+    model = small()
+    observations = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    many, state = model.predict(observations, deterministic=True)
+    one, _ = model.predict(observations[1])
+    assert state is None
+    assert many.shape == (4, 1)
+    assert one.shape == (1,)
+    np.testing.assert_allclose(one, many[1], rtol=1e-5)
+
+
+def test_callbacks(tmp_path: Path) -> None:
+    evaluation = EvalCallback(
+        make_vec_env("Pendulum-v1"),
+        callback_on_new_best=StopTrainingOnRewardThreshold(-1e5, verbose=0),
+        eval_freq=50,
+        n_eval_episodes=1,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    checkpoints = CheckpointCallback(40, str(tmp_path), save_replay_buffer=True)
+    model = small().learn(100, callback=[evaluation, checkpoints])
+    assert model.num_timesteps == 50
+    assert {"evaluations.npz", "best_model.zip", "rl_model_40_steps.zip"} <= {p.name for p in tmp_path.iterdir()}
+    assert np.isfinite(evaluate_policy(CustomDDPG.load(tmp_path / "best_model"), model.get_env(), 1)[0])
+
+
+def test_callback_that_stops_after_an_episode() -> None:
+    assert small().learn(500, callback=StopTrainingOnMaxEpisodes(1)).num_timesteps == 200
+
+
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
+def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    small().learn(30, progress_bar=True)
+    assert "30/30" in capsys.readouterr().out
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    small(tensorboard_log=str(tmp_path)).learn(30)
+    assert list(tmp_path.glob("CustomDDPG_1/events*"))
+
+
+def test_save_load_set_parameters_and_learn_on(tmp_path: Path) -> None:
+    model = small().learn(40)
+    model.save(tmp_path / "model")
+    loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    observation = np.array([1.0, 0.0, 0.1], dtype=np.float32)
+    assert np.array_equal(loaded.predict(observation)[0], model.predict(observation)[0])
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 70
+    assert loaded._n_updates == 20 + 30
+    loaded.set_parameters(tmp_path / "model.zip")
+    assert np.array_equal(loaded.predict(observation)[0], model.predict(observation)[0])
+    assert "_running_stats" not in CustomDDPG.load(tmp_path / "model").get_parameters()
+
+
+def test_load_takes_another_noise(tmp_path: Path) -> None:
+    small().save(tmp_path / "model")
+    loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"), action_noise="normal")
+    assert "GaussianNoise" in repr(loaded.action_noise)
+    loaded.learn(30)
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda() -> None:
+    assert small(device="cuda").learn(60)._n_updates == 40
+
+
+def test_the_public_names_exist() -> None:
+    assert all(hasattr(sb3_ddpg_ext, name) for name in sb3_ddpg_ext.__all__)
+
+
+def test_it_learns_pendulum() -> None:
+    """A small network reaches -250 in half a minute; a policy that does nothing is at about -1,200."""
+    model = CustomDDPG(
+        "MlpPolicy",
+        "Pendulum-v1",
+        learning_starts=500,
+        gamma=0.98,
+        batch_size=64,
+        action_noise="normal",
+        policy_kwargs={"net_arch": [64, 64]},
+        seed=0,
+    ).learn(8_000)
+    env = make_vec_env("Pendulum-v1", seed=1_000)
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=20)
+    assert mean > -250
