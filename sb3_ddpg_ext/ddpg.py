@@ -218,6 +218,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         :param reset_num_timesteps: False to go on counting (and to keep the running episode) in a second call
         :param progress_bar: Display a progress bar (tqdm and rich)
         :return: the trained model
+        :raises FloatingPointError: if an environment returns a reward that is not finite
         """
         return super().learn(
             total_timesteps=total_timesteps,
@@ -256,7 +257,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         # One such number in the buffer turns all weights into NaN, some time later
         if not np.isfinite(reward).all():
             env = int(np.argmin(np.isfinite(reward)))
-            raise ValueError(
+            raise FloatingPointError(
                 f"Environment {env} returned the reward {reward[env]} at step {self.num_timesteps}; "
                 "rewards must be finite (stable_baselines3's VecCheckNan helps to find the cause)."
             )

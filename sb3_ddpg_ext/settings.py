@@ -228,6 +228,9 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
         if isinstance(policy, str) and policy not in algorithm.policy_aliases:
             raise SettingsError(_unknown("policy", policy, algorithm.policy_aliases))
         run = {name: value for name, value in values.items() if name in _RUN_KEYS and value is not None}
+        train_freq = hyperparams.get("train_freq")
+        if isinstance(train_freq, tuple) and train_freq[1] == "episode" and run.get("n_envs", 1) > 1:
+            raise SettingsError(f"train_freq in episodes needs n_envs: 1, got {run['n_envs']}; count it in steps")
         normalize = run.pop("normalize", False)
         if normalize is not False:
             # VecNormalize scales rewards by their discounted returns: the algorithm's discount, unless told otherwise

@@ -1,0 +1,161 @@
+"""A run directory, or one model of it -> episodes played with the VecNormalize statistics that belong to it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch as th
+from gymnasium.wrappers import RecordVideo
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class, parse_settings, read_yaml
+from sb3_ddpg_ext.training import EVAL_ENVS, FINAL_SEED, make_env, require, score
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Play episodes with a trained model, and print what it scores."""
+
+    run_or_model: Path
+    """run directory, or a model's .zip file"""
+    episodes: int = 20
+    """how many episodes"""
+    model: Literal["best", "last"] = "best"
+    """which model of a run directory"""
+    stochastic: bool = False
+    """let the policy sample its actions (SAC, TQC and CrossQ; DDPG and TD3 are deterministic anyway)"""
+    render: bool = False
+    """show the episodes in a window"""
+    video: Path | None = None
+    """record the episodes into this folder"""
+    seed: int = FINAL_SEED
+    """seed of the first environment"""
+    algo: str | None = None
+    """algorithm of a model that lies outside of a run directory"""
+    env: str | None = None
+    """environment to play in; that of the run if not given"""
+    device: str = "auto"
+    """cpu, cuda, or auto for the GPU where there is one"""
+    threads: int | None = None
+    """threads of PyTorch on the CPU; its own choice if not given"""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """
+    A model file with all that is needed to play it.
+
+    :param path: The zip file
+    :param vecnormalize: Its VecNormalize statistics, None where there are none
+    :param algo: Name of its algorithm
+    :param env: Id of its environment
+    :param settings: The settings it was trained with
+    """
+
+    path: Path
+    vecnormalize: Path | None
+    algo: str
+    env: str
+    settings: Settings
+
+    def load(self, env: VecEnv, device: str = "auto") -> OffPolicyAlgorithm:
+        """
+        Load the model.
+
+        :param env: The environment it is to act in
+        :param device: Where to put it
+        :return: The model
+        :raises SettingsError: If the file is damaged, or of another algorithm or environment
+        """
+        try:
+            return algorithm_class(self.algo).load(self.path, env=env, device=device)
+        except Exception as error:  # unpickling a damaged or foreign file can raise anything
+            raise SettingsError(f"{self.path} cannot be loaded as {self.algo} for {self.env}: {error!r}") from error
+
+
+def find_model(
+    path: Path, which: Literal["best", "last"] = "best", algo: str | None = None, env: str | None = None
+) -> SavedModel:
+    """
+    Find a model and the VecNormalize statistics that were saved with it.
+
+    :param path: A run directory, or a model file inside or outside of one
+    :param which: Which model of a run directory
+    :param algo: Its algorithm, needed (with ``env``) for a file that is not in a run directory
+    :param env: Its environment, likewise
+    :return: The model with its settings
+    :raises SettingsError: If there is no such thing
+    """
+    if not path.exists():
+        raise SettingsError(f"{path} does not exist; expected a run directory or a model's .zip file")
+    directory = path if path.is_dir() else path.parent
+    args_file = next(iter(sorted(directory.glob("*/args.yml"))), None)
+    if args_file is None:
+        if path.is_dir():
+            raise SettingsError(f"{path} is not a run directory: it holds no */args.yml")
+        if algo is None or env is None:
+            raise SettingsError(f"{path} is not in a run directory: say --algo and --env")
+        settings = parse_settings(algo, {"n_timesteps": 1}, path.name)
+        statistics = path.with_name(f"{path.stem}_vecnormalize.pkl")
+        return SavedModel(path, statistics if statistics.exists() else None, algo, env, settings)
+
+    args, config_file = read_yaml(args_file), args_file.with_name("config.yml")
+    algo, env = algo or str(args.get("algo")), env or str(args.get("env"))
+    settings = parse_settings(algo, read_yaml(config_file), str(config_file))
+    name = args_file.parent.name
+    if path.is_dir():
+        path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")
+        if not path.exists():
+            raise SettingsError(f"{directory} holds no {which} model ({path.name}); was the run stopped before it?")
+    if settings.normalize is None:
+        return SavedModel(path, None, algo, env, settings)
+    last = path.stem == name
+    statistics = args_file.with_name("vecnormalize.pkl") if last else path.with_name(f"{path.stem}_vecnormalize.pkl")
+    if not statistics.exists():
+        raise SettingsError(f"{path} was trained with VecNormalize, but its statistics {statistics} are missing")
+    return SavedModel(path, statistics, algo, env, settings)
+
+
+def evaluate(args: EvaluateArgs) -> dict[str, Any]:
+    """
+    Play episodes with a saved model.
+
+    :param args: Which model, and how to play it
+    :return: As :func:`sb3_ddpg_ext.training.score`
+    :raises SettingsError: For anything that the caller has to mend
+    """
+    if args.episodes < 1:
+        raise SettingsError(f"--episodes must be 1 or more, got {args.episodes}")
+    if args.threads is not None:
+        th.set_num_threads(args.threads)
+    saved = find_model(args.run_or_model, args.model, args.algo, args.env)
+    settings = saved.settings
+    if args.video is not None:
+        require("moviepy", "video")
+        recording = {
+            "video_folder": str(args.video),
+            "episode_trigger": lambda episode: episode < args.episodes,
+            "name_prefix": saved.path.stem,
+            "disable_logger": True,
+        }
+        settings = replace(settings, env_wrapper=(*settings.env_wrapper, (RecordVideo, recording)))
+    env = make_env(
+        saved.env,
+        settings,
+        n_envs=1 if args.render or args.video else min(EVAL_ENVS, args.episodes),
+        seed=args.seed,
+        training=False,
+        vecnormalize=saved.vecnormalize,
+        render_mode="human" if args.render else None,
+    )
+    result = score(
+        saved.load(env, args.device),
+        env,
+        args.episodes,
+        args.seed,
+        deterministic=not args.stochastic,
+        render=args.render,
+    )
+    env.close()
+    return {"model": str(saved.path), **result}

@@ -1,0 +1,48 @@
+"""Run directories -> pictures. Reads files only, and never imports torch."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def learning_curve(directory: Path) -> Figure:
+    """
+    Draw one run: the returns of its training episodes, and its evaluations.
+
+    :param directory: a run directory with ``*.monitor.csv`` files and, if there were evaluations, ``evaluations.npz``
+    :return: the picture
+    """
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    steps, returns = _training_episodes(directory)
+    axes.plot(steps, returns, ".", markersize=4, alpha=0.4, color="tab:gray", label="training episodes (with noise)")
+    evaluations = directory / "evaluations.npz"
+    if evaluations.exists():
+        with np.load(evaluations) as file:
+            timesteps, results = file["timesteps"], file["results"]
+        n_episodes = results.shape[1]
+        # Percentile bootstrap over the episodes of each evaluation: [evaluations, resamples, episodes] -> its mean
+        resamples = np.random.default_rng(0).choice(results, size=(2_000, n_episodes), axis=1).mean(axis=2)
+        low, high = np.percentile(resamples, [2.5, 97.5], axis=1)
+        axes.plot(timesteps, results.mean(axis=1), color="tab:blue", label=f"evaluation: mean of {n_episodes} episodes")
+        axes.fill_between(timesteps, low, high, alpha=0.25, color="tab:blue", label="its 95% interval")
+    axes.set(xlabel="environment steps", ylabel="return", title=" ".join(directory.resolve().parts[-2:]))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _training_episodes(directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps at the end of each episode, over all environments of the run, and the episode's return."""
+    files = [
+        # A file of SB3's Monitor: a comment, the column names, then return, length and seconds of each episode
+        np.loadtxt(file, delimiter=",", skiprows=2, usecols=(0, 1, 2), ndmin=2)
+        for file in sorted(directory.glob("*.monitor.csv"))
+        if len(file.read_text().splitlines()) > 2
+    ]
+    if not files:
+        return np.empty(0), np.empty(0)
+    episodes = np.concatenate(files)
+    episodes = episodes[np.argsort(episodes[:, 2], kind="stable")]
+    return np.cumsum(episodes[:, 1]), episodes[:, 0]

@@ -1,0 +1,474 @@
+"""
+One training run: settings -> environments, model, learn -> one run directory with one result record.
+
+The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
+
+===========================  ==========================================================================
+``<env>.zip``                the last model; its VecNormalize statistics in ``<env>/vecnormalize.pkl``
+``best_model.zip``           the model of the best evaluation; ``best_model_vecnormalize.pkl`` beside it
+``evaluations.npz``          the evaluations during training (``timesteps``, ``results``, ``ep_lengths``)
+``0.monitor.csv``            the episodes of training, one file for each environment
+``<env>/config.yml``         the settings, which :func:`sb3_ddpg_ext.settings.parse_settings` reads again
+``<env>/args.yml``           the arguments of the run
+``result.json``              what came out: scores, times, versions, machine
+===========================  ==========================================================================
+"""
+
+import contextlib
+import copy
+import json
+import os
+import platform
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+import yaml
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecNormalize,
+    sync_envs_normalization,
+)
+
+from sb3_ddpg_ext.ddpg import CustomDDPG
+from sb3_ddpg_ext.noise import NOISES, NoiseProcess
+from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class, load_settings
+
+# All algorithms and runs are evaluated on the same episodes; the final ones are not those that chose the best model.
+EVAL_SEED, FINAL_SEED = 1_000_000, 2_000_000
+EVAL_ENVS = 5  # evaluated side by side, so that the policy is asked once for all of them
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train an algorithm on an environment with the settings of hyperparams/, and write a run directory."""
+
+    env: str
+    """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
+    algo: str = "custom_ddpg"
+    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3) or tqc, crossq (sb3-contrib)"""
+    steps: int | None = None
+    """environment steps, over all environments; as the settings say if not given"""
+    seed: int = 0
+    """seed of networks, environments and exploration"""
+    n_envs: int | None = None
+    """parallel environments; as the settings say if not given"""
+    vec_env: Literal["dummy", "subproc"] = "dummy"
+    """step the environments in this process or in one process each"""
+    hyperparams: Path | None = None
+    """YAML file in RL Zoo's format; this package's own if not given"""
+    params: tuple[str, ...] = ()
+    """override of one setting, e.g. -p gamma=0.98 -p policy_kwargs="dict(net_arch=[64, 64])" """
+    eval_freq: int | None = None
+    """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
+    eval_episodes: int = 20
+    """episodes of each evaluation, the final one included"""
+    log_dir: Path = Path("runs")
+    """where run directories are made"""
+    tensorboard: bool = False
+    """write TensorBoard logs into the run directory"""
+    device: str = "auto"
+    """cpu, cuda, or auto for the GPU where there is one"""
+    threads: int | None = None
+    """threads of PyTorch on the CPU; its own choice if not given"""
+    quiet: bool = False
+    """no progress bar, only the result"""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """
+    Write a file so that it is there whole or not at all: under a temporary name first, then renamed.
+
+    :param path: Where the file is to appear.
+    :return: Where to write it (of the same suffix).
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def one_line(error: BaseException) -> str:
+    """:return: the message of an error, without line breaks"""
+    return " ".join(str(error).split()) or repr(error)
+
+
+def require(module: str, extra: str) -> None:
+    """
+    Check that an optional package is there.
+
+    :param module: what will be imported
+    :param extra: the extra of this package that brings it
+    :raises SettingsError: with the line that installs it
+    """
+    if find_spec(module) is None:
+        raise SettingsError(f"{module} is not installed: pip install 'sb3_ddpg_ext[{extra}]'")
+
+
+def make_env(
+    env_id: str,
+    settings: Settings,
+    n_envs: int,
+    seed: int,
+    *,
+    vec_env: str = "dummy",
+    training: bool = True,
+    monitor_dir: Path | None = None,
+    vecnormalize: Path | None = None,
+    render_mode: str | None = None,
+) -> VecEnv:
+    """
+    Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order.
+
+    :param env_id: Id of a Gymnasium environment with a continuous action space
+    :param settings: wrappers, their arguments, normalisation and frame stack
+    :param n_envs: number of environments
+    :param seed: the first environment's seed, the others' follow
+    :param vec_env: ``"dummy"`` or ``"subproc"``
+    :param training: whether ``VecNormalize`` updates its statistics and normalises rewards
+    :param monitor_dir: where to log episodes
+    :param vecnormalize: file of statistics to start from
+    :param render_mode: render mode of the environments; SB3's choice if not given
+    :return: the environment
+    :raises SettingsError: if there is no such environment, or one that DDPG and its kin cannot act in
+    """
+
+    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        for wrapper, kwargs in settings.env_wrapper:
+            env = wrapper(env, **kwargs)
+        return env
+
+    render = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        env: VecEnv = make_vec_env(
+            env_id,
+            n_envs,
+            seed,
+            monitor_dir=None if monitor_dir is None else str(monitor_dir),
+            wrapper_class=wrap,
+            env_kwargs={**settings.env_kwargs, **render},
+            vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
+            monitor_kwargs=dict(settings.monitor_kwargs),
+        )
+    except (gym.error.Error, ImportError, TypeError) as error:  # unknown, not installed, or refuses its arguments
+        raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
+    space = env.action_space
+    if not isinstance(space, spaces.Box):
+        env.close()
+        raise SettingsError(
+            f"environment {env_id!r} has the action space {space}, but a continuous one (Box) is needed; "
+            "Stable-Baselines3's DQN and PPO act in discrete ones"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        env.close()
+        raise SettingsError(
+            f"environment {env_id!r} has the action space {space}, but its bounds must be finite; "
+            "set them with gymnasium.wrappers.RescaleAction or in the environment"
+        )
+    for wrapper, kwargs in settings.vec_env_wrapper:
+        env = wrapper(env, **kwargs)
+    if vecnormalize is not None:
+        env = VecNormalize.load(str(vecnormalize), env)
+    elif settings.normalize is not None:
+        env = VecNormalize(env, **settings.normalize)
+    if not training and isinstance(env, VecNormalize):
+        env.training, env.norm_reward = False, False
+    if settings.frame_stack is not None:
+        env = VecFrameStack(env, settings.frame_stack)
+    # The model wraps its training environment for images; one for evaluation has to look the same
+    return OffPolicyAlgorithm._wrap_env(env)
+
+
+def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> OffPolicyAlgorithm:
+    """
+    Build an algorithm with its settings, exploration noise included.
+
+    :param settings: hyperparameters and noise
+    :param algo: name of the algorithm
+    :param env: the environment to learn from
+    :param kwargs: further arguments of the constructor: seed, device, tensorboard_log
+    :return: the model
+    :raises SettingsError: if the noise or the constructor refuses its arguments
+    """
+    algorithm = algorithm_class(algo)
+    try:
+        if "noise_type" in settings.raw:
+            kwargs["action_noise"] = _make_noise(settings, issubclass(algorithm, CustomDDPG), env.action_space)
+        # SB3 writes into dicts it is given
+        return algorithm(env=env, **copy.deepcopy(dict(settings.hyperparams)), **kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise SettingsError(f"{algo}: {one_line(error)}") from error
+
+
+def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | NoiseProcess | None:
+    if settings.noise_type is None:
+        return None
+    if custom:
+        std = {} if settings.noise_std is None else {"std": settings.noise_std}
+        return NOISES[settings.noise_type](**std, **settings.noise_kwargs)
+    # The baselines get the noise that RL Zoo gives them
+    sigma = (0.1 if settings.noise_std is None else settings.noise_std) * np.ones(space.shape or 1)
+    if settings.noise_type == "normal":
+        return NormalActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
+    return OrnsteinUhlenbeckActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
+
+
+class StopOnSignal(BaseCallback):
+    """
+    End training after the step in which Ctrl-C or SIGTERM arrives, so that nothing is half done when it is saved.
+    As a context manager it listens; the second signal does what it did before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        with contextlib.suppress(ValueError):  # signals can be caught in the main thread only
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, lambda *_: self._receive())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def _receive(self) -> None:
+        self.received = True
+        self.__exit__()
+
+    def _on_step(self) -> bool:
+        return not self.received
+
+
+@contextlib.contextmanager
+def _signals_for_the_parent_only() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the parent decides."""
+    try:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class Evaluation(EvalCallback):
+    """
+    SB3's evaluation, with the same episodes each time, its time taken, and its files written whole: the evaluations,
+    and the best model together with the VecNormalize statistics that belong to it.
+
+    :param directory: the run directory
+    """
+
+    def __init__(self, directory: Path, eval_env: VecEnv, eval_freq: int, episodes: int) -> None:
+        super().__init__(eval_env, n_eval_episodes=episodes, eval_freq=eval_freq, verbose=0, log_path=str(directory))
+        self.directory = directory
+        self.seconds = 0.0
+
+    def _init_callback(self) -> None:
+        with warnings.catch_warnings():
+            # Training environments may be in other processes, those of evaluation never are
+            warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
+            super()._init_callback()
+
+    def _on_step(self) -> bool:
+        if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
+            return True
+        start = time.perf_counter()
+        best = self.best_mean_reward
+        self.eval_env.seed(EVAL_SEED)
+        with atomic(self.directory / "evaluations.npz") as partial:
+            self.log_path = str(partial)
+            super()._on_step()
+        if self.best_mean_reward > best:
+            save_model(self.model, self.directory / "best_model.zip", self.directory / "best_model_vecnormalize.pkl")
+        self.seconds += time.perf_counter() - start
+        return True
+
+
+def save_model(model: Any, path: Path, vecnormalize: Path) -> None:
+    """
+    Save a model and, if it has any, the VecNormalize statistics that belong to it, each whole or not at all.
+
+    :param model: an SB3 algorithm
+    :param path: file of the model
+    :param vecnormalize: file of the statistics
+    """
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None:
+        with atomic(vecnormalize) as partial:
+            normalize.save(str(partial))
+    with atomic(path) as partial:
+        model.save(partial)
+
+
+def train(args: TrainArgs) -> dict[str, Any]:
+    """
+    One training run, from its arguments to its finished run directory.
+
+    :param args: what to train, and how
+    :return: the result record, as written to ``result.json`` (``"directory"`` says where)
+    :raises SettingsError: for anything that the caller has to mend
+    """
+    overrides = [*args.params]
+    overrides += [] if args.steps is None else [f"n_timesteps={args.steps}"]
+    overrides += [] if args.n_envs is None else [f"n_envs={args.n_envs}"]
+    settings = load_settings(args.algo, args.env, args.hyperparams, overrides)
+    if args.eval_episodes < 1:
+        raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
+    if args.threads is not None:
+        if args.threads < 1:
+            raise SettingsError(f"--threads must be 1 or more, got {args.threads}")
+        th.set_num_threads(args.threads)
+    if args.tensorboard:
+        require("tensorboard", "tensorboard")
+    if not args.quiet:
+        require("tqdm", "train")
+        require("rich", "train")
+    # Whatever is refused is refused here, before anything is written
+    with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
+        make_model(settings, args.algo, env, device=args.device)
+
+    name = env_name(args.env)
+    directory = _make_run_directory(args.log_dir / args.algo, name)
+    with atomic(directory / name / "config.yml") as partial:
+        partial.write_text(yaml.safe_dump(dict(settings.raw)))
+    with atomic(directory / name / "args.yml") as partial:
+        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
+        partial.write_text(yaml.safe_dump({**arguments, "params": list(args.params)}))
+
+    with _signals_for_the_parent_only():
+        env = make_env(args.env, settings, settings.n_envs, args.seed, vec_env=args.vec_env, monitor_dir=directory)
+    eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
+    model = make_model(
+        settings,
+        args.algo,
+        env,
+        seed=args.seed,
+        device=args.device,
+        tensorboard_log=str(directory / "tensorboard") if args.tensorboard else None,
+    )
+    eval_freq = max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
+    evaluation = Evaluation(directory, eval_env, -(-eval_freq // settings.n_envs), args.eval_episodes)
+    callbacks: list[BaseCallback] = [callback(**kwargs) for callback, kwargs in settings.callback]
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    with StopOnSignal() as stop:
+        model.learn(settings.n_timesteps, callback=[*callbacks, evaluation, stop], progress_bar=not args.quiet)
+        seconds = time.perf_counter() - wall
+        save_model(model, directory / f"{name}.zip", directory / name / "vecnormalize.pkl")
+    if model.get_vec_normalize_env() is not None:
+        sync_envs_normalization(env, eval_env)
+
+    record = {
+        "status": "interrupted" if stop.received else "finished",
+        "directory": str(directory),
+        **{key: arguments[key] for key in ("algo", "env", "seed")},
+        "steps": model.num_timesteps,
+        "updates": model._n_updates,
+        "score": None if stop.received else score(model, eval_env, args.eval_episodes, FINAL_SEED),
+        "best_evaluation": _best_evaluation(evaluation),
+        "seconds": {
+            "train": seconds - evaluation.seconds,
+            "evaluate": evaluation.seconds,
+            "cpu": time.process_time() - cpu,
+        },
+        "settings": dict(settings.raw),
+        "vec_env": args.vec_env,
+        "device": str(model.device),
+        "threads": th.get_num_threads(),
+        **_versions_and_machine(),
+    }
+    env.close()
+    eval_env.close()
+    with atomic(directory / "result.json") as partial:
+        partial.write_text(json.dumps(record, indent=2))
+    return record
+
+
+def env_name(env_id: str) -> str:
+    """:return: the id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
+    return env_id.split(":")[-1].replace("/", "-")
+
+
+def _make_run_directory(parent: Path, name: str) -> Path:
+    """The first ``<name>_<n>`` that nobody has yet; making a directory is what decides between two at once."""
+    number = 1
+    while True:
+        directory = parent / f"{name}_{number}"
+        try:
+            directory.mkdir(parents=True)
+            (directory / name).mkdir()
+        except FileExistsError:
+            if not directory.is_dir():
+                raise SettingsError(f"cannot write to {parent}: it is not a directory") from None
+            number += 1
+        except OSError as error:
+            raise SettingsError(f"cannot write to {parent}: {error.strerror}; choose another --log-dir") from error
+        else:
+            return directory
+
+
+def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kwargs: Any) -> dict[str, Any]:
+    """
+    Play episodes.
+
+    :param model: the policy to be asked, deterministically unless ``kwargs`` say otherwise
+    :param env: where; VecNormalize must not be in training
+    :param episodes: how many, over all environments of ``env``
+    :param seed: seed of the first environment, the others' follow
+    :param kwargs: further arguments of SB3's ``evaluate_policy``
+    :return: mean and standard deviation of the returns, the returns themselves, and the lengths in steps
+    """
+    env.seed(seed)
+    returns, lengths = evaluate_policy(model, env, episodes, return_episode_rewards=True, **kwargs)
+    return {
+        "mean": float(np.mean(returns)),
+        "std": float(np.std(returns)),
+        "episodes": episodes,
+        "seed": seed,
+        "returns": [float(r) for r in np.ravel(returns)],
+        "lengths": [int(n) for n in np.ravel(lengths)],
+    }
+
+
+def _best_evaluation(evaluation: Evaluation) -> dict[str, Any] | None:
+    if not evaluation.evaluations_results:
+        return None
+    means = np.mean(evaluation.evaluations_results, axis=1)
+    best = int(np.argmax(means))
+    return {"mean": float(means[best]), "step": int(evaluation.evaluations_timesteps[best]), "seed": EVAL_SEED}
+
+
+def _versions_and_machine() -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in ("sb3_ddpg_ext", "stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy", "mujoco"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+    return {"versions": versions, "machine": machine}

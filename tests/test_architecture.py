@@ -1,0 +1,30 @@
+"""The house rules that can be checked: imports in one direction, and a light `import sb3_ddpg_ext`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_imports_go_in_one_direction() -> None:
+    result = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("module", ["optuna", "matplotlib", "dask", "tyro", "yaml", "pydantic", "sb3_contrib"])
+def test_importing_the_package_is_light(module: str) -> None:
+    code = f"import sys, sb3_ddpg_ext; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_each_module_has_its_tests() -> None:
+    modules = {p.stem for p in (ROOT / "sb3_ddpg_ext").glob("*.py") if not p.stem.startswith("__")}
+    # The policies' one default is tested with the algorithm, pictures and evaluation with the runs they are made of
+    assert modules - {"policies", "report", "evaluation"} == {
+        p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")
+    } - {"parity", "packaging", "architecture", "readme"}

@@ -1,0 +1,237 @@
+"""The command line as a user sees it: real processes, their output, their exit status."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--steps", "120", "--eval-freq", "60", "--eval-episodes", "2", "-p", "learning_starts=50", "-p", "batch_size=8"]
+TINY += ["-p", "policy_kwargs=dict(net_arch=[8])", "-p", "buffer_size=1000"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "COLUMNS": "120"}
+
+
+def sb3_ddpg(
+    *args: str, cwd: Path, program: tuple[str, ...] = ("-m", "sb3_ddpg_ext")
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *program, *args]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+def refused(*args: str, cwd: Path) -> str:
+    """The one line that a command prints when it refuses."""
+    result = sb3_ddpg(*args, cwd=cwd)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli")
+    result = sb3_ddpg("train", "--env", "Pendulum-v1", *TINY, cwd=directory)
+    assert result.returncode == 0, result.stderr
+    assert "120/120" in result.stdout  # the progress bar
+    record = json.loads((directory / "runs/custom_ddpg/Pendulum-v1_1/result.json").read_text())
+    lines = result.stdout.splitlines()
+    assert lines[-1] == "Saved in runs/custom_ddpg/Pendulum-v1_1"
+    assert any(line.startswith(f"Last model: mean return {record['score']['mean']:.1f} ") for line in lines)
+    assert any(line.startswith(f"Best model: mean return {record['best_evaluation']['mean']:.1f} ") for line in lines)
+    return directory / "runs/custom_ddpg/Pendulum-v1_1"
+
+
+def test_train_writes_a_picture(run_directory: Path) -> None:
+    assert (run_directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_a_run_and_a_model(run_directory: Path, tmp_path: Path) -> None:
+    result = sb3_ddpg("evaluate", str(run_directory), "--episodes", "2", "--model", "last", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((run_directory / "result.json").read_text())
+    assert f"mean return {record['score']['mean']:.1f} " in result.stdout
+    (tmp_path / "alone.zip").write_bytes((run_directory / "Pendulum-v1.zip").read_bytes())
+    arguments = ["evaluate", "alone.zip", "--algo", "custom_ddpg", "--env", "Pendulum-v1", "--episodes", "2"]
+    assert sb3_ddpg(*arguments, cwd=tmp_path).stdout.startswith(
+        f"alone.zip: mean return {record['score']['mean']:.1f} "
+    )
+
+
+def test_evaluate_records_a_video_for_each_episode(run_directory: Path, tmp_path: Path) -> None:
+    result = sb3_ddpg("evaluate", str(run_directory), "--episodes", "2", "--video", "videos", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    videos = sorted((tmp_path / "videos").iterdir())
+    assert [v.name for v in videos] == ["best_model-episode-0.mp4", "best_model-episode-1.mp4"]
+    assert all(b"ftyp" in v.read_bytes()[:12] for v in videos)
+
+
+def test_evaluate_in_a_window(run_directory: Path, tmp_path: Path) -> None:
+    result = sb3_ddpg("evaluate", str(run_directory), "--episodes", "1", "--render", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_script_is_the_same_program(tmp_path: Path) -> None:
+    script = sb3_ddpg("--help", cwd=tmp_path, program=(str(ROOT / "scripts" / "train.py"),))
+    module = sb3_ddpg("train", "--help", cwd=tmp_path)
+    assert script.returncode == module.returncode == 0
+    assert script.stdout == module.stdout
+    assert "--eval-freq" in module.stdout
+
+
+def test_quiet_prints_the_result_only(tmp_path: Path) -> None:
+    result = sb3_ddpg("train", "--env", "Pendulum-v1", *TINY, "--quiet", "--threads", "1", cwd=tmp_path)
+    assert result.stderr == ""
+    assert [line.split(" ")[0] for line in result.stdout.splitlines()] == ["Trained", "Last", "Best", "Saved"]
+
+
+def test_an_environment_from_a_package_to_import_first(tmp_path: Path) -> None:
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('mine/Swing-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=50)\n"
+    )
+    result = sb3_ddpg("train", "--env", "my_envs:mine/Swing-v0", *TINY, "--quiet", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "Saved in runs/custom_ddpg/mine-Swing-v0_1"
+    result = sb3_ddpg("evaluate", "runs/custom_ddpg/mine-Swing-v0_1", "--episodes", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_ctrl_c_saves_what_was_reached_and_says_so(vec_env: str, tmp_path: Path) -> None:
+    arguments = ["train", "--env", "Pendulum-v1", *TINY, "--steps", "1000000", "--eval-freq", "0"]
+    arguments += ["--n-envs", "2", "--vec-env", vec_env]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sb3_ddpg_ext", *arguments],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    monitor = tmp_path / "runs/custom_ddpg/Pendulum-v1_1/0.monitor.csv"
+    deadline = time.monotonic() + 60
+    while not (monitor.exists() and len(monitor.read_text().splitlines()) > 2):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    record = json.loads((monitor.parent / "result.json").read_text())
+    assert f"Interrupted after {record['steps']:,} steps" in output
+    assert "What was reached is saved in runs/custom_ddpg/Pendulum-v1_1" in output
+    result = sb3_ddpg("evaluate", str(monitor.parent), "--model", "last", "--episodes", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+# --- Bad input: one line that says what was wrong, what was expected, how to mend it ---
+
+BAD = {
+    "unknown environment": (["train", "--env", "Pendulm-v1"], "'Pendulm-v1': .*Did you mean: `Pendulum`"),
+    "unknown version": (["train", "--env", "Pendulum-v7"], "'Pendulum-v7': .*v7.*v1"),
+    "unknown package": (["train", "--env", "no_such_package:Env-v0"], "No module named 'no_such_package'"),
+    "environment refuses its arguments": (
+        ["train", "--env", "Pendulum-v1", "-p", "env_kwargs={gravity: 3}"],
+        "unexpected keyword argument 'gravity'",
+    ),
+    "discrete actions": (
+        ["train", "--env", "CartPole-v1"],
+        r"action space Discrete\(2\), but a continuous one \(Box\)",
+    ),
+    "unknown algorithm": (["train", "--env", "Pendulum-v1", "--algo", "dpg"], "unknown algorithm 'dpg'; did you mean"),
+    "misspelt hyperparameter": (
+        ["train", "--env", "Pendulum-v1", "-p", "lerning_rate=0.1"],
+        "unknown hyperparameter 'lerning_rate'; did you mean 'learning_rate'",
+    ),
+    "mistyped hyperparameter": (
+        ["train", "--env", "Pendulum-v1", "-p", "gamma=high"],
+        "gamma: expected float, got 'high'",
+    ),
+    "impossible hyperparameter": (
+        ["train", "--env", "Pendulum-v1", "-p", "tau=2"],
+        "tau: expected above 0 and at most 1",
+    ),
+    "no steps": (["train", "--env", "Pendulum-v1", "--steps", "0"], "n_timesteps: expected 1 or more"),
+    "no episodes": (
+        ["train", "--env", "Pendulum-v1", "--eval-episodes", "0"],
+        "--eval-episodes must be 1 or more, got 0",
+    ),
+    "no threads": (["train", "--env", "Pendulum-v1", "--threads", "0"], "--threads must be 1 or more, got 0"),
+    "unknown device": (["train", "--env", "Pendulum-v1", "--device", "gpu"], "custom_ddpg: Expected one of cpu, "),
+    "unknown noise": (["train", "--env", "Pendulum-v1", "-p", "noise_type=norml"], "unknown noise 'norml'"),
+    "argument that the noise does not have": (
+        ["train", "--env", "Pendulum-v1", "-p", "noise_kwargs={theta: 1}"],
+        "custom_ddpg: .*unexpected keyword argument 'theta'",
+    ),
+    "missing file": (
+        ["train", "--env", "Pendulum-v1", "--hyperparams", "none.yml"],
+        "none.yml: cannot be read: No such file",
+    ),
+    "unreadable YAML": (
+        ["train", "--env", "Pendulum-v1", "--hyperparams", "bad.yml"],
+        "bad.yml: not a YAML file: line 3",
+    ),
+    "unwritable log directory": (["train", "--env", "Pendulum-v1", "--log-dir", "a_file"], "cannot write to a_file"),
+    "no such run": (["evaluate", "runs/nothing"], "runs/nothing does not exist; expected a run directory or"),
+    "not a run": (["evaluate", "."], "is not a run directory"),
+    "a file outside of a run": (["evaluate", "a_file"], "a_file is not in a run directory: say --algo and --env"),
+    "a damaged model": (
+        ["evaluate", "a_file", "--algo", "custom_ddpg", "--env", "Pendulum-v1"],
+        "a_file cannot be loaded as custom_ddpg",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "a_file").write_text("not a model")
+    (tmp_path / "bad.yml").write_text("Pendulum-v1:\n  gamma: [0.9\n")
+    if arguments[0] == "train":
+        arguments = [*arguments, "--quiet"]
+    line = refused(*arguments, cwd=tmp_path)
+    assert line.startswith("error: ")
+    assert re.search(message, line), line
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a_file", "bad.yml"]
+
+
+def test_a_reward_that_is_not_a_number_ends_training_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n"
+        "class Broken(PendulumEnv):\n"
+        "    def step(self, action):\n"
+        "        observation, _, *rest = super().step(action)\n"
+        "        return observation, float('nan'), *rest\n"
+        "gymnasium.register('Broken-v0', Broken, max_episode_steps=50, disable_env_checker=True)\n"
+    )
+    line = refused("train", "--env", "my_envs:Broken-v0", *TINY, "--quiet", cwd=tmp_path)
+    assert line.startswith("error: Environment 0 returned the reward nan at step 1;")
+
+
+@pytest.mark.parametrize("module", ["tyro", "pydantic", "yaml", "matplotlib", "sb3_contrib"])
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(module: str, tmp_path: Path) -> None:
+    blocked = f"import sys; sys.modules[{module!r}] = None; sys.argv = ['sb3-ddpg', 'train', '--env', 'Pendulum-v1', "
+    blocked += "'--algo', 'tqc']; from sb3_ddpg_ext.__main__ import main; sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", blocked], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith("pip install 'sb3_ddpg_ext[train]'")
+    assert module in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_without_a_command(tmp_path: Path) -> None:
+    result = sb3_ddpg(cwd=tmp_path)
+    assert result.returncode == 2
+    assert "train" in result.stderr
+    assert "evaluate" in result.stderr

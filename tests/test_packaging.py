@@ -1,0 +1,62 @@
+"""The wheel in a clean virtual environment, outside of the repository."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sb3_ddpg_ext
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--outdir", directory, ROOT], check=True, capture_output=True)
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+def test_wheel_contents(wheel: Path) -> None:
+    assert wheel.name == f"sb3_ddpg_ext-{sb3_ddpg_ext.__version__}-py3-none-any.whl"
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
+    package = {f"sb3_ddpg_ext/{p.name}" for p in (ROOT / "sb3_ddpg_ext").iterdir() if p.is_file()}
+    settings = {f"sb3_ddpg_ext/hyperparams/{p.name}" for p in (ROOT / "hyperparams").iterdir()}
+    assert "sb3_ddpg_ext/py.typed" in package
+    assert "sb3_ddpg_ext/hyperparams/custom_ddpg.yml" in settings
+    assert names == package | settings
+
+
+def test_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    venv, work = tmp_path / "venv", tmp_path / "work"
+    work.mkdir()
+
+    def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([venv / "bin" / command[0], *command[1:]], cwd=work, capture_output=True, text=True)
+
+    def install(what: str) -> None:
+        result = run("pip", "install", "-q", "-c", ROOT / "constraints.txt", what)
+        assert result.returncode == 0, result.stderr
+
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    install(str(wheel))
+    code = "from sb3_ddpg_ext import CustomDDPG; CustomDDPG('MlpPolicy', 'Pendulum-v1', buffer_size=500).learn(110)"
+    assert run("python", "-W", "error", "-c", code).returncode == 0
+    # The base install has what the algorithm needs, and names the extra for the rest
+    refused = run("sb3-ddpg", "train", "--env", "Pendulum-v1")
+    assert refused.returncode == 2
+    assert refused.stderr == "error: tyro is not installed: pip install 'sb3_ddpg_ext[train]'\n"
+
+    install(f"{wheel}[train]")
+    trained = run("sb3-ddpg", "train", "--env", "Pendulum-v1", "--steps", "200", "--eval-episodes", "1")
+    assert trained.returncode == 0, trained.stderr
+    assert (work / "runs" / "custom_ddpg" / "Pendulum-v1_1" / "learning_curve.png").exists()
+    missing = run("sb3-ddpg", "train", "--env", "Pendulum-v1", "--tensorboard")
+    assert missing.stderr == "error: tensorboard is not installed: pip install 'sb3_ddpg_ext[tensorboard]'\n"
+    missing = run("sb3-ddpg", "train", "--env", "HalfCheetah-v5")
+    assert missing.returncode == 2
+    assert "pip install" in missing.stderr
+    assert len(missing.stderr.splitlines()) == 1

@@ -1,0 +1,296 @@
+"""Settings to run directory and back, in this process. The command line is tested in test_cli."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium import spaces
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
+
+from sb3_ddpg_ext import CustomDDPG, OrnsteinUhlenbeckNoise, report
+from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate, find_model
+from sb3_ddpg_ext.settings import SettingsError, parse_settings
+from sb3_ddpg_ext.training import EVAL_SEED, Evaluation, TrainArgs, atomic, make_env, make_model, score, train
+
+TINY = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "batch_size=8", "buffer_size=1000")
+
+
+def run(tmp_path: Path, *params: str, **kwargs: Any) -> dict[str, Any]:
+    defaults = {"env": "Pendulum-v1", "steps": 300, "eval_freq": 100, "eval_episodes": 2, "quiet": True}
+    return train(TrainArgs(**{**defaults, **kwargs, "log_dir": tmp_path, "params": (*TINY, *params)}))
+
+
+def settings(**raw: Any) -> Any:
+    return parse_settings("custom_ddpg", {"n_timesteps": 100, "policy_kwargs": {"net_arch": [8]}, **raw}, "test")
+
+
+@pytest.fixture(scope="module")
+def normalized_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    record = run(tmp_path_factory.mktemp("runs"), "normalize=true", seed=3)
+    return Path(record["directory"])
+
+
+# --- The run directory ---
+
+
+def test_layout_is_the_zoos(normalized_run: Path) -> None:
+    assert normalized_run.parts[-2:] == ("custom_ddpg", "Pendulum-v1_1")
+    assert sorted(str(p.relative_to(normalized_run)) for p in normalized_run.rglob("*") if p.is_file()) == [
+        "0.monitor.csv",
+        "Pendulum-v1.zip",
+        "Pendulum-v1/args.yml",
+        "Pendulum-v1/config.yml",
+        "Pendulum-v1/vecnormalize.pkl",
+        "best_model.zip",
+        "best_model_vecnormalize.pkl",
+        "evaluations.npz",
+        "result.json",
+    ]
+
+
+def test_record(normalized_run: Path) -> None:
+    record = json.loads((normalized_run / "result.json").read_text())
+    assert record["status"] == "finished"
+    assert (record["algo"], record["env"], record["seed"], record["steps"]) == ("custom_ddpg", "Pendulum-v1", 3, 300)
+    assert record["updates"] == 250
+    assert record["settings"] == yaml.safe_load((normalized_run / "Pendulum-v1" / "config.yml").read_text())
+    assert record["score"]["mean"] == pytest.approx(np.mean(record["score"]["returns"]))
+    assert len(record["score"]["returns"]) == 2
+    assert {"python", "torch", "stable_baselines3", "sb3_ddpg_ext"} <= record["versions"].keys()
+    assert record["seconds"]["train"] > 0
+    assert record["seconds"]["evaluate"] > 0
+    with np.load(normalized_run / "evaluations.npz") as evaluations:
+        assert evaluations["timesteps"].tolist() == [100, 200, 300]
+        assert evaluations["results"].shape == (3, 2)
+        best = evaluations["results"].mean(axis=1)
+    assert record["best_evaluation"]["mean"] == pytest.approx(best.max())
+
+
+def test_each_model_is_evaluated_with_its_own_statistics(normalized_run: Path) -> None:
+    """Best and last differ in their VecNormalize statistics; playing the best model reproduces its evaluation."""
+    record = json.loads((normalized_run / "result.json").read_text())
+    last = evaluate(EvaluateArgs(normalized_run, episodes=2, model="last"))
+    assert last["returns"] == record["score"]["returns"]
+    best = evaluate(EvaluateArgs(normalized_run, episodes=2, model="best", seed=EVAL_SEED))
+    assert best["mean"] == pytest.approx(record["best_evaluation"]["mean"])
+    by_file = evaluate(EvaluateArgs(normalized_run / "best_model.zip", episodes=2, seed=EVAL_SEED))
+    assert by_file["returns"] == best["returns"]
+    statistics = [
+        VecNormalize.load(str(file), make_env("Pendulum-v1", settings(), 1, 0)).obs_rms.count  # type: ignore[union-attr]
+        for file in (find_model(normalized_run, which).vecnormalize for which in ("best", "last"))  # type: ignore[arg-type]
+    ]
+    assert statistics[0] <= statistics[1]
+
+
+def test_missing_statistics_are_not_passed_over(normalized_run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    os.system(f"cp -r '{normalized_run}' '{copied}'")
+    (copied / "best_model_vecnormalize.pkl").unlink()
+    with pytest.raises(SettingsError, match=r"trained with VecNormalize, but its statistics .* are missing"):
+        evaluate(EvaluateArgs(copied))
+
+
+def test_same_seed_same_run(tmp_path: Path) -> None:
+    first, second, other = (run(tmp_path, seed=seed) for seed in (1, 1, 2))
+    assert [Path(r["directory"]).name for r in (first, second)] == ["Pendulum-v1_1", "Pendulum-v1_2"]
+    assert first["score"]["returns"] == second["score"]["returns"] != other["score"]["returns"]
+
+
+def test_evaluating_does_not_change_training(tmp_path: Path) -> None:
+    """Whatever is evaluated, and however often, the same seed trains the same model."""
+    often, never = run(tmp_path, eval_freq=50), run(tmp_path, eval_freq=0)
+    assert often["score"]["returns"] == never["score"]["returns"]
+    assert never["best_evaluation"] is None
+    assert not (Path(never["directory"]) / "evaluations.npz").exists()
+
+
+@pytest.mark.parametrize("algo", ["ddpg", "td3", "sac", "tqc", "crossq"])
+def test_baselines_take_the_same_path(algo: str, tmp_path: Path) -> None:
+    record = run(tmp_path, algo=algo, steps=120, eval_freq=0, eval_episodes=1)
+    assert record["updates"] > 0
+    result = evaluate(EvaluateArgs(Path(record["directory"]), model="last", episodes=1))
+    assert result["returns"] == record["score"]["returns"]
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_several_environments(vec_env: Any, tmp_path: Path) -> None:
+    record = run(tmp_path, "gradient_steps=-1", n_envs=2, vec_env=vec_env, eval_freq=100)
+    directory = Path(record["directory"])
+    assert record["updates"] == 250
+    assert {p.name for p in directory.glob("*.csv")} == {"0.monitor.csv", "1.monitor.csv"}
+    with np.load(directory / "evaluations.npz") as evaluations:
+        assert evaluations["timesteps"].tolist() == [100, 200, 300]
+
+
+def test_config_of_a_run_trains_again(normalized_run: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((normalized_run / "Pendulum-v1" / "config.yml").read_text())
+    file = tmp_path / "again.yml"
+    file.write_text(yaml.safe_dump({"Pendulum-v1": config}))
+    args = TrainArgs(
+        "Pendulum-v1", seed=3, hyperparams=file, log_dir=tmp_path, eval_freq=0, eval_episodes=2, quiet=True
+    )
+    assert (
+        train(args)["score"]["returns"] == json.loads((normalized_run / "result.json").read_text())["score"]["returns"]
+    )
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    record = run(tmp_path, steps=60, eval_freq=0, eval_episodes=1, tensorboard=True)
+    assert list(Path(record["directory"]).glob("tensorboard/CustomDDPG_1/events*"))
+
+
+def test_half_written_files_do_not_replace_whole_ones(tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("whole")
+
+    def write_half() -> None:
+        with atomic(file) as partial:
+            partial.write_text("ha")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert file.read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_between_two_steps_and_saves(number: int, tmp_path: Path) -> None:
+    monitor = tmp_path / "custom_ddpg" / "Pendulum-v1_1" / "0.monitor.csv"
+
+    def send_when_training() -> None:
+        while not (monitor.exists() and len(monitor.read_text().splitlines()) > 2):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    threading.Thread(target=send_when_training).start()
+    record = run(tmp_path, steps=100_000)
+    assert record["status"] == "interrupted"
+    assert 200 <= record["steps"] < 100_000
+    assert record["score"] is None
+    assert signal.getsignal(number) is before
+    directory = Path(record["directory"])
+    assert json.loads((directory / "result.json").read_text())["steps"] == record["steps"]
+    model = CustomDDPG.load(directory / "Pendulum-v1.zip")
+    assert model.num_timesteps == record["steps"]
+
+
+# --- Environments and models ---
+
+
+def test_wrappers_in_the_zoos_order() -> None:
+    env = make_env(
+        "Pendulum-v1",
+        settings(
+            normalize={"norm_reward": False},
+            frame_stack=2,
+            env_wrapper="sb3_contrib.common.wrappers.TimeFeatureWrapper",
+            env_kwargs={"g": 5.0},
+            gamma=0.9,
+        ),
+        n_envs=2,
+        seed=0,
+    )
+    assert isinstance(env, VecFrameStack)
+    assert isinstance(env.venv, VecNormalize)
+    assert env.venv.gamma == 0.9
+    assert not env.venv.norm_reward
+    assert env.observation_space.shape == (8,)
+    assert env.get_attr("g") == [5.0, 5.0]
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array'")
+def test_images_look_the_same_in_evaluation() -> None:
+    gym.register("FakeImage-v0", "stable_baselines3.common.envs:FakeImageEnv", kwargs={"discrete": False})
+    env = make_env("FakeImage-v0", settings(env_kwargs={"channel_first": False}), 1, 0, training=False)
+    assert isinstance(env, VecTransposeImage)
+
+
+def test_evaluation_env_neither_learns_statistics_nor_normalizes_rewards() -> None:
+    env = make_env("Pendulum-v1", settings(normalize=True), 1, 0, training=False)
+    assert isinstance(env, VecNormalize)
+    env.reset()
+    env.step(np.zeros((1, 1)))
+    assert env.obs_rms.count < 1  # type: ignore[union-attr]
+    assert not env.norm_reward
+
+
+def test_noise_of_the_settings() -> None:
+    env = make_env("Pendulum-v1", settings(), 1, 0)
+    ours = make_model(
+        settings(noise_type="ornstein-uhlenbeck", noise_std=0.5, noise_kwargs={"correlation_time": 50}),
+        "custom_ddpg",
+        env,
+    )
+    process = ours.action_noise.process  # type: ignore[union-attr]
+    assert isinstance(process, OrnsteinUhlenbeckNoise)
+    assert (float(process.std), process.correlation_time) == (0.5, 50)
+    assert isinstance(make_model(settings(), "custom_ddpg", env).action_noise.process, OrnsteinUhlenbeckNoise)  # type: ignore[union-attr]
+    assert make_model(settings(noise_type=None), "custom_ddpg", env).action_noise is None
+    assert make_model(settings(), "ddpg", env).action_noise is None
+    normal = make_model(settings(noise_type="normal", noise_std=0.2), "ddpg", env).action_noise
+    assert isinstance(normal, NormalActionNoise)
+    assert normal._sigma.tolist() == [0.2]
+    sb3s = make_model(settings(noise_type="ou", noise_std=0.2), "td3", env).action_noise
+    assert isinstance(sb3s, OrnsteinUhlenbeckActionNoise)
+
+
+def test_building_a_model_leaves_the_settings_alone() -> None:
+    chosen = settings()
+    make_model(chosen, "ddpg", make_env("Pendulum-v1", chosen, 1, 0))  # SB3 writes n_critics into policy_kwargs
+    assert chosen.hyperparams["policy_kwargs"] == {"net_arch": [8]}
+
+
+def test_evaluation_is_the_same_each_time(tmp_path: Path) -> None:
+    env = make_env("Pendulum-v1", settings(), 5, 0)
+    model = make_model(settings(learning_starts=10_000, buffer_size=100), "custom_ddpg", env, seed=0)
+    evaluation = Evaluation(tmp_path, env, eval_freq=10, episodes=5)
+    model.learn(150, callback=evaluation)  # without an update: the policy stays the same
+    results = np.asarray(evaluation.evaluations_results)
+    assert results.shape == (3, 5)
+    assert (results == results[0]).all()
+    assert len(set(results[0])) == 5
+    assert score(model, env, 5, EVAL_SEED)["returns"] == results[0].tolist()
+    env.seed(EVAL_SEED)
+    assert evaluate_policy(model, env, 5)[0] == pytest.approx(results[0].mean())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [(-np.inf, np.inf, "bounds must be finite"), (None, None, r"action space Discrete\(2\), but a continuous one")],
+)
+def test_action_spaces_that_cannot_be_used(low: Any, high: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    space: Any = spaces.Discrete(2) if low is None else spaces.Box(low, high, (1,))
+
+    class Env(gym.Env[Any, Any]):
+        observation_space = spaces.Box(-1, 1, (1,))
+        action_space = space
+
+    monkeypatch.setitem(gym.registry, "Odd-v0", gym.envs.registration.EnvSpec("Odd-v0", entry_point=lambda **_: Env()))
+    with pytest.raises(SettingsError, match=message):
+        make_env("Odd-v0", settings(), 1, 0)
+
+
+def test_learning_curve(normalized_run: Path) -> None:
+    figure = report.learning_curve(normalized_run)
+    axes = figure.axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[union-attr]
+    assert labels == ["training episodes (with noise)", "evaluation: mean of 2 episodes", "its 95% interval"]
+    assert axes.get_lines()[1].get_xdata().tolist() == [100, 200, 300]  # type: ignore[union-attr]
+    assert axes.get_lines()[0].get_xdata().tolist() == [200]  # type: ignore[union-attr]
+
+
+def test_learning_curve_of_a_run_that_was_stopped_at_once(tmp_path: Path) -> None:
+    (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "Pendulum-v1"}\nr,l,t\n')
+    assert len(report.learning_curve(tmp_path).axes[0].get_lines()) == 1
