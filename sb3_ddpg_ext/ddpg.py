@@ -29,8 +29,8 @@ class CustomDDPG(OffPolicyAlgorithm):
     Paper: https://arxiv.org/abs/1509.02971 (Lillicrap et al. 2016);
     Deterministic Policy Gradient: https://proceedings.mlr.press/v32/silver14.pdf
 
-    Given the same arguments it computes the same numbers as SB3's DDPG, to the bit on CPU. The one default that
-    differs is ``action_noise``: exploration is on.
+    Given the same arguments it computes the same numbers as SB3's DDPG, to the bit on CPU (but for networks that draw
+    random numbers, such as dropout). The one default that differs is ``action_noise``: exploration is on.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a ``TD3Policy`` class)
     :param env: The environment to learn from (if registered in Gymnasium, can be str), with a continuous action space
@@ -69,6 +69,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         success rate, mean episode length, and mean reward are averaged
     :raises AssertionError: for an action space other than ``Box``, or a ``Box`` without finite bounds
     :raises ValueError: for an unknown policy, noise or ``train_freq`` unit
+    :raises TypeError: for an ``action_noise`` that is none
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -151,6 +152,9 @@ class CustomDDPG(OffPolicyAlgorithm):
             [*get_parameters_by_name(critic, ["running_"]), *get_parameters_by_name(actor, ["running_"])]
             for critic, actor in ((self.critic, self.actor), (self.critic_target, self.actor_target))
         )
+        self._setup_action_noise()
+
+    def _setup_action_noise(self) -> None:
         action_shape = cast(spaces.Box, self.action_space).shape
         self.action_noise = setup_action_noise(self.action_noise, self.n_envs, action_shape, self.seed)
 
@@ -164,7 +168,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-        # Only these get a gradient in the actor's step, the critic's weights do not
+        # Only these get a gradient in the actor's step, the critic's weights do not (nor do frozen ones)
         actor_params = [param for param in self.actor.parameters() if param.requires_grad]
 
         actor_losses, critic_losses = [], []
@@ -185,7 +189,8 @@ class CustomDDPG(OffPolicyAlgorithm):
             # Actor: one step up the critic's slope
             loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
             self.actor.optimizer.zero_grad()
-            loss.backward(inputs=actor_params)
+            if actor_params:
+                loss.backward(inputs=actor_params)
             self.actor.optimizer.step()
             actor_losses.append(loss.detach())
 
@@ -218,7 +223,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         :param reset_num_timesteps: False to go on counting (and to keep the running episode) in a second call
         :param progress_bar: Display a progress bar (tqdm and rich)
         :return: the trained model
-        :raises FloatingPointError: if an environment returns a reward that is not finite
+        :raises FloatingPointError: if an environment's reward, or the policy's action, is not finite
         """
         return super().learn(
             total_timesteps=total_timesteps,
@@ -241,8 +246,9 @@ class CustomDDPG(OffPolicyAlgorithm):
             warnings.warn(
                 "action_noise=None: a deterministic actor without noise does not explore. "
                 "Choose 'ou', 'normal', or an ActionNoise.",
-                stacklevel=3,
+                stacklevel=4,
             )
+        self._setup_action_noise()  # users may have set another one
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _store_transition(
@@ -255,10 +261,17 @@ class CustomDDPG(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         # One such number in the buffer turns all weights into NaN, some time later
-        if not np.isfinite(reward).all():
-            env = int(np.argmin(np.isfinite(reward)))
+        if not np.isfinite(buffer_action).all():
             raise FloatingPointError(
-                f"Environment {env} returned the reward {reward[env]} at step {self.num_timesteps}; "
+                f"The policy's action at step {self.num_timesteps} is {buffer_action.tolist()}: its weights have "
+                "diverged; a lower learning_rate may help."
+            )
+        # VecNormalize spreads one environment's NaN over the rewards of all
+        rewards = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
+        if not np.isfinite(rewards).all():
+            env = int(np.argmin(np.isfinite(rewards)))
+            raise FloatingPointError(
+                f"Environment {env} returned the reward {rewards[env]} at step {self.num_timesteps}; "
                 "rewards must be finite (stable_baselines3's VecCheckNan helps to find the cause)."
             )
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)

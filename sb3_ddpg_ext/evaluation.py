@@ -4,20 +4,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch as th
+import gymnasium as gym
+import tyro
 from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class, parse_settings, read_yaml
-from sb3_ddpg_ext.training import EVAL_ENVS, FINAL_SEED, make_env, require, score
+from sb3_ddpg_ext.training import (
+    EVAL_ENVS,
+    FINAL_SEED,
+    check_device,
+    make_env,
+    one_line,
+    require,
+    score,
+    set_threads,
+)
 
 
 @dataclass(frozen=True)
 class EvaluateArgs:
     """Play episodes with a trained model, and print what it scores."""
 
-    run_or_model: Path
+    run_or_model: tyro.conf.Positional[Path]
     """run directory, or a model's .zip file"""
     episodes: int = 20
     """how many episodes"""
@@ -107,7 +117,9 @@ def find_model(
     if path.is_dir():
         path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")
         if not path.exists():
-            raise SettingsError(f"{directory} holds no {which} model ({path.name}); was the run stopped before it?")
+            raise SettingsError(
+                f"{directory} holds no {which} model ({path.name}); try --model {'last' if which == 'best' else 'best'}"
+            )
     if settings.normalize is None:
         return SavedModel(path, None, algo, env, settings)
     last = path.stem == name
@@ -127,12 +139,18 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
     """
     if args.episodes < 1:
         raise SettingsError(f"--episodes must be 1 or more, got {args.episodes}")
-    if args.threads is not None:
-        th.set_num_threads(args.threads)
+    if args.render and args.video is not None:
+        raise SettingsError("--render and --video exclude each other; choose one")
+    set_threads(args.threads)
+    check_device(args.device)
     saved = find_model(args.run_or_model, args.model, args.algo, args.env)
     settings = saved.settings
     if args.video is not None:
         require("moviepy", "video")
+        try:
+            args.video.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"cannot write to {args.video}: {error.strerror}; choose another --video") from error
         recording = {
             "video_folder": str(args.video),
             "episode_trigger": lambda episode: episode < args.episodes,
@@ -149,13 +167,11 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         vecnormalize=saved.vecnormalize,
         render_mode="human" if args.render else None,
     )
-    result = score(
-        saved.load(env, args.device),
-        env,
-        args.episodes,
-        args.seed,
-        deterministic=not args.stochastic,
-        render=args.render,
-    )
-    env.close()
+    model = saved.load(env, args.device)
+    try:
+        result = score(model, env, args.episodes, args.seed, deterministic=not args.stochastic, render=args.render)
+    except gym.error.Error as error:  # rendering needs a package
+        raise SettingsError(f"environment {saved.env!r}: {one_line(error)}") from error
+    finally:
+        env.close()
     return {"model": str(saved.path), **result}

@@ -28,11 +28,13 @@ class NoiseProcess(ABC):
         if not np.all(np.isfinite(self.std) & (self.std >= 0)):
             raise ValueError(f"std must be finite and not negative, got {std}")
         self._generators: list[np.random.Generator] = []
+        self._seed: int | None = None
+        self._action_shape: tuple[int, ...] = ()
 
     def bind(self, n_envs: int, action_shape: tuple[int, ...], seed: int | None) -> None:
         """
-        Fix shapes and generators. Binding again keeps the generators there are and only adds or drops some, so that a
-        loaded model goes on with its streams even with another number of environments.
+        Fix shapes and generators. Binding again with the same seed keeps the generators there are and only adds or
+        drops some, so that a loaded model goes on with its streams even with another number of environments.
 
         :param n_envs: number of environments
         :param action_shape: shape of one action
@@ -41,8 +43,10 @@ class NoiseProcess(ABC):
         """
         if self.std.ndim and self.std.shape != action_shape:
             raise ValueError(f"std has the shape {self.std.shape}, but actions have the shape {action_shape}")
-        if not self._generators:
-            self._seed_sequence = np.random.SeedSequence(seed)
+        if not self._generators or seed != self._seed:
+            self._seed_sequence, self._seed, self._generators = np.random.SeedSequence(seed), seed, []
+        elif (n_envs, action_shape) == (len(self._generators), self._action_shape):
+            return
         missing = max(n_envs - len(self._generators), 0)
         self._generators = self._generators[:n_envs] + [
             np.random.default_rng(child) for child in self._seed_sequence.spawn(missing)
@@ -72,6 +76,7 @@ class GaussianNoise(NoiseProcess):
     White noise: independent normal draws at every step (the choice of the TD3 paper).
 
     :param std: standard deviation in the scaled action space [-1, 1]: one number, or one for each action
+    :raises ValueError: where ``std`` is negative or not finite
     """
 
     def __init__(self, std: float | Sequence[float] = 0.1) -> None:
@@ -96,7 +101,7 @@ class OrnsteinUhlenbeckNoise(NoiseProcess):
 
     :param std: stationary standard deviation in the scaled action space [-1, 1]: one number, or one for each action
     :param correlation_time: steps after which the autocorrelation has fallen to 1/e
-    :raises ValueError: where ``correlation_time`` is not positive
+    :raises ValueError: where ``std`` is negative or not finite, or ``correlation_time`` is not positive
     """
 
     def __init__(self, std: float | Sequence[float] = 0.2 / 0.3**0.5, correlation_time: float = 1 / 0.15) -> None:

@@ -1,4 +1,9 @@
-"""Stable-Baselines3's TD3 policies with DDPG's default of one critic. Everything else about them is the same."""
+"""
+Stable-Baselines3's TD3 policies with DDPG's default of one critic. Everything else about them is the same.
+
+The default belongs to the class, so that whoever builds the policy from what was saved (SB3's ``DDPG.load``, say)
+builds the same one.
+"""
 
 from typing import Any
 

@@ -22,9 +22,10 @@ def learning_curve(directory: Path) -> Figure:
         with np.load(evaluations) as file:
             timesteps, results = file["timesteps"], file["results"]
         n_episodes = results.shape[1]
-        # Percentile bootstrap over the episodes of each evaluation: [evaluations, resamples, episodes] -> its mean
-        resamples = np.random.default_rng(0).choice(results, size=(2_000, n_episodes), axis=1).mean(axis=2)
-        low, high = np.percentile(resamples, [2.5, 97.5], axis=1)
+        # Percentile bootstrap: the episodes of each evaluation drawn again and again -> the quantiles of their mean
+        rng = np.random.default_rng(0)
+        means = [rng.choice(episodes, size=(2_000, n_episodes)).mean(axis=1) for episodes in results]
+        low, high = np.percentile(means, [2.5, 97.5], axis=1)
         axes.plot(timesteps, results.mean(axis=1), color="tab:blue", label=f"evaluation: mean of {n_episodes} episodes")
         axes.fill_between(timesteps, low, high, alpha=0.25, color="tab:blue", label="its 95% interval")
     axes.set(xlabel="environment steps", ylabel="return", title=" ".join(directory.resolve().parts[-2:]))

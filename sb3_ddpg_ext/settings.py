@@ -26,6 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn, optim
 
 from sb3_ddpg_ext.noise import NOISES
@@ -79,7 +80,7 @@ _NOT_HERE = frozenset({"env", "seed", "verbose", "device", "tensorboard_log", "a
 _COUNTS = ("n_timesteps", "n_envs", "frame_stack", "buffer_size", "batch_size", "n_steps", "policy_delay")
 # Values of the right type that Stable-Baselines3 would take without a word, or fail on much later.
 _RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(_COUNTS, ("1 or more", lambda value: value >= 1)),
+    **dict.fromkeys((*_COUNTS, "stats_window_size"), ("1 or more", lambda value: value >= 1)),
     "learning_starts": ("0 or more", lambda value: value >= 0),
     "gradient_steps": ("0 or more, or -1 for as many as environment steps", lambda value: value >= -1),
     "gamma": ("between 0 and 1", lambda value: 0 <= value <= 1),
@@ -256,7 +257,10 @@ def _convert(name: str, given: Any, hint: Any) -> Any:
             value = value | {key: _evaluate(text) for key, text in classes.items()}
         value = _validate(value, hint, given)
         if hint is _Paths:
-            return _import_callables(value, callbacks=name == "callback")
+            found = _import_callables(value, callbacks=name == "callback")
+            if any(target is VecNormalize for target, _ in found):
+                raise SettingsError("VecNormalize is set by normalize, so that its statistics are saved")
+            return found
         start = value.start if isinstance(value, LinearSchedule) else value
         if name in _RANGES and isinstance(start, (int, float, tuple)):
             expected, holds = _RANGES[name]

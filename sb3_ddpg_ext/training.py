@@ -27,11 +27,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+import tyro
 import yaml
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
@@ -75,7 +76,9 @@ class TrainArgs:
     """step the environments in this process or in one process each"""
     hyperparams: Path | None = None
     """YAML file in RL Zoo's format; this package's own if not given"""
-    params: tuple[str, ...] = ()
+    params: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
     """override of one setting, e.g. -p gamma=0.98 -p policy_kwargs="dict(net_arch=[64, 64])" """
     eval_freq: int | None = None
     """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
@@ -139,7 +142,8 @@ def make_env(
     render_mode: str | None = None,
 ) -> VecEnv:
     """
-    Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order.
+    Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order; but frames are stacked
+    before they are normalised, since SB3's replay buffers store the observations that ``VecNormalize`` was given.
 
     :param env_id: Id of a Gymnasium environment with a continuous action space
     :param settings: wrappers, their arguments, normalisation and frame stack
@@ -151,7 +155,7 @@ def make_env(
     :param vecnormalize: file of statistics to start from
     :param render_mode: render mode of the environments; SB3's choice if not given
     :return: the environment
-    :raises SettingsError: if there is no such environment, or one that DDPG and its kin cannot act in
+    :raises SettingsError: if it cannot be built, or if DDPG and its kin cannot act in it
     """
 
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -171,33 +175,45 @@ def make_env(
             vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
             monitor_kwargs=dict(settings.monitor_kwargs),
         )
-    except (gym.error.Error, ImportError, TypeError) as error:  # unknown, not installed, or refuses its arguments
+        _check_action_space(env_id, env.action_space)
+        for wrapper, kwargs in settings.vec_env_wrapper:
+            env = wrapper(env, **kwargs)
+        if settings.frame_stack is not None:
+            env = VecFrameStack(env, settings.frame_stack)
+        if vecnormalize is not None:
+            env = _load_statistics(vecnormalize, env)
+        elif settings.normalize is not None:
+            env = VecNormalize(env, **settings.normalize)
+        if not training and isinstance(env, VecNormalize):
+            env.training, env.norm_reward = False, False
+        # The model wraps its training environment for images; one for evaluation has to look the same
+        return OffPolicyAlgorithm._wrap_env(env)
+    except SettingsError:
+        raise
+    except (
+        Exception
+    ) as error:  # unknown, not installed, refuses its arguments: environments and wrappers raise anything
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
-    space = env.action_space
+
+
+def _load_statistics(file: Path, env: VecEnv) -> VecNormalize:
+    try:
+        return VecNormalize.load(str(file), env)
+    except Exception as error:  # unpickling a damaged or foreign file can raise anything
+        raise SettingsError(f"{file} cannot be loaded as VecNormalize statistics: {error!r}") from error
+
+
+def _check_action_space(env_id: str, space: spaces.Space[Any]) -> None:
     if not isinstance(space, spaces.Box):
-        env.close()
         raise SettingsError(
             f"environment {env_id!r} has the action space {space}, but a continuous one (Box) is needed; "
             "Stable-Baselines3's DQN and PPO act in discrete ones"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        env.close()
         raise SettingsError(
             f"environment {env_id!r} has the action space {space}, but its bounds must be finite; "
             "set them with gymnasium.wrappers.RescaleAction or in the environment"
         )
-    for wrapper, kwargs in settings.vec_env_wrapper:
-        env = wrapper(env, **kwargs)
-    if vecnormalize is not None:
-        env = VecNormalize.load(str(vecnormalize), env)
-    elif settings.normalize is not None:
-        env = VecNormalize(env, **settings.normalize)
-    if not training and isinstance(env, VecNormalize):
-        env.training, env.norm_reward = False, False
-    if settings.frame_stack is not None:
-        env = VecFrameStack(env, settings.frame_stack)
-    # The model wraps its training environment for images; one for evaluation has to look the same
-    return OffPolicyAlgorithm._wrap_env(env)
 
 
 def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> OffPolicyAlgorithm:
@@ -217,7 +233,7 @@ def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> Off
             kwargs["action_noise"] = _make_noise(settings, issubclass(algorithm, CustomDDPG), env.action_space)
         # SB3 writes into dicts it is given
         return algorithm(env=env, **copy.deepcopy(dict(settings.hyperparams)), **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # constructors check their arguments in many ways
         raise SettingsError(f"{algo}: {one_line(error)}") from error
 
 
@@ -234,10 +250,14 @@ def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> A
     return OrnsteinUhlenbeckActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
 
 
+class InterruptedEvaluationError(Exception):
+    """A signal arrived in the middle of an evaluation."""
+
+
 class StopOnSignal(BaseCallback):
     """
-    End training after the step in which Ctrl-C or SIGTERM arrives, so that nothing is half done when it is saved.
-    As a context manager it listens; the second signal does what it did before.
+    End training after the step in which Ctrl-C or SIGTERM arrives, so that nothing is half done when it is saved, and
+    evaluations at once. As a context manager it listens; the second signal does what it did before.
     """
 
     def __init__(self) -> None:
@@ -262,9 +282,18 @@ class StopOnSignal(BaseCallback):
     def _on_step(self) -> bool:
         return not self.received
 
+    def check(self, *_: object) -> None:
+        """
+        To be called at each step of an evaluation.
+
+        :raises InterruptedEvaluationError: if a signal has arrived
+        """
+        if self.received:
+            raise InterruptedEvaluationError
+
 
 @contextlib.contextmanager
-def _signals_for_the_parent_only() -> Iterator[None]:
+def _deaf_children() -> Iterator[None]:
     """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the parent decides."""
     try:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -283,11 +312,16 @@ class Evaluation(EvalCallback):
     and the best model together with the VecNormalize statistics that belong to it.
 
     :param directory: the run directory
+    :param eval_env: where the episodes are played
+    :param eval_freq: steps of the vectorized environment between two evaluations, 0 for none
+    :param episodes: episodes of each evaluation
+    :param stop: what interrupts an evaluation
     """
 
-    def __init__(self, directory: Path, eval_env: VecEnv, eval_freq: int, episodes: int) -> None:
+    def __init__(self, directory: Path, eval_env: VecEnv, eval_freq: int, episodes: int, stop: StopOnSignal) -> None:
         super().__init__(eval_env, n_eval_episodes=episodes, eval_freq=eval_freq, verbose=0, log_path=str(directory))
         self.directory = directory
+        self.stop = stop
         self.seconds = 0.0
 
     def _init_callback(self) -> None:
@@ -296,15 +330,22 @@ class Evaluation(EvalCallback):
             warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
             super()._init_callback()
 
+    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        self.stop.check()
+        super()._log_success_callback(locals_, globals_)
+
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return True
         start = time.perf_counter()
         best = self.best_mean_reward
         self.eval_env.seed(EVAL_SEED)
-        with atomic(self.directory / "evaluations.npz") as partial:
-            self.log_path = str(partial)
-            super()._on_step()
+        try:
+            with atomic(self.directory / "evaluations.npz") as partial:
+                self.log_path = str(partial)
+                super()._on_step()
+        except InterruptedEvaluationError:
+            return False
         if self.best_mean_reward > best:
             save_model(self.model, self.directory / "best_model.zip", self.directory / "best_model_vecnormalize.pkl")
         self.seconds += time.perf_counter() - start
@@ -320,11 +361,34 @@ def save_model(model: Any, path: Path, vecnormalize: Path) -> None:
     :param vecnormalize: file of the statistics
     """
     normalize = model.get_vec_normalize_env()
-    if normalize is not None:
-        with atomic(vecnormalize) as partial:
-            normalize.save(str(partial))
-    with atomic(path) as partial:
-        model.save(partial)
+    with contextlib.ExitStack() as files:  # both are written, then both are renamed
+        model.save(files.enter_context(atomic(path)))
+        if normalize is not None:
+            normalize.save(str(files.enter_context(atomic(vecnormalize))))
+
+
+def set_threads(threads: int | None) -> None:
+    """
+    Set PyTorch's number of threads.
+
+    :param threads: how many; None leaves it alone
+    :raises SettingsError: if there are none
+    """
+    if threads is not None:
+        if threads < 1:
+            raise SettingsError(f"--threads must be 1 or more, got {threads}")
+        th.set_num_threads(threads)
+
+
+def check_device(device: str) -> None:
+    """
+    Refuse a GPU that is not there, in whose place SB3 would take the CPU without a word.
+
+    :param device: as PyTorch names it, or auto
+    :raises SettingsError: if it is not there
+    """
+    if device.startswith("cuda") and not th.cuda.is_available():
+        raise SettingsError(f"--device {device}: PyTorch finds no CUDA device; use --device cpu, or auto")
 
 
 def train(args: TrainArgs) -> dict[str, Any]:
@@ -339,76 +403,102 @@ def train(args: TrainArgs) -> dict[str, Any]:
     overrides += [] if args.steps is None else [f"n_timesteps={args.steps}"]
     overrides += [] if args.n_envs is None else [f"n_envs={args.n_envs}"]
     settings = load_settings(args.algo, args.env, args.hyperparams, overrides)
+    _check(args, settings)
+    with StopOnSignal() as stop:
+        return _train(args, settings, stop)
+
+
+def _check(args: TrainArgs, settings: Settings) -> None:
+    """Whatever is refused is refused here, before anything is written."""
     if args.eval_episodes < 1:
         raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
-    if args.threads is not None:
-        if args.threads < 1:
-            raise SettingsError(f"--threads must be 1 or more, got {args.threads}")
-        th.set_num_threads(args.threads)
+    if args.eval_freq is not None and args.eval_freq < 0:
+        raise SettingsError(f"--eval-freq must be 0 (for no evaluations) or more, got {args.eval_freq}")
+    set_threads(args.threads)
+    check_device(args.device)
     if args.tensorboard:
         require("tensorboard", "tensorboard")
     if not args.quiet:
         require("tqdm", "train")
         require("rich", "train")
-    # Whatever is refused is refused here, before anything is written
+    _make_callbacks(settings)
     with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
-        make_model(settings, args.algo, env, device=args.device)
+        make_model(settings, args.algo, env, seed=args.seed, device=args.device)
 
+
+def _make_callbacks(settings: Settings) -> list[BaseCallback]:
+    try:
+        return [callback(**kwargs) for callback, kwargs in settings.callback]
+    except Exception as error:  # as in `make_model`
+        raise SettingsError(f"callback: {one_line(error)}") from error
+
+
+def _train(args: TrainArgs, settings: Settings, stop: StopOnSignal) -> dict[str, Any]:
     name = env_name(args.env)
     directory = _make_run_directory(args.log_dir / args.algo, name)
-    with atomic(directory / name / "config.yml") as partial:
-        partial.write_text(yaml.safe_dump(dict(settings.raw)))
-    with atomic(directory / name / "args.yml") as partial:
-        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
-        partial.write_text(yaml.safe_dump({**arguments, "params": list(args.params)}))
+    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
+    arguments["params"] = list(args.params)
+    for file, content in (("config.yml", dict(settings.raw)), ("args.yml", arguments)):
+        with atomic(directory / name / file) as partial:
+            partial.write_text(yaml.safe_dump(content))
 
-    with _signals_for_the_parent_only():
-        env = make_env(args.env, settings, settings.n_envs, args.seed, vec_env=args.vec_env, monitor_dir=directory)
-    eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
-    model = make_model(
-        settings,
-        args.algo,
-        env,
-        seed=args.seed,
-        device=args.device,
-        tensorboard_log=str(directory / "tensorboard") if args.tensorboard else None,
-    )
-    eval_freq = max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
-    evaluation = Evaluation(directory, eval_env, -(-eval_freq // settings.n_envs), args.eval_episodes)
-    callbacks: list[BaseCallback] = [callback(**kwargs) for callback, kwargs in settings.callback]
+    with contextlib.ExitStack() as resources:
+        with _deaf_children() if args.vec_env == "subproc" else contextlib.nullcontext():
+            env = make_env(args.env, settings, settings.n_envs, args.seed, vec_env=args.vec_env, monitor_dir=directory)
+        resources.callback(env.close)
+        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
+        resources.callback(eval_env.close)
+        tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
+        model = make_model(
+            settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
+        )
+        eval_freq = max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
+        evaluation = Evaluation(directory, eval_env, -(-eval_freq // settings.n_envs), args.eval_episodes, stop)
+        callbacks = [*_make_callbacks(settings), evaluation, stop]
 
-    wall, cpu = time.perf_counter(), time.process_time()
-    with StopOnSignal() as stop:
-        model.learn(settings.n_timesteps, callback=[*callbacks, evaluation, stop], progress_bar=not args.quiet)
-        seconds = time.perf_counter() - wall
-        save_model(model, directory / f"{name}.zip", directory / name / "vecnormalize.pkl")
-    if model.get_vec_normalize_env() is not None:
-        sync_envs_normalization(env, eval_env)
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            model.learn(settings.n_timesteps, callback=callbacks, progress_bar=not args.quiet)
+        finally:  # whatever ended training, what was reached is kept
+            seconds = {
+                "train": time.perf_counter() - wall - evaluation.seconds,
+                "evaluate": evaluation.seconds,
+                "cpu": time.process_time() - cpu,
+            }
+            save_model(model, directory / f"{name}.zip", directory / name / "vecnormalize.pkl")
+        final = _final_score(model, env, eval_env, args.eval_episodes, stop)
 
     record = {
-        "status": "interrupted" if stop.received else "finished",
+        "status": "interrupted" if final is None else "finished",
         "directory": str(directory),
         **{key: arguments[key] for key in ("algo", "env", "seed")},
         "steps": model.num_timesteps,
         "updates": model._n_updates,
-        "score": None if stop.received else score(model, eval_env, args.eval_episodes, FINAL_SEED),
+        "score": final,
         "best_evaluation": _best_evaluation(evaluation),
-        "seconds": {
-            "train": seconds - evaluation.seconds,
-            "evaluate": evaluation.seconds,
-            "cpu": time.process_time() - cpu,
-        },
+        "seconds": seconds,
         "settings": dict(settings.raw),
         "vec_env": args.vec_env,
         "device": str(model.device),
         "threads": th.get_num_threads(),
         **_versions_and_machine(),
     }
-    env.close()
-    eval_env.close()
     with atomic(directory / "result.json") as partial:
         partial.write_text(json.dumps(record, indent=2))
     return record
+
+
+def _final_score(
+    model: OffPolicyAlgorithm, env: VecEnv, eval_env: VecEnv, episodes: int, stop: StopOnSignal
+) -> dict[str, Any] | None:
+    """The last model's score, None if a signal came first."""
+    if model.get_vec_normalize_env() is not None:
+        sync_envs_normalization(env, eval_env)
+    try:
+        stop.check()
+        return score(model, eval_env, episodes, FINAL_SEED, callback=stop.check)
+    except InterruptedEvaluationError:
+        return None
 
 
 def env_name(env_id: str) -> str:
@@ -422,16 +512,17 @@ def _make_run_directory(parent: Path, name: str) -> Path:
     while True:
         directory = parent / f"{name}_{number}"
         try:
-            directory.mkdir(parents=True)
-            (directory / name).mkdir()
-        except FileExistsError:
-            if not directory.is_dir():
-                raise SettingsError(f"cannot write to {parent}: it is not a directory") from None
+            parent.mkdir(parents=True, exist_ok=True)
+            if not directory.exists():
+                directory.mkdir()
+                (directory / name).mkdir()
+                return directory
             number += 1
+        except FileExistsError:  # somebody else made it at this moment, or `parent` is a file
+            if not parent.is_dir():
+                raise SettingsError(f"cannot write to {parent}: it is not a directory") from None
         except OSError as error:
             raise SettingsError(f"cannot write to {parent}: {error.strerror}; choose another --log-dir") from error
-        else:
-            return directory
 
 
 def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kwargs: Any) -> dict[str, Any]:

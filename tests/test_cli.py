@@ -143,6 +143,31 @@ BAD = {
         ["train", "--env", "Pendulum-v1", "-p", "env_kwargs={gravity: 3}"],
         "unexpected keyword argument 'gravity'",
     ),
+    "wrapper without its arguments": (
+        ["train", "--env", "Pendulum-v1", "-p", "vec_env_wrapper=stable_baselines3.common.vec_env.VecFrameStack"],
+        "'Pendulum-v1': .*n_stack",
+    ),
+    "VecNormalize as a wrapper": (
+        ["train", "--env", "Pendulum-v1", "-p", "vec_env_wrapper=stable_baselines3.common.vec_env.VecNormalize"],
+        "vec_env_wrapper: VecNormalize is set by normalize",
+    ),
+    "callback refuses its arguments": (
+        [
+            "train",
+            "--env",
+            "Pendulum-v1",
+            "-p",
+            "callback={stable_baselines3.common.callbacks.CheckpointCallback: {a: 1}}",
+        ],
+        "callback: .*unexpected keyword argument 'a'",
+    ),
+    "impossible seed": (["train", "--env", "Pendulum-v1", "--seed", "4294967296"], "custom_ddpg: Seed must be between"),
+    "no GPU": (["train", "--env", "Pendulum-v1", "--device", "cuda"], "--device cuda: PyTorch finds no CUDA device"),
+    "policy for other observations": (
+        ["train", "--env", "Pendulum-v1", "-p", "policy=MultiInputPolicy"],
+        "custom_ddpg: ",
+    ),
+    "negative frequency": (["train", "--env", "Pendulum-v1", "--eval-freq", "-1"], "--eval-freq must be 0"),
     "discrete actions": (
         ["train", "--env", "CartPole-v1"],
         r"action space Discrete\(2\), but a continuous one \(Box\)",
@@ -228,6 +253,15 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(module: str, tm
     assert result.stderr.strip().endswith("pip install 'sb3_ddpg_ext[train]'")
     assert module in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_damaged_statistics_are_named(run_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.zip").write_bytes((run_directory / "Pendulum-v1.zip").read_bytes())
+    (tmp_path / "alone_vecnormalize.pkl").write_text("not a pickle")
+    arguments = ["evaluate", "alone.zip", "--algo", "custom_ddpg", "--env", "Pendulum-v1"]
+    assert "alone_vecnormalize.pkl" in refused(*arguments, cwd=tmp_path)
+    assert "exclude each other" in refused(*arguments, "--render", "--video", "v", cwd=tmp_path)
+    assert "cannot write to alone.zip/v" in refused(*arguments, "--video", "alone.zip/v", cwd=tmp_path)
 
 
 def test_without_a_command(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_unknown_policy() -> None:
         CustomDDPG("MlpPolic", "Pendulum-v1")
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # in VecNormalize's statistics
 @pytest.mark.parametrize("reward", [np.nan, np.inf])
 def test_a_reward_that_is_not_finite_is_named_with_its_step_and_environment(reward: float) -> None:
     class Broken(gym.Wrapper):
@@ -134,10 +135,18 @@ def test_a_reward_that_is_not_finite_is_named_with_its_step_and_environment(rewa
             self.steps += 1
             return observation, (reward if self.steps == 7 else 0.0), terminated, truncated, info
 
-    env = make_vec_env("Pendulum-v1", n_envs=2)
-    env.envs[1] = Broken(env.envs[1])  # type: ignore[attr-defined]
-    with pytest.raises(FloatingPointError, match=rf"Environment 1 returned the reward {reward} at step 14"):
-        small(env).learn(100)
+    for wrap in (lambda env: env, VecNormalize):
+        env = make_vec_env("Pendulum-v1", n_envs=2)
+        env.envs[1] = Broken(env.envs[1])  # type: ignore[attr-defined]
+        with pytest.raises(FloatingPointError, match=rf"Environment 1 returned the reward {reward} at step 14"):
+            small(wrap(env)).learn(100)
+
+
+def test_weights_that_diverge_are_named() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"policy's action at step \d+ is \[\[nan\]\]: its weights have diverged"
+    ):
+        small(learning_rate=1e30, action_noise="normal").learn(100)
 
 
 # --- The step ---
@@ -177,6 +186,15 @@ def test_frozen_parameters_stay_as_they_are() -> None:
     assert not th.equal(model.actor.mu[0].bias, moving)
 
 
+def test_an_actor_that_is_frozen_as_a_whole() -> None:
+    model = small()
+    for param in model.actor.parameters():
+        param.requires_grad_(False)
+    before = model.actor.mu[0].weight.clone()
+    assert model.learn(30)._n_updates == 10
+    assert th.equal(model.actor.mu[0].weight, before)
+
+
 def test_same_seed_same_result_and_another_seed_another() -> None:
     first, second, other = (small(seed=seed).learn(60) for seed in (1, 1, 2))
     observation = np.array([1.0, 0.0, 0.1], dtype=np.float32)
@@ -189,10 +207,10 @@ def test_log_keys_are_sb3s() -> None:
     def keys(algorithm: Any, **kwargs: Any) -> set[str]:
         model = algorithm("MlpPolicy", "Pendulum-v1", **{**SMALL, "policy_kwargs": {"net_arch": [8]}}, **kwargs)
         model.learn(210, log_interval=1_000)
-        model.dump_logs = lambda: None
         return set(model.logger.name_to_value)
 
     assert keys(CustomDDPG) == keys(DDPG)
+    assert "train/critic_loss" in keys(CustomDDPG)
 
 
 # --- What SB3's users combine ---

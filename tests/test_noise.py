@@ -165,8 +165,9 @@ def test_one_specification_serves_two_models() -> None:
 
 def test_none_warns_at_learn() -> None:
     model = CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=None, buffer_size=10)
-    with pytest.warns(UserWarning, match="does not explore"):
+    with pytest.warns(UserWarning, match="does not explore") as warnings:
         model.learn(1)
+    assert warnings[0].filename == __file__  # the user's line, not one of ours
 
 
 def test_our_noise_serves_sb3s_algorithms() -> None:
@@ -184,9 +185,23 @@ def test_noise_goes_on_after_save_and_load(name: str, tmp_path: Any) -> None:
     model = make_model(2, action_noise=name).learn(10)
     model.save(tmp_path / "model")
     loaded = CustomDDPG.load(tmp_path / "model", env=model.get_env())
-    # Loading begins an episode, as `learn` does: the generators go on, the state is drawn anew
-    model.action_noise.reset()
-    assert np.array_equal(loaded.action_noise(), model.action_noise())
+    for _ in range(3):
+        assert np.array_equal(loaded.action_noise(), model.action_noise())
+
+
+def test_another_seed_after_load_explores_otherwise(tmp_path: Any) -> None:
+    make_model(2).learn(10).save(tmp_path / "model")
+    same, one, two = (CustomDDPG.load(tmp_path / "model", **kwargs) for kwargs in ({}, {"seed": 1}, {"seed": 2}))
+    noises = [model.action_noise() for model in (same, one, two)]
+    assert not np.array_equal(noises[0], noises[1])
+    assert not np.array_equal(noises[1], noises[2])
+
+
+def test_noise_set_after_construction() -> None:
+    model = make_model(2)
+    model.action_noise = GaussianNoise(0.3)  # type: ignore[assignment]
+    model.learn(500)
+    assert model.action_noise().shape == (2, 1)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (2, 4), (1, 3)])

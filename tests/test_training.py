@@ -20,7 +20,17 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTra
 from sb3_ddpg_ext import CustomDDPG, OrnsteinUhlenbeckNoise, report
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate, find_model
 from sb3_ddpg_ext.settings import SettingsError, parse_settings
-from sb3_ddpg_ext.training import EVAL_SEED, Evaluation, TrainArgs, atomic, make_env, make_model, score, train
+from sb3_ddpg_ext.training import (
+    EVAL_SEED,
+    Evaluation,
+    StopOnSignal,
+    TrainArgs,
+    atomic,
+    make_env,
+    make_model,
+    score,
+    train,
+)
 
 TINY = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "batch_size=8", "buffer_size=1000")
 
@@ -174,7 +184,7 @@ def test_a_signal_ends_training_between_two_steps_and_saves(number: int, tmp_pat
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    threading.Thread(target=send_when_training).start()
+    threading.Thread(target=send_when_training, daemon=True).start()
     record = run(tmp_path, steps=100_000)
     assert record["status"] == "interrupted"
     assert 200 <= record["steps"] < 100_000
@@ -186,10 +196,83 @@ def test_a_signal_ends_training_between_two_steps_and_saves(number: int, tmp_pat
     assert model.num_timesteps == record["steps"]
 
 
+def test_a_signal_ends_the_final_evaluation_and_the_record_is_written(tmp_path: Path) -> None:
+    model = tmp_path / "custom_ddpg" / "Pendulum-v1_1" / "Pendulum-v1.zip"
+
+    def send_when_saved() -> None:
+        while not model.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send_when_saved, daemon=True).start()
+    record = run(tmp_path, steps=100, eval_freq=0, eval_episodes=100_000)
+    assert record["status"] == "interrupted"
+    assert record["steps"] == 100
+    assert json.loads((model.parent / "result.json").read_text()) == record
+
+
+def test_a_signal_ends_a_periodic_evaluation(tmp_path: Path) -> None:
+    directory = tmp_path / "custom_ddpg" / "Pendulum-v1_1"
+
+    def send_when_evaluating() -> None:
+        while not (directory / "Pendulum-v1" / "args.yml").exists():
+            time.sleep(0.01)
+        time.sleep(2)  # 50 steps take milliseconds, 100,000 episodes hours
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send_when_evaluating, daemon=True).start()
+    record = run(tmp_path, steps=100_000, eval_freq=50, eval_episodes=100_000)
+    assert (record["status"], record["steps"]) == ("interrupted", 50)
+    assert not (directory / "evaluations.npz").exists()
+    assert not list(directory.glob(".partial*"))
+
+
+def test_an_error_in_training_keeps_what_was_reached(tmp_path: Path) -> None:
+    broken = "stable_baselines3.common.callbacks.ConvertCallback"
+    with pytest.raises(TypeError):
+        run(tmp_path, f"callback={{{broken}: {{callback: not callable}}}}")
+    assert (tmp_path / "custom_ddpg" / "Pendulum-v1_1" / "Pendulum-v1.zip").exists()
+
+
+def test_the_best_model_is_the_best_and_not_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_env("Pendulum-v1", settings(), 1, 0)
+    model = make_model(settings(buffer_size=100), "custom_ddpg", env, seed=0)
+    means = iter([-3.0, -1.0, -2.0])
+    monkeypatch.setattr(
+        "stable_baselines3.common.callbacks.evaluate_policy", lambda *_, **__: ([next(means)] * 2, [1, 1])
+    )
+    model.learn(30, callback=Evaluation(tmp_path, env, eval_freq=10, episodes=2, stop=StopOnSignal()))
+    assert CustomDDPG.load(tmp_path / "best_model").num_timesteps == 20
+
+
+def test_callbacks_of_the_settings_are_called(tmp_path: Path) -> None:
+    checkpoints = f"{{save_freq: 100, save_path: {tmp_path / 'checkpoints'}}}"
+    run(tmp_path, f"callback={{stable_baselines3.common.callbacks.CheckpointCallback: {checkpoints}}}")
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+
+
+def test_normalized_stacks_of_frames_are_trained_on_and_evaluated(tmp_path: Path) -> None:
+    record = run(
+        tmp_path,
+        "normalize=true",
+        "frame_stack=2",
+        "monitor_kwargs=dict(info_keywords=('TimeLimit.truncated',))",
+        eval_episodes=1,
+    )
+    result = evaluate(EvaluateArgs(Path(record["directory"]), model="last", episodes=1))
+    assert result["returns"] == record["score"]["returns"]
+
+
+def test_a_stochastic_policy_is_sampled_when_asked(tmp_path: Path) -> None:
+    directory = Path(run(tmp_path, algo="sac", steps=60, eval_freq=0, eval_episodes=1)["directory"])
+    scores = [evaluate(EvaluateArgs(directory, model="last", episodes=1, stochastic=s)) for s in (False, False, True)]
+    assert scores[0]["returns"] == scores[1]["returns"] != scores[2]["returns"]
+
+
 # --- Environments and models ---
 
 
-def test_wrappers_in_the_zoos_order() -> None:
+def test_wrappers() -> None:
     env = make_env(
         "Pendulum-v1",
         settings(
@@ -202,10 +285,11 @@ def test_wrappers_in_the_zoos_order() -> None:
         n_envs=2,
         seed=0,
     )
-    assert isinstance(env, VecFrameStack)
-    assert isinstance(env.venv, VecNormalize)
-    assert env.venv.gamma == 0.9
-    assert not env.venv.norm_reward
+    # RL Zoo normalises first, which crashes in SB3's off-policy algorithms: they store what VecNormalize was given
+    assert isinstance(env, VecNormalize)
+    assert isinstance(env.venv, VecFrameStack)
+    assert env.gamma == 0.9
+    assert not env.norm_reward
     assert env.observation_space.shape == (8,)
     assert env.get_attr("g") == [5.0, 5.0]
 
@@ -255,7 +339,7 @@ def test_building_a_model_leaves_the_settings_alone() -> None:
 def test_evaluation_is_the_same_each_time(tmp_path: Path) -> None:
     env = make_env("Pendulum-v1", settings(), 5, 0)
     model = make_model(settings(learning_starts=10_000, buffer_size=100), "custom_ddpg", env, seed=0)
-    evaluation = Evaluation(tmp_path, env, eval_freq=10, episodes=5)
+    evaluation = Evaluation(tmp_path, env, eval_freq=10, episodes=5, stop=StopOnSignal())
     model.learn(150, callback=evaluation)  # without an update: the policy stays the same
     results = np.asarray(evaluation.evaluations_results)
     assert results.shape == (3, 5)

@@ -1,0 +1,43 @@
+"""Every block of the README is run, but for `make train` and `make test`, which CI runs on a clean checkout."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+SHELL = [text for language, text in BLOCKS if language == "bash" and "make " not in text]
+PATH = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def test_the_blocks_are_found() -> None:
+    assert len(PYTHON) == 2
+    assert len(SHELL) == 1
+    assert len(PYTHON[0].strip().splitlines()) <= 8
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python(code: str, tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    if "evaluate_policy" in code:
+        score = re.fullmatch(r"mean return (-\d+), standard deviation \d+\n", result.stdout)
+        assert score is not None, result.stdout
+        assert int(score[1]) > -250
+
+
+@pytest.mark.parametrize("code", SHELL)
+def test_shell(code: str, tmp_path: Path) -> None:
+    result = subprocess.run(["bash", "-ec", code], cwd=tmp_path, env=PATH, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "videos" / "best_model-episode-0.mp4").exists()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^h)][^)]*)\)", (ROOT / "README.md").read_text()))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
