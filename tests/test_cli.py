@@ -118,12 +118,16 @@ def test_ctrl_c_saves_what_was_reached_and_says_so(vec_env: str, tmp_path: Path)
     )
     monitor = tmp_path / "runs/custom_ddpg/Pendulum-v1_1/0.monitor.csv"
     deadline = time.monotonic() + 60
-    while not (monitor.exists() and len(monitor.read_text().splitlines()) > 2):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
-    output, errors = process.communicate(timeout=60)
+    try:
+        while not (monitor.exists() and len(monitor.read_text().splitlines()) > 2):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
+        output, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     record = json.loads((monitor.parent / "result.json").read_text())

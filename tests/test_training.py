@@ -256,7 +256,7 @@ def test_normalized_stacks_of_frames_are_trained_on_and_evaluated(tmp_path: Path
         tmp_path,
         "normalize=true",
         "frame_stack=2",
-        "monitor_kwargs=dict(info_keywords=('TimeLimit.truncated',))",
+        "monitor_kwargs=dict(override_existing=False)",
         eval_episodes=1,
     )
     result = evaluate(EvaluateArgs(Path(record["directory"]), model="last", episodes=1))
