@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """:return: exit status"""
+    """:return: Exit status"""
     try:
         try:
             from sb3_ddpg_ext.cli import main as cli

@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     Run one command.
 
-    :param argv: its arguments; those of the process if not given
-    :return: exit status: 0, 2 for what the caller has to mend, 130 for an interrupted training
+    :param argv: Its arguments; those of the process if not given
+    :return: Exit status: 0, 2 for what the caller has to mend, 130 for an interrupted training
     """
     command = tyro.cli(Command, prog="sb3-ddpg", args=argv, description="DDPG for Stable-Baselines3.")
     try:

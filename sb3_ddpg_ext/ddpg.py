@@ -67,9 +67,9 @@ class CustomDDPG(OffPolicyAlgorithm):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param stats_window_size: Window size for the rollout logging: the number of episodes over which the reported
         success rate, mean episode length, and mean reward are averaged
-    :raises AssertionError: for an action space other than ``Box``, or a ``Box`` without finite bounds
-    :raises ValueError: for an unknown policy, noise or ``train_freq`` unit
-    :raises TypeError: for an ``action_noise`` that is none
+    :raises AssertionError: For an action space other than ``Box``, or a ``Box`` without finite bounds
+    :raises ValueError: For an unknown policy, noise or ``train_freq`` unit
+    :raises TypeError: For an ``action_noise`` that is none
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -162,8 +162,8 @@ class CustomDDPG(OffPolicyAlgorithm):
         """
         Gradient steps of algorithm 1 of the paper: sample, critic, actor (with the critic just updated), targets.
 
-        :param gradient_steps: how many, at least 1
-        :param batch_size: transitions in each minibatch
+        :param gradient_steps: How many, at least 1
+        :param batch_size: Transitions in each minibatch
         """
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
@@ -222,8 +222,8 @@ class CustomDDPG(OffPolicyAlgorithm):
         :param tb_log_name: The name of the run for tensorboard
         :param reset_num_timesteps: False to go on counting (and to keep the running episode) in a second call
         :param progress_bar: Display a progress bar (tqdm and rich)
-        :return: the trained model
-        :raises FloatingPointError: if an environment's reward, or the policy's action, is not finite
+        :return: The trained model
+        :raises FloatingPointError: If an environment's reward, or the policy's action, is not finite
         """
         return super().learn(
             total_timesteps=total_timesteps,

@@ -19,8 +19,8 @@ class NoiseProcess(ABC):
     """
     Zero-mean stationary noise for a number of environments.
 
-    :param std: stationary standard deviation in the scaled action space [-1, 1]: one number, or one for each action
-    :raises ValueError: where ``std`` is negative or not finite
+    :param std: Stationary standard deviation in the scaled action space [-1, 1]: one number, or one for each action
+    :raises ValueError: Where ``std`` is negative or not finite
     """
 
     def __init__(self, std: float | Sequence[float]) -> None:
@@ -36,10 +36,10 @@ class NoiseProcess(ABC):
         Fix shapes and generators. Binding again with the same seed keeps the generators there are and only adds or
         drops some, so that a loaded model goes on with its streams even with another number of environments.
 
-        :param n_envs: number of environments
-        :param action_shape: shape of one action
-        :param seed: where the generators are spawned from; None draws one from the operating system
-        :raises ValueError: where ``std`` has another shape than an action
+        :param n_envs: Number of environments
+        :param action_shape: Shape of one action
+        :param seed: Where the generators are spawned from; None draws one from the operating system
+        :raises ValueError: Where ``std`` has another shape than an action
         """
         if self.std.ndim and self.std.shape != action_shape:
             raise ValueError(f"std has the shape {self.std.shape}, but actions have the shape {action_shape}")
@@ -56,27 +56,27 @@ class NoiseProcess(ABC):
         self.reset(range(n_envs))
 
     def _white(self) -> np.ndarray:
-        """:return: standard normal draws, ``[n_envs, *action_shape]``"""
+        """:return: Standard normal draws, ``[n_envs, *action_shape]``"""
         return np.stack([generator.standard_normal(self._action_shape) for generator in self._generators])
 
     def reset(self, env_indices: Iterable[int]) -> None:  # noqa: B027 (processes without a memory have nothing to do)
         """
         Begin anew where an episode ended.
 
-        :param env_indices: the environments of these episodes
+        :param env_indices: The environments of these episodes
         """
 
     @abstractmethod
     def sample(self) -> np.ndarray:
-        """:return: the noise of the next step, ``[n_envs, *action_shape]``"""
+        """:return: The noise of the next step, ``[n_envs, *action_shape]``"""
 
 
 class GaussianNoise(NoiseProcess):
     """
     White noise: independent normal draws at every step (the choice of the TD3 paper).
 
-    :param std: standard deviation in the scaled action space [-1, 1]: one number, or one for each action
-    :raises ValueError: where ``std`` is negative or not finite
+    :param std: Standard deviation in the scaled action space [-1, 1]: one number, or one for each action
+    :raises ValueError: Where ``std`` is negative or not finite
     """
 
     def __init__(self, std: float | Sequence[float] = 0.1) -> None:
@@ -86,7 +86,7 @@ class GaussianNoise(NoiseProcess):
         return f"GaussianNoise(std={self.std})"
 
     def sample(self) -> np.ndarray:
-        """:return: the noise of the next step, ``[n_envs, *action_shape]``"""
+        """:return: The noise of the next step, ``[n_envs, *action_shape]``"""
         noise: np.ndarray = self.std * self._white()
         return noise
 
@@ -99,9 +99,9 @@ class OrnsteinUhlenbeckNoise(NoiseProcess):
     The defaults are the process of the DDPG paper, ``dx = -theta x dt + sigma dW`` with theta = 0.15 and sigma = 0.2:
     its correlation time is ``1 / theta`` steps, its stationary standard deviation ``sigma / sqrt(2 theta)``.
 
-    :param std: stationary standard deviation in the scaled action space [-1, 1]: one number, or one for each action
-    :param correlation_time: steps after which the autocorrelation has fallen to 1/e
-    :raises ValueError: where ``std`` is negative or not finite, or ``correlation_time`` is not positive
+    :param std: Stationary standard deviation in the scaled action space [-1, 1]: one number, or one for each action
+    :param correlation_time: Steps after which the autocorrelation has fallen to 1/e
+    :raises ValueError: Where ``std`` is negative or not finite, or ``correlation_time`` is not positive
     """
 
     def __init__(self, std: float | Sequence[float] = 0.2 / 0.3**0.5, correlation_time: float = 1 / 0.15) -> None:
@@ -118,13 +118,13 @@ class OrnsteinUhlenbeckNoise(NoiseProcess):
         """
         Draw the state from the stationary distribution where an episode ended.
 
-        :param env_indices: the environments of these episodes
+        :param env_indices: The environments of these episodes
         """
         for i in env_indices:
             self._noise[i] = self.std * self._generators[i].standard_normal(self._action_shape)
 
     def sample(self) -> np.ndarray:
-        """:return: the noise of the next step, ``[n_envs, *action_shape]``"""
+        """:return: The noise of the next step, ``[n_envs, *action_shape]``"""
         noise = self._noise
         self._noise = self._rho * noise + (1 - self._rho**2) ** 0.5 * self.std * self._white()
         return noise
@@ -149,7 +149,7 @@ class ProcessActionNoise(VectorizedActionNoise):
         return repr(self.process)
 
     def __call__(self) -> np.ndarray:
-        """:return: the noise of this step, ``[n_envs, *action_shape]``, float32"""
+        """:return: The noise of this step, ``[n_envs, *action_shape]``, float32"""
         return self.process.sample().astype(np.float32)
 
     def bind(self, n_envs: int, action_shape: tuple[int, ...], seed: int | None) -> None:
@@ -161,7 +161,7 @@ class ProcessActionNoise(VectorizedActionNoise):
         """
         Begin anew where an episode ended.
 
-        :param indices: the environments of these episodes, None for all
+        :param indices: The environments of these episodes, None for all
         """
         self.process.reset(range(self.n_envs) if indices is None else indices)
 
@@ -175,13 +175,13 @@ def setup_action_noise(
     """
     What ``CustomDDPG(action_noise=...)`` was given -> what SB3's collection loop calls.
 
-    :param action_noise: a name of :data:`NOISES`, a process, any SB3 ``ActionNoise`` (used as it is) or None
-    :param n_envs: number of environments
-    :param action_shape: shape of one action
-    :param seed: where the generators of our own processes are spawned from
-    :return: noise that is ready to be called, or None
-    :raises ValueError: for an unknown name
-    :raises TypeError: for anything else
+    :param action_noise: A name of :data:`NOISES`, a process, any SB3 ``ActionNoise`` (used as it is) or None
+    :param n_envs: Number of environments
+    :param action_shape: Shape of one action
+    :param seed: Where the generators of our own processes are spawned from
+    :return: Noise that is ready to be called, or None
+    :raises ValueError: For an unknown name
+    :raises TypeError: For anything else
     """
     if isinstance(action_noise, str):
         if action_noise not in NOISES:

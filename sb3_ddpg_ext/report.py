@@ -10,8 +10,8 @@ def learning_curve(directory: Path) -> Figure:
     """
     Draw one run: the returns of its training episodes, and its evaluations.
 
-    :param directory: a run directory with ``*.monitor.csv`` files and, if there were evaluations, ``evaluations.npz``
-    :return: the picture
+    :param directory: A run directory with ``*.monitor.csv`` files and, if there were evaluations, ``evaluations.npz``
+    :return: The picture
     """
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()

@@ -107,20 +107,20 @@ class Settings:
     Everything a hyperparameter entry says about a training run. Picklable; to be read, not to be changed:
     Stable-Baselines3 writes into the ``policy_kwargs`` it is given, so pass it a (deep) copy of ``hyperparams``.
 
-    :param n_timesteps: Number of environment steps to train for.
-    :param n_envs: Number of parallel environments.
-    :param normalize: Keyword arguments of ``VecNormalize``; ``None`` for no normalisation.
-    :param frame_stack: Number of observations to stack; ``None`` for no stacking.
-    :param env_wrapper: Wrappers of each environment, innermost first, with their keyword arguments.
-    :param vec_env_wrapper: Wrappers of the vectorized environment, innermost first, with their keyword arguments.
-    :param callback: Callback classes with their keyword arguments.
-    :param env_kwargs: Keyword arguments of the environment.
-    :param monitor_kwargs: Keyword arguments of the ``Monitor`` wrapper.
-    :param noise_type: ``"normal"``, ``"ou"`` (Ornstein-Uhlenbeck) or ``None``.
-    :param noise_std: Standard deviation of the action noise; ``None`` for the default of the noise process.
-    :param noise_kwargs: Further keyword arguments of the noise process.
-    :param hyperparams: Arguments of the algorithm's constructor, among them always ``policy``.
-    :param raw: The plain entry these settings were made from, ready to be written as YAML and to be parsed again.
+    :param n_timesteps: Number of environment steps to train for
+    :param n_envs: Number of parallel environments
+    :param normalize: Keyword arguments of ``VecNormalize``; ``None`` for no normalisation
+    :param frame_stack: Number of observations to stack; ``None`` for no stacking
+    :param env_wrapper: Wrappers of each environment, innermost first, with their keyword arguments
+    :param vec_env_wrapper: Wrappers of the vectorized environment, innermost first, with their keyword arguments
+    :param callback: Callback classes with their keyword arguments
+    :param env_kwargs: Keyword arguments of the environment
+    :param monitor_kwargs: Keyword arguments of the ``Monitor`` wrapper
+    :param noise_type: ``"normal"``, ``"ou"`` (Ornstein-Uhlenbeck) or ``None``
+    :param noise_std: Standard deviation of the action noise; ``None`` for the default of the noise process
+    :param noise_kwargs: Further keyword arguments of the noise process
+    :param hyperparams: Arguments of the algorithm's constructor, among them always ``policy``
+    :param raw: The plain entry these settings were made from, ready to be written as YAML and to be parsed again
     """
 
     n_timesteps: int
@@ -143,9 +143,9 @@ def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:
     """
     Import the class of an algorithm.
 
-    :param algo: A name in :data:`ALGORITHMS`.
-    :return: The class.
-    :raises SettingsError: If there is no such algorithm, or the package it is in is not installed.
+    :param algo: A name in :data:`ALGORITHMS`
+    :return: The class
+    :raises SettingsError: If there is no such algorithm, or the package it is in is not installed
     """
     if algo not in ALGORITHMS:
         raise SettingsError(_unknown("algorithm", algo, ALGORITHMS))
@@ -160,13 +160,13 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
     """
     Read the settings of an algorithm for an environment from a hyperparameter file.
 
-    :param algo: A name in :data:`ALGORITHMS`.
+    :param algo: A name in :data:`ALGORITHMS`
     :param env_id: Id of the environment (``package:Env-v0`` finds the entry ``Env-v0``, too). An environment without
         an entry gets the entry ``default``.
-    :param file: A file in RL Zoo's format; the one that comes with this package if not given.
-    :param overrides: ``name=value`` each, the value in YAML; replaces the file's value of that name.
-    :return: The settings.
-    :raises SettingsError: If the file cannot be read, has no entry for the environment, or one that cannot be used.
+    :param file: A file in RL Zoo's format; the one that comes with this package if not given
+    :param overrides: ``name=value`` each, the value in YAML; replaces the file's value of that name
+    :return: The settings
+    :raises SettingsError: If the file cannot be read, has no entry for the environment, or one that cannot be used
     """
     algorithm_class(algo)  # before its file is looked for
     file = file or _hyperparams_dir() / f"{algo}.yml"
@@ -186,9 +186,9 @@ def read_yaml(file: Path) -> dict[Any, Any]:
     """
     Read a YAML file, such as a hyperparameter file or the ``config.yml`` of a run, that holds one mapping.
 
-    :param file: The file.
-    :return: The mapping.
-    :raises SettingsError: If it cannot be read, is not YAML or is something else than a mapping.
+    :param file: The file
+    :return: The mapping
+    :raises SettingsError: If it cannot be read, is not YAML or is something else than a mapping
     """
     try:
         content = _parse_yaml(file.read_text(encoding="utf-8"))
@@ -205,11 +205,11 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
     """
     Check and convert one entry of a hyperparameter file, or the ``config.yml`` of a run.
 
-    :param algo: A name in :data:`ALGORITHMS`.
-    :param raw: The entry, as YAML has it.
-    :param source: Where it comes from; error messages begin with it.
-    :return: The settings.
-    :raises SettingsError: If a name is not known or a value cannot be used.
+    :param algo: A name in :data:`ALGORITHMS`
+    :param raw: The entry, as YAML has it
+    :param source: Where it comes from; error messages begin with it
+    :return: The settings
+    :raises SettingsError: If a name is not known or a value cannot be used
     """
     algorithm = algorithm_class(algo)
     # `eval_str` resolves annotations kept as strings: it runs the class's own code, nothing of the entry
@@ -381,7 +381,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT_NUMBER, list(
 
 
 def _parse_yaml(text: str) -> Any:
-    """:raises ValueError: one line that says what is wrong, and where, if the text is not YAML."""
+    """:raises ValueError: One line that says what is wrong, and where, if the text is not YAML."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

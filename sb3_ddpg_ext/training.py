@@ -15,7 +15,6 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 """
 
 import contextlib
-import copy
 import json
 import os
 import platform
@@ -29,29 +28,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 import tyro
 import yaml
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    SubprocVecEnv,
-    VecEnv,
-    VecFrameStack,
-    VecNormalize,
-    sync_envs_normalization,
-)
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_ddpg_ext.ddpg import CustomDDPG
-from sb3_ddpg_ext.noise import NOISES, NoiseProcess
-from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class, load_settings
+from sb3_ddpg_ext.building import make_env, make_model, one_line
+from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings
 
 # All algorithms and runs are evaluated on the same episodes; the final ones are not those that chose the best model.
 EVAL_SEED, FINAL_SEED = 1_000_000, 2_000_000
@@ -112,142 +99,16 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def one_line(error: BaseException) -> str:
-    """:return: the message of an error, without line breaks"""
-    return " ".join(str(error).split()) or repr(error)
-
-
 def require(module: str, extra: str) -> None:
     """
     Check that an optional package is there.
 
-    :param module: what will be imported
-    :param extra: the extra of this package that brings it
-    :raises SettingsError: with the line that installs it
+    :param module: What will be imported
+    :param extra: The extra of this package that brings it
+    :raises SettingsError: With the line that installs it
     """
     if find_spec(module) is None:
         raise SettingsError(f"{module} is not installed: pip install 'sb3_ddpg_ext[{extra}]'")
-
-
-def make_env(
-    env_id: str,
-    settings: Settings,
-    n_envs: int,
-    seed: int,
-    *,
-    vec_env: str = "dummy",
-    training: bool = True,
-    monitor_dir: Path | None = None,
-    vecnormalize: Path | None = None,
-    render_mode: str | None = None,
-) -> VecEnv:
-    """
-    Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order; but frames are stacked
-    before they are normalised, since SB3's replay buffers store the observations that ``VecNormalize`` was given.
-
-    :param env_id: Id of a Gymnasium environment with a continuous action space
-    :param settings: wrappers, their arguments, normalisation and frame stack
-    :param n_envs: number of environments
-    :param seed: the first environment's seed, the others' follow
-    :param vec_env: ``"dummy"`` or ``"subproc"``
-    :param training: whether ``VecNormalize`` updates its statistics and normalises rewards
-    :param monitor_dir: where to log episodes
-    :param vecnormalize: file of statistics to start from
-    :param render_mode: render mode of the environments; SB3's choice if not given
-    :return: the environment
-    :raises SettingsError: if it cannot be built, or if DDPG and its kin cannot act in it
-    """
-
-    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        for wrapper, kwargs in settings.env_wrapper:
-            env = wrapper(env, **kwargs)
-        return env
-
-    render = {} if render_mode is None else {"render_mode": render_mode}
-    try:
-        env: VecEnv = make_vec_env(
-            env_id,
-            n_envs,
-            seed,
-            monitor_dir=None if monitor_dir is None else str(monitor_dir),
-            wrapper_class=wrap,
-            env_kwargs={**settings.env_kwargs, **render},
-            vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
-            monitor_kwargs=dict(settings.monitor_kwargs),
-        )
-        _check_action_space(env_id, env.action_space)
-        for wrapper, kwargs in settings.vec_env_wrapper:
-            env = wrapper(env, **kwargs)
-        if settings.frame_stack is not None:
-            env = VecFrameStack(env, settings.frame_stack)
-        if vecnormalize is not None:
-            env = _load_statistics(vecnormalize, env)
-        elif settings.normalize is not None:
-            env = VecNormalize(env, **settings.normalize)
-        if not training and isinstance(env, VecNormalize):
-            env.training, env.norm_reward = False, False
-        # The model wraps its training environment for images; one for evaluation has to look the same
-        return OffPolicyAlgorithm._wrap_env(env)
-    except SettingsError:
-        raise
-    except (
-        Exception
-    ) as error:  # unknown, not installed, refuses its arguments: environments and wrappers raise anything
-        raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
-
-
-def _load_statistics(file: Path, env: VecEnv) -> VecNormalize:
-    try:
-        return VecNormalize.load(str(file), env)
-    except Exception as error:  # unpickling a damaged or foreign file can raise anything
-        raise SettingsError(f"{file} cannot be loaded as VecNormalize statistics: {error!r}") from error
-
-
-def _check_action_space(env_id: str, space: spaces.Space[Any]) -> None:
-    if not isinstance(space, spaces.Box):
-        raise SettingsError(
-            f"environment {env_id!r} has the action space {space}, but a continuous one (Box) is needed; "
-            "Stable-Baselines3's DQN and PPO act in discrete ones"
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise SettingsError(
-            f"environment {env_id!r} has the action space {space}, but its bounds must be finite; "
-            "set them with gymnasium.wrappers.RescaleAction or in the environment"
-        )
-
-
-def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> OffPolicyAlgorithm:
-    """
-    Build an algorithm with its settings, exploration noise included.
-
-    :param settings: hyperparameters and noise
-    :param algo: name of the algorithm
-    :param env: the environment to learn from
-    :param kwargs: further arguments of the constructor: seed, device, tensorboard_log
-    :return: the model
-    :raises SettingsError: if the noise or the constructor refuses its arguments
-    """
-    algorithm = algorithm_class(algo)
-    try:
-        if "noise_type" in settings.raw:
-            kwargs["action_noise"] = _make_noise(settings, issubclass(algorithm, CustomDDPG), env.action_space)
-        # SB3 writes into dicts it is given
-        return algorithm(env=env, **copy.deepcopy(dict(settings.hyperparams)), **kwargs)
-    except Exception as error:  # constructors check their arguments in many ways
-        raise SettingsError(f"{algo}: {one_line(error)}") from error
-
-
-def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | NoiseProcess | None:
-    if settings.noise_type is None:
-        return None
-    if custom:
-        std = {} if settings.noise_std is None else {"std": settings.noise_std}
-        return NOISES[settings.noise_type](**std, **settings.noise_kwargs)
-    # The baselines get the noise that RL Zoo gives them
-    sigma = (0.1 if settings.noise_std is None else settings.noise_std) * np.ones(space.shape or 1)
-    if settings.noise_type == "normal":
-        return NormalActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
-    return OrnsteinUhlenbeckActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
 
 
 class InterruptedEvaluationError(Exception):
@@ -286,7 +147,7 @@ class StopOnSignal(BaseCallback):
         """
         To be called at each step of an evaluation.
 
-        :raises InterruptedEvaluationError: if a signal has arrived
+        :raises InterruptedEvaluationError: If a signal has arrived
         """
         if self.received:
             raise InterruptedEvaluationError
@@ -311,11 +172,11 @@ class Evaluation(EvalCallback):
     SB3's evaluation, with the same episodes each time, its time taken, and its files written whole: the evaluations,
     and the best model together with the VecNormalize statistics that belong to it.
 
-    :param directory: the run directory
-    :param eval_env: where the episodes are played
-    :param eval_freq: steps of the vectorized environment between two evaluations, 0 for none
-    :param episodes: episodes of each evaluation
-    :param stop: what interrupts an evaluation
+    :param directory: The run directory
+    :param eval_env: Where the episodes are played
+    :param eval_freq: Steps of the vectorized environment between two evaluations, 0 for none
+    :param episodes: Episodes of each evaluation
+    :param stop: What interrupts an evaluation
     """
 
     def __init__(self, directory: Path, eval_env: VecEnv, eval_freq: int, episodes: int, stop: StopOnSignal) -> None:
@@ -356,9 +217,9 @@ def save_model(model: Any, path: Path, vecnormalize: Path) -> None:
     """
     Save a model and, if it has any, the VecNormalize statistics that belong to it, each whole or not at all.
 
-    :param model: an SB3 algorithm
-    :param path: file of the model
-    :param vecnormalize: file of the statistics
+    :param model: An SB3 algorithm
+    :param path: File of the model
+    :param vecnormalize: File of the statistics
     """
     normalize = model.get_vec_normalize_env()
     with contextlib.ExitStack() as files:  # both are written, then both are renamed
@@ -371,8 +232,8 @@ def set_threads(threads: int | None) -> None:
     """
     Set PyTorch's number of threads.
 
-    :param threads: how many; None leaves it alone
-    :raises SettingsError: if there are none
+    :param threads: How many; None leaves it alone
+    :raises SettingsError: If there are none
     """
     if threads is not None:
         if threads < 1:
@@ -384,8 +245,8 @@ def check_device(device: str) -> None:
     """
     Refuse a GPU that is not there, in whose place SB3 would take the CPU without a word.
 
-    :param device: as PyTorch names it, or auto
-    :raises SettingsError: if it is not there
+    :param device: As PyTorch names it, or auto
+    :raises SettingsError: If it is not there
     """
     if device.startswith("cuda") and not th.cuda.is_available():
         raise SettingsError(f"--device {device}: PyTorch finds no CUDA device; use --device cpu, or auto")
@@ -395,9 +256,9 @@ def train(args: TrainArgs) -> dict[str, Any]:
     """
     One training run, from its arguments to its finished run directory.
 
-    :param args: what to train, and how
-    :return: the result record, as written to ``result.json`` (``"directory"`` says where)
-    :raises SettingsError: for anything that the caller has to mend
+    :param args: What to train, and how
+    :return: The result record, as written to ``result.json`` (``"directory"`` says where)
+    :raises SettingsError: For anything that the caller has to mend
     """
     overrides = [*args.params]
     overrides += [] if args.steps is None else [f"n_timesteps={args.steps}"]
@@ -502,7 +363,7 @@ def _final_score(
 
 
 def env_name(env_id: str) -> str:
-    """:return: the id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
+    """:return: The id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
     return env_id.split(":")[-1].replace("/", "-")
 
 
@@ -529,12 +390,12 @@ def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kw
     """
     Play episodes.
 
-    :param model: the policy to be asked, deterministically unless ``kwargs`` say otherwise
+    :param model: The policy to be asked, deterministically unless ``kwargs`` say otherwise
     :param env: where; VecNormalize must not be in training
-    :param episodes: how many, over all environments of ``env``
-    :param seed: seed of the first environment, the others' follow
-    :param kwargs: further arguments of SB3's ``evaluate_policy``
-    :return: mean and standard deviation of the returns, the returns themselves, and the lengths in steps
+    :param episodes: How many, over all environments of ``env``
+    :param seed: Seed of the first environment, the others' follow
+    :param kwargs: Further arguments of SB3's ``evaluate_policy``
+    :return: Mean and standard deviation of the returns, the returns themselves, and the lengths in steps
     """
     env.seed(seed)
     returns, lengths = evaluate_policy(model, env, episodes, return_episode_rewards=True, **kwargs)

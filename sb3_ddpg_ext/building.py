@@ -1,0 +1,143 @@
+"""Settings -> vectorized environments and models. What refuses its arguments is named in one line."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+
+from sb3_ddpg_ext.ddpg import CustomDDPG
+from sb3_ddpg_ext.noise import NOISES, NoiseProcess
+from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
+
+
+def one_line(error: BaseException) -> str:
+    """:return: The message of an error, without line breaks"""
+    return " ".join(str(error).split()) or repr(error)
+
+
+def make_env(
+    env_id: str,
+    settings: Settings,
+    n_envs: int,
+    seed: int,
+    *,
+    vec_env: str = "dummy",
+    training: bool = True,
+    monitor_dir: Path | None = None,
+    vecnormalize: Path | None = None,
+    render_mode: str | None = None,
+) -> VecEnv:
+    """
+    Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order; but frames are stacked
+    before they are normalised, since SB3's replay buffers store the observations that ``VecNormalize`` was given.
+
+    :param env_id: Id of a Gymnasium environment with a continuous action space
+    :param settings: wrappers, their arguments, normalisation and frame stack
+    :param n_envs: Number of environments
+    :param seed: The first environment's seed, the others' follow
+    :param vec_env: ``"dummy"`` or ``"subproc"``
+    :param training: Whether ``VecNormalize`` updates its statistics and normalises rewards
+    :param monitor_dir: Where to log episodes
+    :param vecnormalize: File of statistics to start from
+    :param render_mode: Render mode of the environments; SB3's choice if not given
+    :return: The environment
+    :raises SettingsError: If it cannot be built, or if DDPG and its kin cannot act in it
+    """
+
+    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        for wrapper, kwargs in settings.env_wrapper:
+            env = wrapper(env, **kwargs)
+        return env
+
+    render = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        env: VecEnv = make_vec_env(
+            env_id,
+            n_envs,
+            seed,
+            monitor_dir=None if monitor_dir is None else str(monitor_dir),
+            wrapper_class=wrap,
+            env_kwargs={**settings.env_kwargs, **render},
+            vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
+            monitor_kwargs=dict(settings.monitor_kwargs),
+        )
+        _check_action_space(env_id, env.action_space)
+        for wrapper, kwargs in settings.vec_env_wrapper:
+            env = wrapper(env, **kwargs)
+        if settings.frame_stack is not None:
+            env = VecFrameStack(env, settings.frame_stack)
+        if vecnormalize is not None:
+            env = _load_statistics(vecnormalize, env)
+        elif settings.normalize is not None:
+            env = VecNormalize(env, **settings.normalize)
+        if not training and isinstance(env, VecNormalize):
+            env.training, env.norm_reward = False, False
+        # The model wraps its training environment for images; one for evaluation has to look the same
+        return OffPolicyAlgorithm._wrap_env(env)
+    except SettingsError:
+        raise
+    except (
+        Exception
+    ) as error:  # unknown, not installed, refuses its arguments: environments and wrappers raise anything
+        raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
+
+
+def _load_statistics(file: Path, env: VecEnv) -> VecNormalize:
+    try:
+        return VecNormalize.load(str(file), env)
+    except Exception as error:  # unpickling a damaged or foreign file can raise anything
+        raise SettingsError(f"{file} cannot be loaded as VecNormalize statistics: {error!r}") from error
+
+
+def _check_action_space(env_id: str, space: spaces.Space[Any]) -> None:
+    if not isinstance(space, spaces.Box):
+        raise SettingsError(
+            f"environment {env_id!r} has the action space {space}, but a continuous one (Box) is needed; "
+            "Stable-Baselines3's DQN and PPO act in discrete ones"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise SettingsError(
+            f"environment {env_id!r} has the action space {space}, but its bounds must be finite; "
+            "set them with gymnasium.wrappers.RescaleAction or in the environment"
+        )
+
+
+def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> OffPolicyAlgorithm:
+    """
+    Build an algorithm with its settings, exploration noise included.
+
+    :param settings: Hyperparameters and noise
+    :param algo: Name of the algorithm
+    :param env: The environment to learn from
+    :param kwargs: Further arguments of the constructor: seed, device, tensorboard_log
+    :return: The model
+    :raises SettingsError: If the noise or the constructor refuses its arguments
+    """
+    algorithm = algorithm_class(algo)
+    try:
+        if "noise_type" in settings.raw:
+            kwargs["action_noise"] = _make_noise(settings, issubclass(algorithm, CustomDDPG), env.action_space)
+        # SB3 writes into dicts it is given
+        return algorithm(env=env, **copy.deepcopy(dict(settings.hyperparams)), **kwargs)
+    except Exception as error:  # constructors check their arguments in many ways
+        raise SettingsError(f"{algo}: {one_line(error)}") from error
+
+
+def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | NoiseProcess | None:
+    if settings.noise_type is None:
+        return None
+    if custom:
+        std = {} if settings.noise_std is None else {"std": settings.noise_std}
+        return NOISES[settings.noise_type](**std, **settings.noise_kwargs)
+    # The baselines get the noise that RL Zoo gives them
+    sigma = (0.1 if settings.noise_std is None else settings.noise_std) * np.ones(space.shape or 1)
+    if settings.noise_type == "normal":
+        return NormalActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
+    return OrnsteinUhlenbeckActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)

@@ -1,0 +1,98 @@
+"""Settings to environments and models."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
+
+from sb3_ddpg_ext import OrnsteinUhlenbeckNoise
+from sb3_ddpg_ext.building import make_env, make_model
+from sb3_ddpg_ext.settings import SettingsError, parse_settings
+
+
+def settings(**raw: Any) -> Any:
+    return parse_settings("custom_ddpg", {"n_timesteps": 100, "policy_kwargs": {"net_arch": [8]}, **raw}, "test")
+
+
+def test_wrappers() -> None:
+    env = make_env(
+        "Pendulum-v1",
+        settings(
+            normalize={"norm_reward": False},
+            frame_stack=2,
+            env_wrapper="sb3_contrib.common.wrappers.TimeFeatureWrapper",
+            env_kwargs={"g": 5.0},
+            gamma=0.9,
+        ),
+        n_envs=2,
+        seed=0,
+    )
+    # RL Zoo normalises first, which crashes in SB3's off-policy algorithms: they store what VecNormalize was given
+    assert isinstance(env, VecNormalize)
+    assert isinstance(env.venv, VecFrameStack)
+    assert env.gamma == 0.9
+    assert not env.norm_reward
+    assert env.observation_space.shape == (8,)
+    assert env.get_attr("g") == [5.0, 5.0]
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array'")
+def test_images_look_the_same_in_evaluation() -> None:
+    gym.register("FakeImage-v0", "stable_baselines3.common.envs:FakeImageEnv", kwargs={"discrete": False})
+    env = make_env("FakeImage-v0", settings(env_kwargs={"channel_first": False}), 1, 0, training=False)
+    assert isinstance(env, VecTransposeImage)
+
+
+def test_evaluation_env_neither_learns_statistics_nor_normalizes_rewards() -> None:
+    env = make_env("Pendulum-v1", settings(normalize=True), 1, 0, training=False)
+    assert isinstance(env, VecNormalize)
+    env.reset()
+    env.step(np.zeros((1, 1)))
+    assert env.obs_rms.count < 1  # type: ignore[union-attr]
+    assert not env.norm_reward
+
+
+def test_noise_of_the_settings() -> None:
+    env = make_env("Pendulum-v1", settings(), 1, 0)
+    ours = make_model(
+        settings(noise_type="ornstein-uhlenbeck", noise_std=0.5, noise_kwargs={"correlation_time": 50}),
+        "custom_ddpg",
+        env,
+    )
+    process = ours.action_noise.process  # type: ignore[union-attr]
+    assert isinstance(process, OrnsteinUhlenbeckNoise)
+    assert (float(process.std), process.correlation_time) == (0.5, 50)
+    assert isinstance(make_model(settings(), "custom_ddpg", env).action_noise.process, OrnsteinUhlenbeckNoise)  # type: ignore[union-attr]
+    assert make_model(settings(noise_type=None), "custom_ddpg", env).action_noise is None
+    assert make_model(settings(), "ddpg", env).action_noise is None
+    normal = make_model(settings(noise_type="normal", noise_std=0.2), "ddpg", env).action_noise
+    assert isinstance(normal, NormalActionNoise)
+    assert normal._sigma.tolist() == [0.2]
+    sb3s = make_model(settings(noise_type="ou", noise_std=0.2), "td3", env).action_noise
+    assert isinstance(sb3s, OrnsteinUhlenbeckActionNoise)
+
+
+def test_building_a_model_leaves_the_settings_alone() -> None:
+    chosen = settings()
+    make_model(chosen, "ddpg", make_env("Pendulum-v1", chosen, 1, 0))  # SB3 writes n_critics into policy_kwargs
+    assert chosen.hyperparams["policy_kwargs"] == {"net_arch": [8]}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [(-np.inf, np.inf, "bounds must be finite"), (None, None, r"action space Discrete\(2\), but a continuous one")],
+)
+def test_action_spaces_that_cannot_be_used(low: Any, high: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    space: Any = spaces.Discrete(2) if low is None else spaces.Box(low, high, (1,))
+
+    class Env(gym.Env[Any, Any]):
+        observation_space = spaces.Box(-1, 1, (1,))
+        action_space = space
+
+    monkeypatch.setitem(gym.registry, "Odd-v0", gym.envs.registration.EnvSpec("Odd-v0", entry_point=lambda **_: Env()))
+    with pytest.raises(SettingsError, match=message):
+        make_env("Odd-v0", settings(), 1, 0)
