@@ -1,7 +1,7 @@
 """Deep Deterministic Policy Gradient as a Stable-Baselines3 algorithm."""
 
 import warnings
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch as th
@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
+from sb3_ddpg_ext.fused import FusedUpdate, why_not
 from sb3_ddpg_ext.noise import NoiseProcess, setup_action_noise
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -29,8 +30,9 @@ class CustomDDPG(OffPolicyAlgorithm):
     Paper: https://arxiv.org/abs/1509.02971 (Lillicrap et al. 2016);
     Deterministic Policy Gradient: https://proceedings.mlr.press/v32/silver14.pdf
 
-    Given the same arguments it computes the same numbers as SB3's DDPG, to the bit on CPU (but for networks that draw
-    random numbers, such as dropout). The one default that differs is ``action_noise``: exploration is on.
+    Given the same arguments and ``fused=False`` it computes the same numbers as SB3's DDPG, to the bit on CPU (but for
+    networks that draw random numbers, such as dropout). The one default that differs is ``action_noise``: exploration
+    is on.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a ``TD3Policy`` class)
     :param env: The environment to learn from (if registered in Gymnasium, can be str), with a continuous action space
@@ -67,8 +69,11 @@ class CustomDDPG(OffPolicyAlgorithm):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param stats_window_size: Window size for the rollout logging: the number of episodes over which the reported
         success rate, mean episode length, and mean reward are averaged
+    :param fused: Whether gradient steps are computed in closed form (see :mod:`sb3_ddpg_ext.fused`): the same gradients
+        faster, equal to autograd's up to rounding. ``"auto"`` does so for plain MLPs with Adam on the CPU, ``True``
+        insists on it, and ``False`` takes autograd, equal to SB3's DDPG to the bit.
     :raises AssertionError: For an action space other than ``Box``, or a ``Box`` without finite bounds
-    :raises ValueError: For an unknown policy, noise or ``train_freq`` unit
+    :raises ValueError: Where ``fused=True`` is not possible, for an unknown policy, noise or ``train_freq`` unit
     :raises TypeError: For an ``action_noise`` that is none
     """
 
@@ -108,6 +113,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         *,
         stats_window_size: int = 100,
+        fused: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -135,6 +141,8 @@ class CustomDDPG(OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
             support_multi_env=True,
         )
+        self.fused = fused
+        self._fused_update: FusedUpdate | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -153,6 +161,13 @@ class CustomDDPG(OffPolicyAlgorithm):
             for critic, actor in ((self.critic, self.actor), (self.critic_target, self.actor_target))
         )
         self._setup_action_noise()
+        self._setup_fused()
+
+    def _setup_fused(self) -> None:
+        reason = "fused is False" if self.fused is False else why_not(self.policy)
+        if self.fused is True and reason is not None:
+            raise ValueError(f"fused=True is not possible here: {reason}. fused='auto' takes autograd instead")
+        self._fused_update = FusedUpdate(self.policy) if reason is None else None
 
     def _setup_action_noise(self) -> None:
         action_shape = cast(spaces.Box, self.action_space).shape
@@ -168,12 +183,18 @@ class CustomDDPG(OffPolicyAlgorithm):
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        if self._fused_update is not None and not self._fused_update.is_current():
+            self._setup_fused()  # weights or optimizers were loaded or moved
+        fused = self._fused_update
         # Only these get a gradient in the actor's step, the critic's weights do not (nor do frozen ones)
         actor_params = [param for param in self.actor.parameters() if param.requires_grad]
 
         actor_losses, critic_losses = [], []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            if fused is not None:  # the same three steps in closed form
+                fused.step(batch, self.gamma, self.tau)
+                continue
             discounts = self.gamma if batch.discounts is None else batch.discounts
 
             # Critic: one step towards the TD target
@@ -199,10 +220,14 @@ class CustomDDPG(OffPolicyAlgorithm):
             soft_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
             soft_update(self._running_stats, self._running_stats_target, tau=1.0)
 
+        if fused is None:
+            losses = th.stack([*actor_losses, *critic_losses]).view(2, -1).mean(dim=1)
+        else:
+            losses = fused.take_losses() / gradient_steps
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
-        self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
+        self.logger.record("train/actor_loss", losses[0].item())
+        self.logger.record("train/critic_loss", losses[1].item())
 
     def learn(
         self: SelfCustomDDPG,
@@ -248,8 +273,23 @@ class CustomDDPG(OffPolicyAlgorithm):
                 "Choose 'ou', 'normal', or an ActionNoise.",
                 stacklevel=4,
             )
-        self._setup_action_noise()  # users may have set another one
+        # Users may have set another noise or changed the networks
+        self._setup_action_noise()
+        self._setup_fused()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._fused_update is None or self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        # What `predict` does for flat observations, without its checks at every step
+        observations = th.as_tensor(self._last_obs, dtype=self._fused_update.dtype).view(n_envs, -1)
+        with th.no_grad():
+            scaled_actions = self.actor.mu(observations).numpy().reshape(n_envs, *cast(Any, self.action_space).shape)
+        if action_noise is not None:
+            scaled_actions = np.clip(scaled_actions + action_noise(), -1, 1)
+        return self.policy.unscale_action(scaled_actions), scaled_actions
 
     def _store_transition(
         self,
@@ -278,7 +318,7 @@ class CustomDDPG(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target"]
-        return [*super()._excluded_save_params(), *aliases, "_running_stats", "_running_stats_target"]
+        return [*super()._excluded_save_params(), *aliases, "_running_stats", "_running_stats_target", "_fused_update"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

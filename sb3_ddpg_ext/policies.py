@@ -8,8 +8,11 @@ builds the same one.
 from typing import Any
 
 from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.td3 import policies as td3
+from torch import nn
 
 
 class MlpPolicy(td3.TD3Policy):
@@ -33,6 +36,19 @@ class MlpPolicy(td3.TD3Policy):
         **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, n_critics=n_critics, **kwargs)
+        self._has_modes = any(type(module) not in _WITHOUT_MODES for module in self.modules())
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the policy in either training or evaluation mode, without the walk over all modules where none of them
+        depends on it (SB3 walks at every rollout, every prediction and every update).
+
+        :param mode: If true, set to training mode, else set to evaluation mode
+        """
+        if self._has_modes:
+            super().set_training_mode(mode)
+        else:
+            self.training = mode
 
 
 class CnnPolicy(MlpPolicy, td3.CnnPolicy):
@@ -41,3 +57,13 @@ class CnnPolicy(MlpPolicy, td3.CnnPolicy):
 
 class MultiInputPolicy(MlpPolicy, td3.MultiInputPolicy):
     """Actor and critic for Dict observations; parameters as for :class:`MlpPolicy`."""
+
+
+# Modules that do the same in training and in evaluation; of any other one that is not known
+_WITHOUT_MODES = frozenset(
+    {
+        *(nn.Sequential, nn.Flatten, nn.Linear, nn.Conv2d),
+        *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh),
+        *(FlattenExtractor, NatureCNN, td3.Actor, ContinuousCritic, MlpPolicy, CnnPolicy),
+    }
+)

@@ -52,7 +52,7 @@ def test_signature_is_sb3s() -> None:
     assert differing == {"action_noise"}
     assert ours["action_noise"].default == "ou"
     extras = list(ours)[len(theirs) :]
-    assert extras == ["stats_window_size"]
+    assert extras == ["stats_window_size", "fused"]
     assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in extras)
 
 
@@ -153,7 +153,7 @@ def test_weights_that_diverge_are_named() -> None:
 
 
 def test_the_critics_weights_get_no_gradient_in_the_actors_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small()
+    model = small(fused=False)
     seen = []
     step = model.actor.optimizer.step
 

@@ -1,0 +1,424 @@
+"""
+One gradient step of DDPG in closed form, without autograd and without allocation, for plain MLPs on the CPU.
+
+The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule and computed into buffers that are made
+once for a batch size. What else makes it fast:
+
+- The parameters of the online and the target networks lie in one ``[2, n]`` tensor, and the modules' parameters are
+  views of it: the soft update is one ``lerp_``, Adam one fused call on a flat vector, and the forward passes that do
+  not depend on each other (mu(s) with mu'(s'), then Q(s, a) with Q'(s', mu'(s'))) are one batched product each.
+- The critic's weights get no gradient in the actor's step.
+- Nothing is read back: losses add up in a tensor.
+
+The modules, their ``state_dict`` and the optimizers stay what they were: this module only has views of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.td3.policies import Actor, TD3Policy
+from torch import nn
+
+aten = th.ops.aten
+_ALIGNMENT = 16  # numbers: every parameter begins on a cache line
+
+
+@dataclass(frozen=True)
+class Activation:
+    """
+    An elementwise function f by PyTorch's own kernels.
+
+    :param forward: ``(z, out)``: out = f(z)
+    :param backward: ``(grad, kept)``: grad <- grad f'(z), in place
+    :param keeps_input: Whether ``kept`` is z; otherwise it is f(z), which then overwrites z
+    """
+
+    forward: Callable[[th.Tensor, th.Tensor], Any]
+    backward: Callable[[th.Tensor, th.Tensor], Any]
+    keeps_input: bool
+
+
+def _activation(module: nn.Module) -> Activation | None:
+    """:return: How to compute a module, None where it is not known here"""
+    if type(module) is nn.ReLU:
+        return Activation(
+            lambda z, out: th.clamp_min(z, 0, out=out),
+            lambda grad, h: aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad),
+            keeps_input=False,
+        )
+    if type(module) is nn.Tanh:
+        return Activation(
+            lambda z, out: th.tanh(z, out=out),
+            lambda grad, h: aten.tanh_backward.grad_input(grad, h, grad_input=grad),
+            keeps_input=False,
+        )
+    if type(module) is nn.ELU:
+        alpha = module.alpha
+        return Activation(
+            lambda z, out: aten.elu.out(z, alpha, out=out),
+            lambda grad, z: aten.elu_backward.grad_input(grad, alpha, 1, 1, False, z, grad_input=grad),
+            keeps_input=True,
+        )
+    if type(module) is nn.GELU:
+        mode = module.approximate
+        return Activation(
+            lambda z, out: aten.gelu.out(z, approximate=mode, out=out),
+            lambda grad, z: aten.gelu_backward.grad_input(grad, z, approximate=mode, grad_input=grad),
+            keeps_input=True,
+        )
+    if type(module) is nn.SiLU:
+        return Activation(
+            lambda z, out: aten.silu.out(z, out=out),
+            lambda grad, z: aten.silu_backward.grad_input(grad, z, grad_input=grad),
+            keeps_input=True,
+        )
+    if type(module) is nn.LeakyReLU:
+        slope = module.negative_slope
+        return Activation(
+            lambda z, out: aten.leaky_relu.out(z, slope, out=out),
+            lambda grad, z: aten.leaky_relu_backward.grad_input(grad, z, slope, False, grad_input=grad),
+            keeps_input=True,
+        )
+    return None
+
+
+def _activations(net: nn.Module) -> list[Activation | None] | None:
+    """:return: What follows each linear layer of an MLP, None for nothing; None for anything else than an MLP"""
+    if not isinstance(net, nn.Sequential):
+        return None
+    found: list[Activation | None] = []
+    for module in net:
+        if type(module) is nn.Linear and module.bias is not None:
+            found.append(None)
+        elif found and found[-1] is None and (activation := _activation(module)) is not None:
+            found[-1] = activation
+        else:
+            return None
+    return found or None
+
+
+def why_not(policy: TD3Policy) -> str | None:
+    """
+    Whether the closed form computes what autograd would.
+
+    :param policy: Actor, critic, their targets and optimizers
+    :return: None if it does, else the reason why not
+    """
+    space = policy.observation_space
+    if not isinstance(space, spaces.Box) or is_image_space(space) or space.dtype not in ("float32", "float64"):
+        return f"the observations are {space}, not a Box of floats"
+    if any(getattr(type(policy), name) is not getattr(TD3Policy, name) for name in ("forward", "_predict", "predict")):
+        return f"{type(policy).__name__} has a prediction of its own"
+    networks = (policy.actor, policy.actor_target, policy.critic, policy.critic_target)
+    if any(type(network) not in (Actor, ContinuousCritic) for network in networks):
+        return "actor or critic is of a class of its own"
+    for network in networks:
+        if type(network.features_extractor) is not FlattenExtractor:
+            return f"the features extractor is {type(network.features_extractor).__name__}, not FlattenExtractor"
+    if policy.critic.n_critics != 1:
+        return f"n_critics is {policy.critic.n_critics}, not 1"
+    for net in (policy.actor.mu, policy.critic.q_networks[0]):
+        activations = _activations(net)
+        if activations is None:
+            return f"not a plain MLP with known activations: {' '.join(str(net).split())}"
+    params = [param for network in networks for param in network.parameters()]
+    if not all(param.requires_grad for param in params):
+        return "some weights are frozen"
+    if params[0].device.type != "cpu":
+        return f"the device is {params[0].device}, and the closed form has been measured on the CPU only"
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in policy.modules()):
+        return "modules have hooks"
+    for optimizer in (policy.actor.optimizer, policy.critic.optimizer):
+        if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) > 1:
+            return f"the optimizer is {type(optimizer).__name__}, not Adam with one group of parameters"
+        group = optimizer.param_groups[0]
+        if any(group.get(option) for option in ("amsgrad", "maximize", "decoupled_weight_decay", "differentiable")):
+            return "Adam with amsgrad, maximize, decoupled_weight_decay or differentiable"
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            return "an optimizer has hooks"
+    return None
+
+
+class _Adam:
+    """
+    PyTorch's Adam on one flat vector, the optimizer's state being views of it.
+
+    :param optimizer: Owner of the hyperparameters, and of the state that is saved
+    :param flat: ``[n]``, the parameters
+    :param grads: ``[n]``, their gradients
+    :param places: Each parameter, and where it lies in such a vector
+    """
+
+    def __init__(
+        self, optimizer: th.optim.Optimizer, flat: th.Tensor, grads: th.Tensor, places: list[tuple[nn.Parameter, slice]]
+    ) -> None:
+        self._group = optimizer.param_groups[0]
+        self._optimizer, self._flat, self._grads = optimizer, [flat], [grads]
+        means, squares = flat.new_zeros(2, len(flat))
+        self._means, self._squares = [means], [squares]
+        # The optimizer saves a step for each parameter; they count up together
+        self._steps = th.zeros(len(places))
+        self._step = [self._steps[0]]
+        self._state: list[tuple[nn.Parameter, dict[str, th.Tensor]]] = []
+        for i, (param, place) in enumerate(places):
+            state = {
+                "step": self._steps[i],
+                "exp_avg": means[place].view_as(param),
+                "exp_avg_sq": squares[place].view_as(param),
+            }
+            for name, value in optimizer.state[param].items():
+                state[name].copy_(value)
+            optimizer.state[param] = state
+            self._state.append((param, state))
+
+    def is_current(self) -> bool:
+        """:return: Whether the optimizer still has our state: loading one replaces it, and its hyperparameters"""
+        state = self._optimizer.state
+        return self._optimizer.param_groups[0] is self._group and all(state.get(p) is mine for p, mine in self._state)
+
+    def step(self) -> None:
+        group = self._group
+        self._steps.add_(1)
+        th._fused_adam_(
+            self._flat,
+            self._grads,
+            self._means,
+            self._squares,
+            [],
+            self._step,
+            lr=float(group["lr"]),
+            beta1=float(group["betas"][0]),
+            beta2=float(group["betas"][1]),
+            weight_decay=float(group["weight_decay"]),
+            eps=float(group["eps"]),
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class _Mlp:
+    """
+    An MLP and its target with the buffers of a batch.
+
+    :param weights: For each layer ``[2, n_out, n_in]``: the network's and its target's
+    :param biases: For each layer ``[2, n_out]``
+    :param weight_grads: For each layer ``[n_out, n_in]``
+    :param bias_grads: For each layer ``[n_out]``
+    :param activations: For each layer; None for the identity
+    :param batch_size: Transitions in a minibatch
+    """
+
+    def __init__(
+        self,
+        weights: list[th.Tensor],
+        biases: list[th.Tensor],
+        weight_grads: list[th.Tensor],
+        bias_grads: list[th.Tensor],
+        activations: list[Activation | None],
+        batch_size: int,
+    ) -> None:
+        z = [weight.new_empty(2, batch_size, weight.shape[1]) for weight in weights]
+        h = [
+            th.empty_like(buffer) if activation is not None and activation.keeps_input else buffer
+            for buffer, activation in zip(z, activations, strict=True)
+        ]
+        deltas = [th.empty_like(buffer[0]) for buffer in z]
+        transposed = [weight.transpose(1, 2) for weight in weights]
+        self._both = list(zip([b.unsqueeze(1) for b in biases], transposed, z, h, activations, strict=True))
+        self._online = [(b[0], w[0], z[0], h[0], f) for b, w, z, h, f in self._both]
+        # From the output down: dL/dz of the layer, its transpose, z or f(z), f, the gradients, dL/dz below, its weights
+        below = [(None, None), *((delta, h[i][0]) for i, delta in enumerate(deltas[:-1]))]
+        self._down = [
+            (
+                deltas[i],
+                deltas[i].t(),
+                z[i][0],
+                activations[i],
+                weight_grads[i],
+                bias_grads[i],
+                *below[i],
+                weights[i][0],
+            )
+            for i in reversed(range(len(weights)))
+        ]
+        self.online_output, self.target_output = h[-1]
+        """``[batch, n_out]``"""
+        self.delta = deltas[-1]
+        """``[batch, n_out]``: dL / d output, to be filled before :meth:`backward`"""
+
+    def forward_both(self, inputs: th.Tensor) -> None:
+        """
+        The network and its target in one batched product for each layer.
+
+        :param inputs: ``[2, batch, n_in]``: row 0 for the network, row 1 for its target
+        """
+        for bias, weight, z, h, activation in self._both:
+            th.baddbmm(bias, inputs, weight, out=z)
+            if activation is not None:
+                activation.forward(z, h)
+            inputs = h
+
+    def forward(self, inputs: th.Tensor) -> None:
+        """
+        The network alone.
+
+        :param inputs: ``[batch, n_in]``
+        """
+        for bias, weight, z, h, activation in self._online:
+            th.addmm(bias, inputs, weight, out=z)
+            if activation is not None:
+                activation.forward(z, h)
+            inputs = h
+
+    def backward(self, inputs: th.Tensor | None) -> th.Tensor:
+        """
+        The chain rule from :attr:`delta` down through the network.
+
+        :param inputs: What it was given, for the gradients of its weights; None to pass these over
+        :return: dL / dz of the first layer, ``[batch, n_out]``
+        """
+        for delta, delta_t, kept, activation, weight_grad, bias_grad, delta_below, h_below, weight in self._down:
+            if activation is not None:
+                activation.backward(delta, kept)
+            if inputs is not None:
+                th.mm(delta_t, inputs if h_below is None else h_below, out=weight_grad)
+                th.sum(delta, 0, out=bias_grad)
+            if delta_below is not None:
+                th.mm(delta, weight, out=delta_below)
+        return self._down[-1][0]
+
+
+class FusedUpdate:
+    """
+    The closed-form gradient step of one policy. From here on its parameters, and the state of its optimizers, are views
+    of the tensors in this object.
+
+    :param policy: A policy for which :func:`why_not` knows no reason against it
+    """
+
+    def __init__(self, policy: TD3Policy) -> None:
+        pairs = (
+            (policy.actor.mu, policy.actor_target.mu, policy.actor.optimizer),
+            (policy.critic.q_networks[0], policy.critic_target.q_networks[0], policy.critic.optimizer),
+        )
+        first = next(policy.actor.mu.parameters())
+        sizes = [[_aligned(param.numel()) for param in online.parameters()] for online, _, _ in pairs]
+        n = sum(map(sum, sizes))
+        self._stacked, grads = first.data.new_zeros(2, n), first.data.new_zeros(n)
+        self._params: list[nn.Parameter] = []
+        self._networks: list[tuple[list[th.Tensor], list[th.Tensor], list[Activation | None]]] = []
+        self._adams: list[_Adam] = []
+        start = 0
+        for (online, target, optimizer), network_sizes in zip(pairs, sizes, strict=True):
+            end = start + sum(network_sizes)
+            flat, flat_grads = self._stacked[:, start:end], grads[start:end]
+            starts = [sum(network_sizes[:i]) for i in range(len(network_sizes))]
+            stacked, param_grads, places = [], [], []
+            for begin, param, target_param in zip(starts, online.parameters(), target.parameters(), strict=True):
+                place = slice(begin, begin + param.numel())
+                both = flat[:, place].view(2, *param.shape)
+                both[0].copy_(param.data)
+                both[1].copy_(target_param.data)
+                param.data, target_param.data = both[0], both[1]
+                param.grad = flat_grads[place].view_as(param)
+                stacked.append(both)
+                param_grads.append(param.grad)
+                places.append((param, place))
+                self._params += [param, target_param]
+            activations = _activations(online)
+            assert activations is not None, "why_not(policy) knows a reason against it"
+            self._networks.append((stacked, param_grads, activations))
+            self._adams.append(_Adam(optimizer, flat[0], flat_grads, places))
+            start = end
+        self._pointers = [param.data_ptr() for param in self._params]
+        self._online, self._target = self._stacked
+        self._batch_size = 0
+        self._losses = first.data.new_zeros(2, 1)
+        self.dtype = first.dtype
+
+    def is_current(self) -> bool:
+        """:return: Whether networks and optimizers still are views of ours: moving or loading them replaces them"""
+        return [param.data_ptr() for param in self._params] == self._pointers and all(
+            adam.is_current() for adam in self._adams
+        )
+
+    def take_losses(self) -> th.Tensor:
+        """:return: The sums of the actor's and the critic's losses since the last call, ``[2, 1]``"""
+        losses = self._losses.clone()
+        self._losses.zero_()
+        return losses
+
+    def _allocate(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        # Parameters alternate: weight, bias, weight, bias
+        self._actor, self._critic = (
+            _Mlp(stacked[::2], stacked[1::2], grads[::2], grads[1::2], activations, batch_size)
+            for stacked, grads, activations in self._networks
+        )
+        (n_observations, *_), (n_inputs, *_) = (stacked[0].shape[2:] for stacked, _, _ in self._networks)
+        new = self._stacked.new_empty
+        self._observations = new(2, batch_size, n_observations)  # s, s'
+        self._pairs = new(2, batch_size, n_inputs)  # (s, a), (s', mu'(s'))
+        self._now, self._next = self._observations
+        self._pair = self._pairs[0]
+        self._pair_observations = self._pairs[:, :, :n_observations]
+        self._action, self._next_action = self._pairs[:, :, n_observations:]
+        self._action_weights = self._networks[1][0][0][0][:, n_observations:]
+        self._y, self._bootstrap = new(2, batch_size, 1)
+        self._ones, self._loss = th.ones_like(self._y.t()), new(1, 1)
+        self._actor_loss, self._critic_loss = self._losses.unsqueeze(1)
+
+    def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
+        """
+        Critic, actor, targets.
+
+        :param batch: A minibatch
+        :param gamma: The discount, where the batch does not have its own
+        :param tau: The soft update coefficient
+        """
+        n = len(batch.rewards)
+        if n != self._batch_size:
+            self._allocate(n)
+        actor, critic = self._actor, self._critic
+        self._now.copy_(batch.observations.view_as(self._now))
+        self._next.copy_(batch.next_observations.view_as(self._next))
+        self._pair_observations.copy_(self._observations)
+        self._action.copy_(batch.actions)
+
+        # y = r + g (1 - d) Q'(s', mu'(s')), with mu(s) and Q(s, a) on the way
+        actor.forward_both(self._observations)
+        self._next_action.copy_(actor.target_output)
+        critic.forward_both(self._pairs)
+        self._bootstrap.copy_(batch.dones).neg_().add_(1).mul_(gamma if batch.discounts is None else batch.discounts)
+        self._y.copy_(batch.rewards).addcmul_(self._bootstrap, critic.target_output)
+
+        # L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n
+        delta = critic.delta
+        th.sub(critic.online_output, self._y, out=delta)
+        self._critic_loss.add_(th.mm(delta.t(), delta, out=self._loss), alpha=1 / n)
+        delta.mul_(2 / n)
+        critic.backward(self._pair)
+        self._adams[1].step()
+
+        # L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, and on to dL / da through the critic's first layer
+        self._action.copy_(actor.online_output)
+        critic.forward(self._pair)
+        self._actor_loss.sub_(th.mm(self._ones, critic.online_output, out=self._loss), alpha=1 / n)
+        delta.fill_(-1 / n)
+        th.mm(critic.backward(None), self._action_weights, out=actor.delta)
+        actor.backward(self._now)
+        self._adams[0].step()
+
+        # theta' <- tau theta + (1 - tau) theta'
+        self._target.lerp_(self._online, tau)
+
+
+def _aligned(n: int) -> int:
+    return -(-n // _ALIGNMENT) * _ALIGNMENT

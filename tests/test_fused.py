@@ -1,0 +1,326 @@
+"""The closed form is autograd's gradient step: for random networks, over many steps, across save, load and edits."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.td3.policies import TD3Policy
+from torch import nn
+
+from sb3_ddpg_ext import CustomDDPG, MlpPolicy
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
+from sb3_ddpg_ext.fused import FusedUpdate, why_not
+
+ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
+ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
+GAMMA, TAU = 0.97, 0.1
+
+
+def make_policy(n_obs: int, n_actions: int, dtype: th.dtype = th.float64, **kwargs: Any) -> MlpPolicy:
+    bounds = spaces.Box(-1, 1, (n_actions,))
+    policy = MlpPolicy(spaces.Box(-1, 1, (n_obs,)), bounds, lambda _: 1e-2, **kwargs).to(dtype)
+    with th.no_grad():  # targets of their own, so that it matters which network is asked
+        for target in (policy.actor_target, policy.critic_target):
+            for param in target.parameters():
+                param.add_(0.1 * th.randn_like(param))
+    return policy
+
+
+def make_batch(policy: MlpPolicy, n: int, discounts: bool) -> ReplayBufferSamples:
+    dtype = next(policy.parameters()).dtype
+    n_obs, n_actions = policy.observation_space.shape[0], policy.action_space.shape[0]
+    return ReplayBufferSamples(
+        th.randn(n, n_obs, dtype=dtype),
+        th.rand(n, n_actions, dtype=dtype) * 2 - 1,
+        th.randn(n, n_obs, dtype=dtype),
+        (th.rand(n, 1) < 0.3).to(dtype),
+        th.randn(n, 1, dtype=dtype),
+        th.rand(n, 1, dtype=dtype) if discounts else None,
+    )
+
+
+def autograd_step(policy: MlpPolicy, batch: ReplayBufferSamples) -> list[float]:
+    """The reference: the equations, differentiated by PyTorch."""
+
+    def q(network: Any) -> Any:
+        return lambda s, a: (network.q_networks[0](th.cat([s, a], dim=1)),)
+
+    discounts = GAMMA if batch.discounts is None else batch.discounts
+    target = td_target(
+        batch.rewards, batch.dones, discounts, batch.next_observations, policy.actor_target.mu, q(policy.critic_target)
+    )
+    losses = []
+    for network, loss in (
+        (policy.critic, lambda: critic_loss(q(policy.critic)(batch.observations, batch.actions), target)),
+        (policy.actor, lambda: actor_loss(batch.observations, policy.actor.mu, lambda s, a: q(policy.critic)(s, a)[0])),
+    ):
+        network.optimizer.zero_grad()
+        value = loss()
+        value.backward(inputs=list(network.parameters()))
+        network.optimizer.step()
+        losses.insert(0, value.item())
+    soft_update(policy.critic.parameters(), policy.critic_target.parameters(), TAU)
+    soft_update(policy.actor.parameters(), policy.actor_target.parameters(), TAU)
+    return losses
+
+
+def twin(policy: MlpPolicy) -> MlpPolicy:
+    """A policy with the same weights, and optimizers of its own."""
+    dtype = next(policy.parameters()).dtype
+    other = type(policy)(**policy._get_constructor_parameters()).to(dtype)
+    other.load_state_dict(policy.state_dict())
+    for name in ("actor", "critic"):
+        optimizer = getattr(policy, name).optimizer
+        getattr(other, name).optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return other
+
+
+def assert_close(ours: Any, theirs: Any, tolerance: float) -> None:
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert (a - b).norm() <= tolerance * b.norm() + tolerance * 1e-3, name
+    for network in ("actor", "critic"):
+        a, b = (getattr(policy, network).optimizer.state_dict()["state"] for policy in (ours, theirs))
+        assert a.keys() == b.keys()
+        for i in a:
+            assert a[i]["step"] == b[i]["step"]
+            for moment in ("exp_avg", "exp_avg_sq"):
+                assert (a[i][moment] - b[i][moment]).norm() <= 10 * tolerance * b[i][moment].norm() + tolerance * 1e-3
+
+
+widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    pi=widths,
+    qf=widths,
+    n_obs=st.integers(1, 5),
+    n_actions=st.integers(1, 3),
+    n=st.integers(1, 7),
+    activation=st.sampled_from([*ACTIVATIONS, *ODD_ACTIVATIONS]),
+    discounts=st.booleans(),
+    betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+    precision=st.sampled_from([(th.float32, 1e-6), (th.float64, 1e-12)]),
+)
+@settings(max_examples=150, deadline=None)
+def test_one_step_is_autograds(
+    seed: int,
+    pi: list[int],
+    qf: list[int],
+    n_obs: int,
+    n_actions: int,
+    n: int,
+    activation: Any,
+    discounts: bool,
+    betas: tuple[float, float],
+    weight_decay: float,
+    precision: tuple[th.dtype, float],
+) -> None:
+    dtype, tolerance = precision
+    th.manual_seed(seed)
+    ours = make_policy(
+        n_obs,
+        n_actions,
+        dtype,
+        net_arch={"pi": pi, "qf": qf},
+        activation_fn=activation,
+        # Adam divides by the gradient's size: its eps decides how much of a rounding error comes through
+        optimizer_kwargs={"betas": betas, "weight_decay": weight_decay, "eps": 1e-2},
+    )
+    theirs = twin(ours)
+    batch = make_batch(ours, n, discounts)
+    fused = FusedUpdate(ours)
+    fused.step(batch, GAMMA, TAU)
+    losses = autograd_step(theirs, batch)
+    assert_close(ours, theirs, tolerance)
+    assert fused.take_losses().view(-1).tolist() == pytest.approx(losses, rel=10 * tolerance, abs=10 * tolerance)
+    assert fused.take_losses().view(-1).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module]) -> None:
+    th.manual_seed(0)
+    ours = make_policy(3, 2, net_arch=[16, 8], activation_fn=activation)
+    theirs, fused = twin(ours), FusedUpdate(ours)
+    for i in range(200):
+        batch = make_batch(ours, (8, 16, 5)[i // 70], discounts=i % 2 == 0)
+        fused.step(batch, GAMMA, TAU)
+        autograd_step(theirs, batch)
+    assert_close(ours, theirs, 1e-8)
+
+
+def test_no_allocation() -> None:
+    policy = make_policy(3, 1, th.float32, net_arch=[32, 32])
+    fused, batch = FusedUpdate(policy), make_batch(policy, 16, discounts=False)
+    fused.step(batch, GAMMA, TAU)
+    with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        for _ in range(10):
+            fused.step(batch, GAMMA, TAU)
+    allocated = {event.key: event.self_cpu_memory_usage for event in profile.key_averages()}
+    # Numbers of a few bytes that PyTorch wraps scalars in; the smallest buffer of the batch has 64 bytes
+    assert sum(max(size, 0) for size in allocated.values()) < 10 * 64, allocated
+
+
+# --- In the algorithm ---
+
+SMALL: dict[str, Any] = {"learning_starts": 20, "batch_size": 8, "buffer_size": 500, "seed": 0, "device": "cpu"}
+
+
+def model(fused: Any, env: Any = "Pendulum-v1", net_arch: Any = (16, 16), **kwargs: Any) -> CustomDDPG:
+    policy_kwargs = {"net_arch": list(net_arch), **kwargs.pop("policy_kwargs", {})}
+    return CustomDDPG(
+        kwargs.pop("policy", "MlpPolicy"), env, policy_kwargs=policy_kwargs, fused=fused, **{**SMALL, **kwargs}
+    )
+
+
+def weights(trained: CustomDDPG) -> dict[str, np.ndarray]:
+    return {name: param.numpy().copy() for name, param in trained.policy.state_dict().items()}
+
+
+def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -> None:
+    for name, value in weights(theirs).items():
+        np.testing.assert_allclose(weights(ours)[name], value, atol=tolerance, err_msg=name)
+    assert ours._n_updates == theirs._n_updates > 0
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"n_steps": 3},
+        {"learning_rate": LinearSchedule(3e-3, 0, 1)},
+        {"train_freq": 4, "gradient_steps": 3},
+        {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
+        {"env": gym.make("MountainCarContinuous-v0")},
+    ],
+)
+def test_both_paths_learn_the_same(kwargs: dict[str, Any]) -> None:
+    ours, theirs = (model(fused, **kwargs).learn(80) for fused in (True, False))
+    assert_same(ours, theirs)
+    for key in ("train/actor_loss", "train/critic_loss"):
+        assert ours.logger.name_to_value[key] == pytest.approx(theirs.logger.name_to_value[key], rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_saved_by_one_path_goes_on_with_the_other(first: bool, tmp_path: Path) -> None:
+    model(first).learn(60).save(tmp_path / "model")
+
+    def go_on(fused: bool) -> CustomDDPG:
+        loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"), fused=fused)
+        assert (loaded._fused_update is not None) is fused
+        return loaded.learn(60, reset_num_timesteps=False)
+
+    ours, theirs = go_on(True), go_on(False)
+    assert_same(ours, theirs)
+    state = ours.critic.optimizer.state_dict()["state"]
+    assert {float(entry["step"]) for entry in state.values()} == {float(ours._n_updates)}
+
+
+def test_edits_of_weights_and_optimizers_are_seen() -> None:
+    def edited(fused: bool) -> CustomDDPG:
+        trained = model(fused).learn(40)
+        with th.no_grad():
+            trained.actor.mu[0].weight.mul_(0.5)  # in place
+            trained.critic.q_networks[0][0].bias.data = th.ones(16)  # another tensor
+        trained.critic.optimizer.load_state_dict(trained.critic.optimizer.state_dict())
+        return trained.learn(40, reset_num_timesteps=False)
+
+    ours, theirs = edited(True), edited(False)
+    assert_same(ours, theirs)
+    assert ours._fused_update is not None
+    assert ours._fused_update.is_current()
+
+
+def test_parameters_that_are_set_are_used(tmp_path: Path) -> None:
+    other, ours = model("auto", seed=5), model(True).learn(40)
+    ours.set_parameters(other.get_parameters())
+    for name, value in weights(other).items():
+        assert np.array_equal(weights(ours)[name], value)
+    ours.learn(30)
+    assert not np.array_equal(weights(ours)["actor.mu.0.weight"], weights(other)["actor.mu.0.weight"])
+    # And the other's parameters are its own
+    assert np.array_equal(weights(other)["actor.mu.0.weight"], weights(model("auto", seed=5))["actor.mu.0.weight"])
+
+
+def test_a_copy_learns_on_its_own() -> None:
+    original = model(True).learn(40)
+    before = weights(original)
+    copied = copy.deepcopy(original)
+    copied.learn(40, reset_num_timesteps=False)
+    for name, value in weights(original).items():
+        assert np.array_equal(value, before[name])
+    assert not np.array_equal(weights(copied)["actor.mu.0.weight"], before["actor.mu.0.weight"])
+
+
+def test_collected_actions_are_predictions_plus_noise() -> None:
+    ours = model(True, env=make_vec_env("Pendulum-v1", n_envs=3), learning_starts=0, action_noise="normal").learn(30)
+    expected, _ = ours.predict(ours._last_obs)
+    noise = copy.deepcopy(ours.action_noise)
+    action, scaled = ours._sample_action(0, noise, 3)
+    drawn = copy.deepcopy(ours.action_noise)()
+    np.testing.assert_allclose(scaled, np.clip(expected / 2 + drawn, -1, 1), atol=1e-6)
+    np.testing.assert_allclose(action, 2 * scaled, atol=1e-6)
+
+
+class OwnPrediction(MlpPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        return -super()._predict(observation, deterministic)
+
+
+UNSUPPORTED = {
+    "n_critics is 2": {"policy_kwargs": {"n_critics": 2}},
+    "optimizer is RMSprop": {"policy_kwargs": {"optimizer_class": th.optim.RMSprop}},
+    "optimizer is AdamW": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
+    "amsgrad": {"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}},
+    "not a plain MLP .* Softplus": {"policy_kwargs": {"activation_fn": nn.Softplus}},
+    "OwnPrediction has a prediction of its own": {"policy": OwnPrediction},
+}
+
+
+@pytest.mark.parametrize(("reason", "kwargs"), UNSUPPORTED.items())
+def test_what_is_not_supported_takes_autograd_or_is_refused(reason: str, kwargs: dict[str, Any]) -> None:
+    trained = model("auto", **copy.deepcopy(kwargs)).learn(30)
+    assert trained._fused_update is None
+    assert trained._n_updates == 10
+    with pytest.raises(ValueError, match=f"fused=True is not possible here: .*{reason}"):
+        model(True, **kwargs)
+
+
+def test_frozen_weights_and_hooks_are_seen_at_the_next_learn() -> None:
+    trained = model("auto").learn(30)
+    trained.actor.mu[0].weight.requires_grad_(False)
+    assert why_not(trained.policy) == "some weights are frozen"
+    before = trained.actor.mu[0].weight.clone()
+    trained.learn(30)
+    assert th.equal(trained.actor.mu[0].weight, before)
+    trained.actor.mu[0].weight.requires_grad_(True)
+    called = []
+    trained.actor.mu[0].register_forward_hook(lambda *_: called.append(1))
+    trained.learn(30)
+    assert called
+
+
+def test_other_policies_of_td3_are_supported() -> None:
+    assert model(True, policy=TD3Policy).learn(30)._n_updates == 10
+
+
+def test_modules_with_modes_still_get_them() -> None:
+    plain = model("auto")
+    assert not plain.policy._has_modes
+    with_dropout = model("auto", policy_kwargs={"activation_fn": lambda: nn.Dropout(0.1)})
+    assert with_dropout.policy._has_modes
+    with_dropout.learn(30)
+    assert with_dropout.policy.actor.training  # the last thing it did was an update
+    with_dropout.predict(np.zeros(3, dtype=np.float32))
+    assert not with_dropout.policy.actor.training
