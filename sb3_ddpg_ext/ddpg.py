@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
+from sb3_ddpg_ext.buffers import RowReplayBuffer
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.fused import FusedUpdate, why_not
 from sb3_ddpg_ext.noise import NoiseProcess, setup_action_noise
@@ -147,6 +148,8 @@ class CustomDDPG(OffPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if self.replay_buffer_class is None and self._can_store_rows():
+            self.replay_buffer_class = RowReplayBuffer
         policy_kwargs = self.policy_kwargs
         # SB3's DDPG gives one critic to TD3's own policy classes too; what is stored and saved stays what was passed
         self.policy_kwargs = {"n_critics": 1, **policy_kwargs}
@@ -162,6 +165,14 @@ class CustomDDPG(OffPolicyAlgorithm):
         )
         self._setup_action_noise()
         self._setup_fused()
+
+    def _can_store_rows(self) -> bool:
+        return (
+            self.fused is not False
+            and not self.optimize_memory_usage
+            and self.n_steps == 1
+            and RowReplayBuffer.supports(self.observation_space, self.action_space)
+        )
 
     def _setup_fused(self) -> None:
         reason = "fused is False" if self.fused is False else why_not(self.policy)
@@ -187,7 +198,7 @@ class CustomDDPG(OffPolicyAlgorithm):
             self._setup_fused()  # weights or optimizers were loaded or moved
         fused = self._fused_update
         # Only these get a gradient in the actor's step, the critic's weights do not (nor do frozen ones)
-        actor_params = [param for param in self.actor.parameters() if param.requires_grad]
+        actor_params = [] if fused else [param for param in self.actor.parameters() if param.requires_grad]
 
         actor_losses, critic_losses = [], []
         for _ in range(gradient_steps):
@@ -284,9 +295,8 @@ class CustomDDPG(OffPolicyAlgorithm):
         if self._fused_update is None or self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         # What `predict` does for flat observations, without its checks at every step
-        observations = th.as_tensor(self._last_obs, dtype=self._fused_update.dtype).view(n_envs, -1)
-        with th.no_grad():
-            scaled_actions = self.actor.mu(observations).numpy().reshape(n_envs, *cast(Any, self.action_space).shape)
+        observations = cast(np.ndarray, self._last_obs).reshape(n_envs, -1)
+        scaled_actions = self._fused_update.act(observations).reshape(n_envs, *cast(Any, self.action_space).shape)
         if action_noise is not None:
             scaled_actions = np.clip(scaled_actions + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled_actions), scaled_actions

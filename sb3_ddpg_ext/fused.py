@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
@@ -304,6 +305,7 @@ class FusedUpdate:
     """
 
     def __init__(self, policy: TD3Policy) -> None:
+        self.policy = policy
         pairs = (
             (policy.actor.mu, policy.actor_target.mu, policy.actor.optimizer),
             (policy.critic.q_networks[0], policy.critic_target.q_networks[0], policy.critic.optimizer),
@@ -339,15 +341,39 @@ class FusedUpdate:
             start = end
         self._pointers = [param.data_ptr() for param in self._params]
         self._online, self._target = self._stacked
+        stacked, _, activations = self._networks[0]
+        self._policy_layers = [
+            (bias[0], weight[0].t(), f)
+            for weight, bias, f in zip(stacked[::2], stacked[1::2], activations, strict=True)
+        ]
         self._batch_size = 0
         self._losses = first.data.new_zeros(2, 1)
         self.dtype = first.dtype
+
+    def __reduce__(self) -> tuple[type["FusedUpdate"], tuple[TD3Policy]]:
+        return FusedUpdate, (self.policy,)  # a copy of the policy gets views of its own
 
     def is_current(self) -> bool:
         """:return: Whether networks and optimizers still are views of ours: moving or loading them replaces them"""
         return [param.data_ptr() for param in self._params] == self._pointers and all(
             adam.is_current() for adam in self._adams
         )
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """
+        What the actor does.
+
+        :param observations: ``[n, n_observations]``
+        :return: ``[n, n_actions]``, in [-1, 1]; a new array
+        """
+        x = th.as_tensor(observations, dtype=self.dtype)
+        for bias, weight, activation in self._policy_layers:
+            z = th.addmm(bias, x, weight)
+            x = th.empty_like(z) if activation is not None and activation.keeps_input else z
+            if activation is not None:
+                activation.forward(z, x)
+        actions: np.ndarray = x.numpy()
+        return actions
 
     def take_losses(self) -> th.Tensor:
         """:return: The sums of the actor's and the critic's losses since the last call, ``[2, 1]``"""

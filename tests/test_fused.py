@@ -1,6 +1,7 @@
 """The closed form is autograd's gradient step: for random networks, over many steps, across save, load and edits."""
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -253,10 +254,12 @@ def test_parameters_that_are_set_are_used(tmp_path: Path) -> None:
     assert np.array_equal(weights(other)["actor.mu.0.weight"], weights(model("auto", seed=5))["actor.mu.0.weight"])
 
 
-def test_a_copy_learns_on_its_own() -> None:
-    original = model(True).learn(40)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda trained: pickle.loads(pickle.dumps(trained))])
+def test_a_copy_learns_on_its_own(duplicate: Any) -> None:
+    original = model(True, env=gym.make("Pendulum-v1")).learn(40)
     before = weights(original)
-    copied = copy.deepcopy(original)
+    copied = duplicate(original)
+    copied.set_env(gym.make("Pendulum-v1"))
     copied.learn(40, reset_num_timesteps=False)
     for name, value in weights(original).items():
         assert np.array_equal(value, before[name])

@@ -1,0 +1,117 @@
+"""Rows are SB3's replay buffer: the same contents, samples, memory and files."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext.buffers import RowReplayBuffer
+
+ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def filled(n_add: int, n_envs: int, shape: tuple[int, ...], size: int = 12, **kwargs: Any) -> list[ReplayBuffer]:
+    """Both buffers with the same random transitions."""
+    observation_space, action_space = spaces.Box(-1, 1, shape), spaces.Box(-1, 1, (2,), dtype=np.float64)
+    buffers = [
+        cls(size * n_envs, observation_space, action_space, "cpu", n_envs, **kwargs)
+        for cls in (RowReplayBuffer, ReplayBuffer)
+    ]
+    rng = np.random.default_rng(0)
+    for _ in range(n_add):
+        obs, next_obs = rng.normal(size=(2, n_envs, *shape)).astype(np.float32)
+        done = rng.random(n_envs) < 0.5
+        infos = [{"TimeLimit.truncated": bool(d and rng.random() < 0.5)} for d in done]
+        for buffer in buffers:
+            buffer.add(
+                obs, next_obs, rng.normal(size=(n_envs, 2)) * 0 + obs.sum(), obs.reshape(n_envs, -1)[:, 0], done, infos
+            )
+    return buffers
+
+
+def sample(buffer: ReplayBuffer, n: int, env: VecNormalize | None = None) -> list[np.ndarray]:
+    np.random.seed(1)  # noqa: NPY002 (SB3's buffers draw from it)
+    return [np.asarray(x) for x in buffer.sample(n, env) if x is not None]
+
+
+def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert a.tobytes() == b.tobytes()
+
+
+@given(
+    n_add=st.integers(1, 30),
+    n_envs=st.integers(1, 3),
+    shape=st.sampled_from([(1,), (3,), (2, 2)]),
+    n=st.integers(1, 20),
+    handle=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_same_contents_and_samples(n_add: int, n_envs: int, shape: tuple[int, ...], n: int, handle: bool) -> None:
+    ours, theirs = filled(n_add, n_envs, shape, handle_timeout_termination=handle)
+    assert_same([getattr(ours, name) for name in ARRAYS], [getattr(theirs, name) for name in ARRAYS])
+    assert_same(sample(ours, n), sample(theirs, n))
+    assert sum(getattr(theirs, name).nbytes for name in ARRAYS) == ours._rows.nbytes
+
+
+def test_samples_stay_what_they_were() -> None:
+    ours, _ = filled(12, 1, (3,))
+    first = ours.sample(4)
+    before = [x.numpy().copy() for x in first if x is not None]
+    ours.sample(4)
+    ours._rows[:] = 0
+    assert_same([np.asarray(x) for x in first if x is not None], before)
+
+
+def test_a_restored_buffer_goes_on() -> None:
+    ours, theirs = filled(20, 2, (3,))
+    restored = pickle.loads(pickle.dumps(ours))
+    assert len(pickle.dumps(ours)) < 1.1 * len(pickle.dumps(theirs)) + 1_000
+    for buffer in (restored, theirs):
+        buffer.add(np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 2)), np.ones(2), np.ones(2), [{}, {}])
+    assert_same(sample(restored, 9), sample(theirs, 9))
+
+
+def test_normalized_samples() -> None:
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    env.obs_rms.mean += 0.5  # type: ignore[union-attr]
+    ours, theirs = filled(12, 1, (3,))
+    assert_same(sample(ours, 5, env), sample(theirs, 5, env))
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(3), spaces.Box(0, 255, (3,), np.uint8), spaces.Box(-1, 1, (3,), np.float64)]
+)
+def test_other_observations_are_refused(space: Any) -> None:
+    with pytest.raises(ValueError, match="take stable_baselines3's ReplayBuffer"):
+        RowReplayBuffer(10, space, spaces.Box(-1, 1, (1,)))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({}, RowReplayBuffer),
+        ({"fused": False}, ReplayBuffer),
+        ({"replay_buffer_class": ReplayBuffer}, ReplayBuffer),
+    ],
+)
+def test_which_buffer_the_algorithm_takes(kwargs: dict[str, Any], expected: type, tmp_path: Path) -> None:
+    model = CustomDDPG("MlpPolicy", "Pendulum-v1", buffer_size=300, learning_starts=20, seed=0, **kwargs).learn(40)
+    assert type(model.replay_buffer) is expected
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert type(model.replay_buffer) is expected
+    model.learn(20, reset_num_timesteps=False)
+    assert model.replay_buffer is not None
+    assert model.replay_buffer.pos == 60
