@@ -87,15 +87,23 @@ def twin(policy: MlpPolicy) -> MlpPolicy:
 
 
 def assert_close(ours: Any, theirs: Any, tolerance: float) -> None:
-    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-        assert (a - b).norm() <= tolerance * b.norm() + tolerance * 1e-3, name
+    """
+    Weights agree within ``tolerance`` relative to the norm of their network. Gradients (and so Adam's moments) are sums
+    over the batch that may cancel: what is left of numbers around 1 has their rounding error.
+    """
+
+    def vector(tensors: Any) -> th.Tensor:
+        return th.cat([tensor.flatten() for tensor in tensors])
+
+    for network in ("actor", "actor_target", "critic", "critic_target"):
+        a, b = (vector(getattr(policy, network).parameters()).detach() for policy in (ours, theirs))
+        assert (a - b).norm() <= tolerance * b.norm(), network
     for network in ("actor", "critic"):
         a, b = (getattr(policy, network).optimizer.state_dict()["state"] for policy in (ours, theirs))
-        assert a.keys() == b.keys()
-        for i in a:
-            assert a[i]["step"] == b[i]["step"]
-            for moment in ("exp_avg", "exp_avg_sq"):
-                assert (a[i][moment] - b[i][moment]).norm() <= 10 * tolerance * b[i][moment].norm() + tolerance * 1e-3
+        assert [entry["step"] for entry in a.values()] == [entry["step"] for entry in b.values()]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            mine, reference = (vector(entry[moment] for entry in state.values()) for state in (a, b))
+            assert (mine - reference).norm() <= 10 * tolerance * reference.norm() + 0.1 * tolerance
 
 
 widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
