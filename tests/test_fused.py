@@ -243,7 +243,8 @@ def test_edits_of_weights_and_optimizers_are_seen() -> None:
             trained.actor.mu[0].weight.mul_(0.5)  # in place
             trained.critic.q_networks[0][0].bias.data = th.ones(16)  # another tensor
         trained.critic.optimizer.load_state_dict(trained.critic.optimizer.state_dict())
-        return trained.learn(40, reset_num_timesteps=False)
+        trained.train(gradient_steps=20, batch_size=8)  # at once, without the setting up of another `learn`
+        return trained.learn(20, reset_num_timesteps=False)
 
     ours, theirs = edited(True), edited(False)
     assert_same(ours, theirs)
