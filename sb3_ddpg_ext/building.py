@@ -83,9 +83,7 @@ def make_env(
         return OffPolicyAlgorithm._wrap_env(env)
     except SettingsError:
         raise
-    except (
-        Exception
-    ) as error:  # unknown, not installed, refuses its arguments: environments and wrappers raise anything
+    except Exception as error:  # unknown, not installed, wrong arguments: environments and wrappers raise anything
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
 
 

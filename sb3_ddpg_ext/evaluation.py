@@ -159,8 +159,8 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         vecnormalize=saved.vecnormalize,
         render_mode="human" if args.render else None,
     )
-    model = saved.load(env, args.device)
     try:
+        model = saved.load(env, args.device)
         result = score(model, env, args.episodes, args.seed, deterministic=not args.stochastic, render=args.render)
     except gym.error.Error as error:  # rendering needs a package
         raise SettingsError(f"environment {saved.env!r}: {one_line(error)}") from error

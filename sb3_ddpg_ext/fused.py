@@ -129,6 +129,8 @@ def why_not(policy: TD3Policy) -> str | None:
         activations = _activations(net)
         if activations is None:
             return f"not a plain MLP with known activations: {' '.join(str(net).split())}"
+    if type(policy.actor.mu[-1]) is not nn.Tanh:
+        return "the actor does not end in Tanh, so that its target's actions would have to be clipped"
     params = [param for network in networks for param in network.parameters()]
     if not all(param.requires_grad for param in params):
         return "some weights are frozen"

@@ -194,10 +194,8 @@ def setup_action_noise(
     if isinstance(action_noise, ProcessActionNoise):
         action_noise.bind(n_envs, action_shape, seed)
     elif isinstance(action_noise, VectorizedActionNoise) and action_noise.n_envs != n_envs:
-        # A model that was saved with another number of environments: SB3 itself crashes here.
-        action_noise = (
-            action_noise.base_noise if n_envs == 1 else VectorizedActionNoise(action_noise.base_noise, n_envs)
-        )
+        # Saved with another number of environments (SB3 crashes here); SB3's `_setup_learn` vectorises it again
+        action_noise = action_noise.base_noise
     elif not (action_noise is None or isinstance(action_noise, ActionNoise)):
         raise TypeError(f"action_noise must be an ActionNoise, a NoiseProcess, a name or None, got {action_noise!r}")
     return action_noise

@@ -391,7 +391,7 @@ def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kw
     Play episodes.
 
     :param model: The policy to be asked, deterministically unless ``kwargs`` say otherwise
-    :param env: where; VecNormalize must not be in training
+    :param env: Where; VecNormalize must not be in training
     :param episodes: How many, over all environments of ``env``
     :param seed: Seed of the first environment, the others' follow
     :param kwargs: Further arguments of SB3's ``evaluate_policy``

@@ -290,7 +290,17 @@ class OwnPrediction(MlpPolicy):
         return -super()._predict(observation, deterministic)
 
 
+class Unsquashed(MlpPolicy):
+    """Its actor leaves [-1, 1], where `td_target` clips and the closed form would not."""
+
+    def make_actor(self, features_extractor: Any = None) -> Any:
+        actor = super().make_actor(features_extractor)
+        actor.mu = actor.mu[:-1]
+        return actor
+
+
 UNSUPPORTED = {
+    "the actor does not end in Tanh": {"policy": Unsquashed},
     "n_critics is 2": {"policy_kwargs": {"n_critics": 2}},
     "optimizer is RMSprop": {"policy_kwargs": {"optimizer_class": th.optim.RMSprop}},
     "optimizer is AdamW": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
