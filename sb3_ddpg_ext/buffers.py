@@ -1,11 +1,11 @@
-"""SB3's replay buffer with each transition in one row, so that a minibatch is one gather instead of five."""
+"""SB3's replay buffers with each transition in one row, so that a minibatch is one gather instead of five to eight."""
 
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -28,9 +28,9 @@ class RowReplayBuffer(ReplayBuffer):
                 "take stable_baselines3's ReplayBuffer"
             )
         n_observations, n_actions = self.observations[0, 0].size, self.action_dim
-        # observation, next observation, action, reward, done, timeout
-        self._splits = np.cumsum([n_observations, n_observations, n_actions, 1, 1]).tolist()
-        self._rows = np.zeros((self.buffer_size, self.n_envs, self._splits[-1] + 1), dtype=np.float32)
+        # observation, action, next observation, reward, done, timeout
+        self._widths = [n_observations, n_actions, n_observations, 1, 1, 1]
+        self._rows = np.zeros((self.buffer_size, self.n_envs, sum(self._widths)), dtype=np.float32)
         self._make_views()
 
     @staticmethod
@@ -48,8 +48,8 @@ class RowReplayBuffer(ReplayBuffer):
         )
 
     def _make_views(self) -> None:
-        observations, next_observations, self.actions, rewards, dones, timeouts = np.split(
-            self._rows, self._splits, axis=2
+        observations, self.actions, next_observations, rewards, dones, timeouts = np.split(
+            self._rows, np.cumsum(self._widths[:-1]), axis=2
         )
         shape = (self.buffer_size, self.n_envs, *self.obs_shape)
         self.observations, self.next_observations = observations.reshape(shape), next_observations.reshape(shape)
@@ -66,16 +66,55 @@ class RowReplayBuffer(ReplayBuffer):
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         if env is not None:
             return super()._get_samples(batch_inds, env)
-        env_indices = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))  # noqa: NPY002 (SB3's generator)
-        rows = self._rows.reshape(-1, self._rows.shape[2]).take(batch_inds * self.n_envs + env_indices, axis=0)
-        observations, next_observations, actions, rewards, dones, timeouts = th.as_tensor(
-            rows, device=self.device
-        ).tensor_split(self._splits, dim=1)
-        shape = (len(rows), *self.obs_shape)
-        return ReplayBufferSamples(
-            observations.reshape(shape),
-            actions,
-            next_observations.reshape(shape),
-            dones * (1 - timeouts),  # a timeout does not end the task
-            rewards,
-        )
+        rows = self._rows.reshape(-1, self._rows.shape[2])
+        return self._samples(rows.take(batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds)), axis=0))
+
+    def _draw_env_indices(self, n: int) -> np.ndarray | int:
+        if self.n_envs == 1:
+            return 0  # there is nothing to draw, and SB3's draw leaves the generator as it is
+        return np.random.randint(0, self.n_envs, size=n)  # noqa: NPY002 (SB3's generator)
+
+    def _samples(self, rows: np.ndarray) -> ReplayBufferSamples:
+        """``[batch, sum(widths)]``, a copy -> its columns."""
+        dones, timeouts = rows[:, -2:].T
+        dones *= 1 - timeouts  # a timeout does not end the task
+        columns = th.as_tensor(rows, device=self.device).split(self._widths, dim=1)
+        observations, actions, next_observations, rewards, terminals, _ = columns
+        if len(self.obs_shape) > 1:
+            observations, next_observations = (
+                x.reshape(-1, *self.obs_shape) for x in (observations, next_observations)
+            )
+        return ReplayBufferSamples(observations, actions, next_observations, terminals, rewards)
+
+
+class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
+    """
+    The same for :class:`NStepReplayBuffer`: n-step returns, up to where the episode ends.
+
+    :param args: As for :class:`ReplayBuffer`
+    :param kwargs: As for :class:`NStepReplayBuffer`
+    :raises ValueError: As for :class:`RowReplayBuffer`
+    """
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        if env is not None:
+            return super()._get_samples(batch_inds, env)
+        n = len(batch_inds)
+        steps = np.arange(self.n_steps)
+        places = (batch_inds[:, None] + steps) % self.buffer_size
+        env_indices = np.broadcast_to(self._draw_env_indices(n), n)
+        rows = self._rows[places, env_indices[:, None]]  # [batch, n_steps, sum(widths)]
+        rewards, dones, timeouts = np.moveaxis(rows[:, :, -3:], 2, 0)
+        # Where the sum ends: with the episode, with the newest transition, or after n steps
+        ends = (dones + timeouts > 0) | (places == (self.pos - 1) % self.buffer_size)
+        ends[:, -1] = True
+        last = ends.argmax(axis=1)
+        discounts = self.gamma ** steps.astype(np.float32)
+        returns = (rewards * discounts * (steps <= last[:, None])).sum(axis=1)
+        # Observation and action of the first transition, everything else of the last one
+        merged = rows[np.arange(n), last]
+        n_first = sum(self._widths[:2])
+        merged[:, :n_first] = rows[:, 0, :n_first]
+        merged[:, -3] = returns
+        discounts_at_end = self.gamma ** (last[:, None] + 1).astype(np.float32)
+        return self._samples(merged)._replace(discounts=th.as_tensor(discounts_at_end, device=self.device))

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
-from sb3_ddpg_ext.buffers import RowReplayBuffer
+from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.fused import FusedUpdate, why_not
 from sb3_ddpg_ext.noise import NoiseProcess, setup_action_noise
@@ -149,11 +149,16 @@ class CustomDDPG(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         if self.replay_buffer_class is None and self._can_store_rows():
-            self.replay_buffer_class = RowReplayBuffer
+            self.replay_buffer_class = RowReplayBuffer if self.n_steps == 1 else RowNStepReplayBuffer
+            if self.n_steps > 1:
+                self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
         policy_kwargs = self.policy_kwargs
         # SB3's DDPG gives one critic to TD3's own policy classes too; what is stored and saved stays what was passed
         self.policy_kwargs = {"n_critics": 1, **policy_kwargs}
-        super()._setup_model()
+        with warnings.catch_warnings():
+            if self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
+                warnings.filterwarnings("ignore", "`n_steps=")  # SB3: ignored. But the buffer is told the same here
+            super()._setup_model()
         self.policy_kwargs = policy_kwargs
 
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
@@ -170,7 +175,6 @@ class CustomDDPG(OffPolicyAlgorithm):
         return (
             self.fused is not False
             and not self.optimize_memory_usage
-            and self.n_steps == 1
             and RowReplayBuffer.supports(self.observation_space, self.action_space)
         )
 
@@ -231,14 +235,14 @@ class CustomDDPG(OffPolicyAlgorithm):
             soft_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
             soft_update(self._running_stats, self._running_stats_target, tau=1.0)
 
-        if fused is None:
-            losses = th.stack([*actor_losses, *critic_losses]).view(2, -1).mean(dim=1)
+        if fused is not None:
+            actor_mean, critic_mean = (total / gradient_steps for total in fused.finish())
         else:
-            losses = fused.take_losses() / gradient_steps
+            actor_mean, critic_mean = th.stack([*actor_losses, *critic_losses]).view(2, -1).mean(dim=1).tolist()
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/actor_loss", losses[0].item())
-        self.logger.record("train/critic_loss", losses[1].item())
+        self.logger.record("train/actor_loss", actor_mean)
+        self.logger.record("train/critic_loss", critic_mean)
 
     def learn(
         self: SelfCustomDDPG,
@@ -298,7 +302,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         observations = cast(np.ndarray, self._last_obs).reshape(n_envs, -1)
         scaled_actions = self._fused_update.act(observations).reshape(n_envs, *cast(Any, self.action_space).shape)
         if action_noise is not None:
-            scaled_actions = np.clip(scaled_actions + action_noise(), -1, 1)
+            scaled_actions = (scaled_actions + action_noise()).clip(-1, 1)
         return self.policy.unscale_action(scaled_actions), scaled_actions
 
     def _store_transition(

@@ -13,6 +13,7 @@ once for a batch size. What else makes it fast:
 The modules, their ``state_dict`` and the optimizers stay what they were: this module only has views of them.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from torch import nn
 
 aten = th.ops.aten
 _ALIGNMENT = 16  # numbers: every parameter begins on a cache line
+_NEGLIGIBLE = 1e-36  # of a gradient; the smallest normal float32 is 1.2e-38
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,13 @@ def _activation(module: nn.Module) -> Activation | None:
     """:return: How to compute a module, None where it is not known here"""
     if type(module) is nn.ReLU:
         return Activation(
-            lambda z, out: th.clamp_min(z, 0, out=out),
+            lambda z, _: z.relu_(),
             lambda grad, h: aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad),
             keeps_input=False,
         )
     if type(module) is nn.Tanh:
         return Activation(
-            lambda z, out: th.tanh(z, out=out),
+            lambda z, _: z.tanh_(),
             lambda grad, h: aten.tanh_backward.grad_input(grad, h, grad_input=grad),
             keeps_input=False,
         )
@@ -156,20 +158,26 @@ class _Adam:
     :param optimizer: Owner of the hyperparameters, and of the state that is saved
     :param flat: ``[n]``, the parameters
     :param grads: ``[n]``, their gradients
+    :param moments: ``[2, n]``, zeros: for the running means of the gradients and of their squares
     :param places: Each parameter, and where it lies in such a vector
     """
 
     def __init__(
-        self, optimizer: th.optim.Optimizer, flat: th.Tensor, grads: th.Tensor, places: list[tuple[nn.Parameter, slice]]
+        self,
+        optimizer: th.optim.Optimizer,
+        flat: th.Tensor,
+        grads: th.Tensor,
+        moments: th.Tensor,
+        places: list[tuple[nn.Parameter, slice]],
     ) -> None:
         self._group = optimizer.param_groups[0]
         self._optimizer, self._flat, self._grads = optimizer, [flat], [grads]
-        means, squares = flat.new_zeros(2, len(flat))
+        means, squares = moments
         self._means, self._squares = [means], [squares]
         # The optimizer saves a step for each parameter; they count up together
         self._steps = th.zeros(len(places))
         self._step = [self._steps[0]]
-        self._state: list[tuple[nn.Parameter, dict[str, th.Tensor]]] = []
+        self._states: list[dict[str, th.Tensor]] = []
         for i, (param, place) in enumerate(places):
             state = {
                 "step": self._steps[i],
@@ -179,12 +187,16 @@ class _Adam:
             for name, value in optimizer.state[param].items():
                 state[name].copy_(value)
             optimizer.state[param] = state
-            self._state.append((param, state))
+            self._states.append(state)
 
     def is_current(self) -> bool:
         """:return: Whether the optimizer still has our state: loading one replaces it, and its hyperparameters"""
-        state = self._optimizer.state
-        return self._optimizer.param_groups[0] is self._group and all(state.get(p) is mine for p, mine in self._state)
+        states = self._optimizer.state.values()
+        return (
+            self._optimizer.param_groups[0] is self._group
+            and len(states) == len(self._states)
+            and all(map(operator.is_, states, self._states))
+        )
 
     def step(self) -> None:
         group = self._group
@@ -316,13 +328,14 @@ class FusedUpdate:
         sizes = [[_aligned(param.numel()) for param in online.parameters()] for online, _, _ in pairs]
         n = sum(map(sum, sizes))
         self._stacked, grads = first.data.new_zeros(2, n), first.data.new_zeros(n)
+        self._means, self._squares = moments = first.data.new_zeros(2, n)
         self._params: list[nn.Parameter] = []
         self._networks: list[tuple[list[th.Tensor], list[th.Tensor], list[Activation | None]]] = []
         self._adams: list[_Adam] = []
         start = 0
         for (online, target, optimizer), network_sizes in zip(pairs, sizes, strict=True):
             end = start + sum(network_sizes)
-            flat, flat_grads = self._stacked[:, start:end], grads[start:end]
+            flat, flat_grads, flat_moments = self._stacked[:, start:end], grads[start:end], moments[:, start:end]
             starts = [sum(network_sizes[:i]) for i in range(len(network_sizes))]
             stacked, param_grads, places = [], [], []
             for begin, param, target_param in zip(starts, online.parameters(), target.parameters(), strict=True):
@@ -339,7 +352,7 @@ class FusedUpdate:
             activations = _activations(online)
             assert activations is not None, "why_not(policy) knows a reason against it"
             self._networks.append((stacked, param_grads, activations))
-            self._adams.append(_Adam(optimizer, flat[0], flat_grads, places))
+            self._adams.append(_Adam(optimizer, flat[0], flat_grads, flat_moments, places))
             start = end
         self._pointers = [param.data_ptr() for param in self._params]
         self._online, self._target = self._stacked
@@ -349,7 +362,8 @@ class FusedUpdate:
             for weight, bias, f in zip(stacked[::2], stacked[1::2], activations, strict=True)
         ]
         self._batch_size = 0
-        self._losses = first.data.new_zeros(2, 1)
+        self._losses = first.data.new_zeros(2)
+        self._actor_loss, self._critic_loss = self._losses.view(2, 1, 1)
         self.dtype = first.dtype
 
     def __reduce__(self) -> tuple[type["FusedUpdate"], tuple[TD3Policy]]:
@@ -361,6 +375,7 @@ class FusedUpdate:
             adam.is_current() for adam in self._adams
         )
 
+    @th.inference_mode()
     def act(self, observations: np.ndarray) -> np.ndarray:
         """
         What the actor does.
@@ -377,11 +392,19 @@ class FusedUpdate:
         actions: np.ndarray = x.numpy()
         return actions
 
-    def take_losses(self) -> th.Tensor:
-        """:return: The sums of the actor's and the critic's losses since the last call, ``[2, 1]``"""
-        losses = self._losses.clone()
+    def finish(self) -> tuple[float, float]:
+        """
+        To be called after some steps.
+
+        :return: The sums of the actor's and the critic's losses since the last call
+        """
+        # The moments of a unit that gets no gradient any more (a dead ReLU) decay into denormal numbers, with which
+        # Adam takes several times as long. What is so far below Adam's epsilon moves no weight.
+        th.hardshrink(self._means, _NEGLIGIBLE, out=self._means)
+        self._squares.clamp_min_(_NEGLIGIBLE)
+        actor_loss, critic_loss = self._losses.tolist()
         self._losses.zero_()
-        return losses
+        return actor_loss, critic_loss
 
     def _allocate(self, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -392,17 +415,17 @@ class FusedUpdate:
         )
         (n_observations, *_), (n_inputs, *_) = (stacked[0].shape[2:] for stacked, _, _ in self._networks)
         new = self._stacked.new_empty
-        self._observations = new(2, batch_size, n_observations)  # s, s'
         self._pairs = new(2, batch_size, n_inputs)  # (s, a), (s', mu'(s'))
-        self._now, self._next = self._observations
         self._pair = self._pairs[0]
-        self._pair_observations = self._pairs[:, :, :n_observations]
+        self._observations = self._pairs[:, :, :n_observations]  # s, s'
+        self._now, self._next = self._observations
         self._action, self._next_action = self._pairs[:, :, n_observations:]
         self._action_weights = self._networks[1][0][0][0][:, n_observations:]
         self._y, self._bootstrap = new(2, batch_size, 1)
-        self._ones, self._loss = th.ones_like(self._y.t()), new(1, 1)
-        self._actor_loss, self._critic_loss = self._losses.unsqueeze(1)
+        self._gamma, self._ones = new(1, 1), new(1, batch_size).fill_(1)
+        self._delta_t = self._critic.delta.t()
 
+    @th.inference_mode()
     def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
         """
         Critic, actor, targets.
@@ -415,22 +438,21 @@ class FusedUpdate:
         if n != self._batch_size:
             self._allocate(n)
         actor, critic = self._actor, self._critic
-        self._now.copy_(batch.observations.view_as(self._now))
-        self._next.copy_(batch.next_observations.view_as(self._next))
-        self._pair_observations.copy_(self._observations)
-        self._action.copy_(batch.actions)
+        th.cat((batch.observations.flatten(1), batch.actions), 1, out=self._pair)
+        self._next.copy_(batch.next_observations.flatten(1))
 
         # y = r + g (1 - d) Q'(s', mu'(s')), with mu(s) and Q(s, a) on the way
         actor.forward_both(self._observations)
         self._next_action.copy_(actor.target_output)
         critic.forward_both(self._pairs)
-        self._bootstrap.copy_(batch.dones).neg_().add_(1).mul_(gamma if batch.discounts is None else batch.discounts)
-        self._y.copy_(batch.rewards).addcmul_(self._bootstrap, critic.target_output)
+        discounts = self._gamma.fill_(gamma) if batch.discounts is None else batch.discounts
+        th.addcmul(discounts, discounts, batch.dones, value=-1, out=self._bootstrap)
+        th.addcmul(batch.rewards, self._bootstrap, critic.target_output, out=self._y)
 
         # L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n
         delta = critic.delta
         th.sub(critic.online_output, self._y, out=delta)
-        self._critic_loss.add_(th.mm(delta.t(), delta, out=self._loss), alpha=1 / n)
+        self._critic_loss.addmm_(self._delta_t, delta, alpha=1 / n)
         delta.mul_(2 / n)
         critic.backward(self._pair)
         self._adams[1].step()
@@ -438,7 +460,7 @@ class FusedUpdate:
         # L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, and on to dL / da through the critic's first layer
         self._action.copy_(actor.online_output)
         critic.forward(self._pair)
-        self._actor_loss.sub_(th.mm(self._ones, critic.online_output, out=self._loss), alpha=1 / n)
+        self._actor_loss.addmm_(self._ones, critic.online_output, alpha=-1 / n)
         delta.fill_(-1 / n)
         th.mm(critic.backward(None), self._action_weights, out=actor.delta)
         actor.backward(self._now)

@@ -14,6 +14,8 @@ from difflib import get_close_matches
 import numpy as np
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
+_DRAWS = 128  # steps for which normal numbers are drawn ahead: a call of a generator costs more than its numbers
+
 
 class NoiseProcess(ABC):
     """
@@ -45,19 +47,28 @@ class NoiseProcess(ABC):
             raise ValueError(f"std has the shape {self.std.shape}, but actions have the shape {action_shape}")
         if not self._generators or seed != self._seed:
             self._seed_sequence, self._seed, self._generators = np.random.SeedSequence(seed), seed, []
+            self._draws, self._n_used = np.empty((_DRAWS, 0, *action_shape)), 0
         elif (n_envs, action_shape) == (len(self._generators), self._action_shape):
             return
-        missing = max(n_envs - len(self._generators), 0)
-        self._generators = self._generators[:n_envs] + [
-            np.random.default_rng(child) for child in self._seed_sequence.spawn(missing)
+        new = [
+            np.random.default_rng(child) for child in self._seed_sequence.spawn(max(n_envs - len(self._generators), 0))
         ]
+        draws = [generator.standard_normal((_DRAWS, 1, *action_shape)) for generator in new]
+        self._generators = self._generators[:n_envs] + new
+        self._draws = np.concatenate([self._draws[:, :n_envs], *draws], axis=1)
         self._action_shape = action_shape
         self._noise = np.zeros((n_envs, *action_shape))
         self.reset(range(n_envs))
 
     def _white(self) -> np.ndarray:
-        """:return: Standard normal draws, ``[n_envs, *action_shape]``"""
-        return np.stack([generator.standard_normal(self._action_shape) for generator in self._generators])
+        """:return: Standard normal draws, ``[n_envs, *action_shape]``; to be read only"""
+        if self._n_used == _DRAWS:
+            for i, generator in enumerate(self._generators):
+                self._draws[:, i] = generator.standard_normal((_DRAWS, *self._action_shape))
+            self._n_used = 0
+        self._n_used += 1
+        draws: np.ndarray = self._draws[self._n_used - 1]
+        return draws
 
     def reset(self, env_indices: Iterable[int]) -> None:  # noqa: B027 (processes without a memory have nothing to do)
         """

@@ -9,23 +9,21 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_ext import CustomDDPG
-from sb3_ddpg_ext.buffers import RowReplayBuffer
+from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
 
 ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 def filled(n_add: int, n_envs: int, shape: tuple[int, ...], size: int = 12, **kwargs: Any) -> list[ReplayBuffer]:
-    """Both buffers with the same random transitions."""
+    """Both buffers with the same random transitions; n-step ones where `n_steps` is given."""
+    classes = (RowNStepReplayBuffer, NStepReplayBuffer) if "n_steps" in kwargs else (RowReplayBuffer, ReplayBuffer)
     observation_space, action_space = spaces.Box(-1, 1, shape), spaces.Box(-1, 1, (2,), dtype=np.float64)
-    buffers = [
-        cls(size * n_envs, observation_space, action_space, "cpu", n_envs, **kwargs)
-        for cls in (RowReplayBuffer, ReplayBuffer)
-    ]
+    buffers = [cls(size * n_envs, observation_space, action_space, "cpu", n_envs, **kwargs) for cls in classes]
     rng = np.random.default_rng(0)
     for _ in range(n_add):
         obs, next_obs = rng.normal(size=(2, n_envs, *shape)).astype(np.float32)
@@ -40,7 +38,8 @@ def filled(n_add: int, n_envs: int, shape: tuple[int, ...], size: int = 12, **kw
 
 def sample(buffer: ReplayBuffer, n: int, env: VecNormalize | None = None) -> list[np.ndarray]:
     np.random.seed(1)  # noqa: NPY002 (SB3's buffers draw from it)
-    return [np.asarray(x) for x in buffer.sample(n, env) if x is not None]
+    samples = [np.asarray(x) for x in buffer.sample(n, env) if x is not None]
+    return [*samples, np.random.random(1)]  # noqa: NPY002 (and leave it in the same state)
 
 
 def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
@@ -65,8 +64,27 @@ def test_same_contents_and_samples(n_add: int, n_envs: int, shape: tuple[int, ..
     assert sum(getattr(theirs, name).nbytes for name in ARRAYS) == ours._rows.nbytes
 
 
-def test_samples_stay_what_they_were() -> None:
-    ours, _ = filled(12, 1, (3,))
+@given(
+    n_add=st.integers(1, 40),
+    n_envs=st.integers(1, 3),
+    shape=st.sampled_from([(1,), (3,), (2, 2)]),
+    n=st.integers(1, 20),
+    n_steps=st.integers(1, 5),
+    gamma=st.sampled_from([0.9, 0.99, 1.0]),
+    handle=st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_same_n_step_samples(
+    n_add: int, n_envs: int, shape: tuple[int, ...], n: int, n_steps: int, gamma: float, handle: bool
+) -> None:
+    ours, theirs = filled(n_add, n_envs, shape, n_steps=n_steps, gamma=gamma, handle_timeout_termination=handle)
+    assert_same(sample(ours, n), sample(theirs, n))
+    assert_same(sample(ours, n), sample(theirs, n))  # neither left a mark
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
+def test_samples_stay_what_they_were(kwargs: dict[str, Any]) -> None:
+    ours, _ = filled(12, 1, (3,), **kwargs)
     first = ours.sample(4)
     before = [x.numpy().copy() for x in first if x is not None]
     ours.sample(4)
@@ -83,10 +101,11 @@ def test_a_restored_buffer_goes_on() -> None:
     assert_same(sample(restored, 9), sample(theirs, 9))
 
 
-def test_normalized_samples() -> None:
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
+def test_normalized_samples(kwargs: dict[str, Any]) -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     env.obs_rms.mean += 0.5  # type: ignore[union-attr]
-    ours, theirs = filled(12, 1, (3,))
+    ours, theirs = filled(12, 1, (3,), **kwargs)
     assert_same(sample(ours, 5, env), sample(theirs, 5, env))
 
 
@@ -104,14 +123,19 @@ def test_other_observations_are_refused(space: Any) -> None:
         ({}, RowReplayBuffer),
         ({"fused": False}, ReplayBuffer),
         ({"replay_buffer_class": ReplayBuffer}, ReplayBuffer),
+        ({"n_steps": 3}, RowNStepReplayBuffer),
+        ({"n_steps": 3, "fused": False}, NStepReplayBuffer),
     ],
 )
 def test_which_buffer_the_algorithm_takes(kwargs: dict[str, Any], expected: type, tmp_path: Path) -> None:
     model = CustomDDPG("MlpPolicy", "Pendulum-v1", buffer_size=300, learning_starts=20, seed=0, **kwargs).learn(40)
     assert type(model.replay_buffer) is expected
     model.save_replay_buffer(tmp_path / "buffer")
+    model.save(tmp_path / "model")
+    model = CustomDDPG.load(tmp_path / "model", env=model.get_env())
     model.load_replay_buffer(tmp_path / "buffer")
     assert type(model.replay_buffer) is expected
+    assert getattr(model.replay_buffer, "n_steps", 1) == model.n_steps
     model.learn(20, reset_num_timesteps=False)
     assert model.replay_buffer is not None
     assert model.replay_buffer.pos == 60

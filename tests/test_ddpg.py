@@ -236,6 +236,7 @@ def test_vec_normalize_frame_stack_and_time_feature() -> None:
     assert model._n_updates == 40
 
 
+@pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer will be truncated")
 def test_her_learns_on_after_its_buffer_is_loaded(tmp_path: Path) -> None:
     env = BitFlippingEnv(n_bits=3, continuous=True)
     kwargs = {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer, "learning_starts": 50}

@@ -1,6 +1,7 @@
 """The closed form is autograd's gradient step: for random networks, over many steps, across save, load and edits."""
 
 import copy
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,8 @@ def test_one_step_is_autograds(
     fused.step(batch, GAMMA, TAU)
     losses = autograd_step(theirs, batch)
     assert_close(ours, theirs, tolerance)
-    assert fused.take_losses().view(-1).tolist() == pytest.approx(losses, rel=10 * tolerance, abs=10 * tolerance)
-    assert fused.take_losses().view(-1).tolist() == [0, 0]
+    assert fused.finish() == pytest.approx(tuple(losses), rel=10 * tolerance, abs=10 * tolerance)
+    assert fused.finish() == (0, 0)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -179,6 +180,35 @@ def test_no_allocation() -> None:
     allocated = {event.key: event.self_cpu_memory_usage for event in profile.key_averages()}
     # Numbers of a few bytes that PyTorch wraps scalars in; the smallest buffer of the batch has 64 bytes
     assert sum(max(size, 0) for size in allocated.values()) < 10 * 64, allocated
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_over_50_000_updates() -> None:
+    trained = model(True, net_arch=[8, 8], buffer_size=1_000).learn(200)
+    trained.train(5_000, 8)
+    before = resident_bytes()
+    for _ in range(50):
+        trained.train(1_000, 8)
+    # 16 bytes an update would be 800 kB
+    assert resident_bytes() - before < 500_000
+
+
+def test_dead_units_leave_no_denormal_moments() -> None:
+    trained = model(True).learn(100)
+    with th.no_grad():
+        for network in (trained.actor.mu, trained.critic.q_networks[0]):
+            network[0].bias.fill_(-1e6)  # none of the first layer's ReLUs will ever be active
+    for _ in range(40):
+        trained.train(50, 8)
+    for network in (trained.actor, trained.critic):
+        for state in network.optimizer.state.values():
+            for moment in (state["exp_avg"], state["exp_avg_sq"]):
+                assert not ((moment != 0) & (moment.abs() < th.finfo(th.float32).tiny)).any()
+    assert (trained.actor.optimizer.state[trained.actor.mu[0].weight]["exp_avg"] == 0).all()
 
 
 # --- In the algorithm ---
@@ -244,6 +274,10 @@ def test_edits_of_weights_and_optimizers_are_seen() -> None:
             trained.critic.q_networks[0][0].bias.data = th.ones(16)  # another tensor
         trained.critic.optimizer.load_state_dict(trained.critic.optimizer.state_dict())
         trained.train(gradient_steps=20, batch_size=8)  # at once, without the setting up of another `learn`
+        state = trained.actor.optimizer.state
+        for param, entry in state.items():  # begin anew
+            state[param] = {name: th.zeros_like(value) for name, value in entry.items()}
+        trained.train(gradient_steps=20, batch_size=8)
         return trained.learn(20, reset_num_timesteps=False)
 
     ours, theirs = edited(True), edited(False)

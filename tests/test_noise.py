@@ -101,6 +101,22 @@ def test_an_environments_stream_does_not_depend_on_the_others(make: Callable[[fl
     assert np.array_equal(alone[:, 0], among[:, 0])
 
 
+def test_every_number_of_the_stream_is_used_once() -> None:
+    process = bound(GaussianNoise(1.0), 1, (2,))
+    (child,) = np.random.SeedSequence(0).spawn(1)
+    assert np.array_equal(draw(process, 300)[:, 0], np.random.default_rng(child).standard_normal((300, 2)))
+
+
+@pytest.mark.parametrize("n", [5, 128, 200])
+def test_streams_go_on_when_environments_come_and_go(n: int) -> None:
+    whole, resized = bound(GaussianNoise(0.2), 3, (2,)), bound(GaussianNoise(0.2), 3, (2,))
+    draw(whole, n), draw(resized, n)
+    resized.bind(2, (2,), 0)
+    assert np.array_equal(draw(whole, 200)[:, :2], draw(resized, 200))
+    resized.bind(4, (2,), 0)
+    assert np.array_equal(draw(whole, 200)[:, :2], draw(resized, 200)[:, :2])
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_pickled_process_goes_on_where_it_was(make: Callable[[float], NoiseProcess]) -> None:
     process = bound(make(0.2), 2)
