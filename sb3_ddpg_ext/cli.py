@@ -1,4 +1,4 @@
-"""The command line ``sb3-ddpg train`` and ``evaluate``: arguments in, some lines of result or one of error out."""
+"""The command line ``sb3-ddpg``: arguments in, some lines of result or one of error out."""
 
 import sys
 from collections.abc import Sequence
@@ -8,12 +8,15 @@ from typing import Annotated, Any
 import tyro
 
 from sb3_ddpg_ext import report
+from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.settings import SettingsError
 from sb3_ddpg_ext.training import TrainArgs, atomic, train
 
 Command = (
-    Annotated[TrainArgs, tyro.conf.subcommand("train")] | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
+    Annotated[TrainArgs, tyro.conf.subcommand("train")]
+    | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
+    | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
 )
 
 
@@ -26,7 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command = tyro.cli(Command, prog="sb3-ddpg", args=argv, description="DDPG for Stable-Baselines3.")
     try:
-        return _train(command) if isinstance(command, TrainArgs) else _evaluate(command)
+        match command:
+            case TrainArgs():
+                return _train(command)
+            case EvaluateArgs():
+                return _evaluate(command)
+            case BenchmarkArgs():
+                return _benchmark(command)
     except (SettingsError, FloatingPointError, OSError) as error:  # the last: a full disk, say
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,6 +65,12 @@ def _evaluate(args: EvaluateArgs) -> int:
     print(f"{result['model']}: {_score(result)}")
     if args.video is not None:
         print(f"Videos in {args.video}")
+    return 0
+
+
+def _benchmark(args: BenchmarkArgs) -> int:
+    print(table(benchmark(args)))
+    print(f"Written to {args.log_dir}: benchmark.json, benchmark.md, benchmark.png")
     return 0
 
 

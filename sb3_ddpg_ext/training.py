@@ -342,7 +342,7 @@ def _train(args: TrainArgs, settings: Settings, stop: StopOnSignal) -> dict[str,
         "vec_env": args.vec_env,
         "device": str(model.device),
         "threads": th.get_num_threads(),
-        **_versions_and_machine(),
+        **versions_and_machine(),
     }
     with atomic(directory / "result.json") as partial:
         partial.write_text(json.dumps(record, indent=2))
@@ -417,10 +417,19 @@ def _best_evaluation(evaluation: Evaluation) -> dict[str, Any] | None:
     return {"mean": float(means[best]), "step": int(evaluation.evaluations_timesteps[best]), "seed": EVAL_SEED}
 
 
-def _versions_and_machine() -> dict[str, Any]:
+def versions_and_machine() -> dict[str, Any]:
+    """:return: What the figures of a record depend on: ``versions`` of packages, and the ``machine``"""
     versions = {"python": platform.python_version()}
     for package in ("sb3_ddpg_ext", "stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy", "mujoco"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-    machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+    machine = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
     return {"versions": versions, "machine": machine}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):  # Linux tells its name here only
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
