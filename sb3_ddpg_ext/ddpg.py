@@ -180,6 +180,8 @@ class CustomDDPG(OffPolicyAlgorithm):
 
     def _setup_fused(self) -> None:
         reason = "fused is False" if self.fused is False else why_not(self.policy)
+        if self.fused == "auto" and self.device.type != "cpu":
+            reason = "not measured there"
         if self.fused is True and reason is not None:
             raise ValueError(f"fused=True is not possible here: {reason}. fused='auto' takes autograd instead")
         self._fused_update = FusedUpdate(self.policy) if reason is None else None

@@ -1,5 +1,5 @@
 """
-One gradient step of DDPG in closed form, without autograd and without allocation, for plain MLPs on the CPU.
+One gradient step of DDPG in closed form, without autograd and without allocation, for plain MLPs.
 
 The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule and computed into buffers that are made
 once for a batch size. What else makes it fast:
@@ -9,6 +9,9 @@ once for a batch size. What else makes it fast:
   not depend on each other (mu(s) with mu'(s'), then Q(s, a) with Q'(s', mu'(s'))) are one batched product each.
 - The critic's weights get no gradient in the actor's step.
 - Nothing is read back: losses add up in a tensor.
+
+On a CUDA device the step is recorded once as a CUDA graph and replayed from then on. That has not been run on a GPU
+yet, let alone measured: there the closed form is taken only where the caller asks for it.
 
 The modules, their ``state_dict`` and the optimizers stay what they were: this module only has views of them.
 """
@@ -136,8 +139,8 @@ def why_not(policy: TD3Policy) -> str | None:
     params = [param for network in networks for param in network.parameters()]
     if not all(param.requires_grad for param in params):
         return "some weights are frozen"
-    if params[0].device.type != "cpu":
-        return f"the device is {params[0].device}, and the closed form has been measured on the CPU only"
+    if params[0].device.type not in ("cpu", "cuda"):
+        return f"the device is {params[0].device}, not the CPU or a CUDA device"
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in policy.modules()):
         return "modules have hooks"
     for optimizer in (policy.actor.optimizer, policy.critic.optimizer):
@@ -175,12 +178,14 @@ class _Adam:
         means, squares = moments
         self._means, self._squares = [means], [squares]
         # The optimizer saves a step for each parameter; they count up together
-        self._steps = th.zeros(len(places))
-        self._step = [self._steps[0]]
+        self.steps = th.zeros(len(places), device=flat.device)
+        # A recording for a CUDA device keeps plain numbers as they were, so there it is a tensor
+        self._lr: float | th.Tensor = th.zeros((), device=flat.device) if flat.is_cuda else 0.0
+        self._step = [self.steps[0]]
         self._states: list[dict[str, th.Tensor]] = []
         for i, (param, place) in enumerate(places):
             state = {
-                "step": self._steps[i],
+                "step": self.steps[i],
                 "exp_avg": means[place].view_as(param),
                 "exp_avg_sq": squares[place].view_as(param),
             }
@@ -198,9 +203,21 @@ class _Adam:
             and all(map(operator.is_, states, self._states))
         )
 
-    def step(self) -> None:
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """Hyperparameters other than the learning rate: betas, weight decay, eps"""
         group = self._group
-        self._steps.add_(1)
+        return (*map(float, group["betas"]), float(group["weight_decay"]), float(group["eps"]))
+
+    def update_learning_rate(self) -> None:
+        """Take over the optimizer's learning rate, which schedules change."""
+        lr = float(self._group["lr"])
+        self._lr = self._lr.fill_(lr) if isinstance(self._lr, th.Tensor) else lr
+
+    def step(self) -> None:
+        """One step of Adam: everything is a tensor but :attr:`constants`."""
+        beta1, beta2, weight_decay, eps = self.constants
+        self.steps.add_(1)
         th._fused_adam_(
             self._flat,
             self._grads,
@@ -208,11 +225,11 @@ class _Adam:
             self._squares,
             [],
             self._step,
-            lr=float(group["lr"]),
-            beta1=float(group["betas"][0]),
-            beta2=float(group["betas"][1]),
-            weight_decay=float(group["weight_decay"]),
-            eps=float(group["eps"]),
+            lr=self._lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=weight_decay,
+            eps=eps,
             amsgrad=False,
             maximize=False,
         )
@@ -364,7 +381,8 @@ class FusedUpdate:
         self._batch_size = 0
         self._losses = first.data.new_zeros(2)
         self._actor_loss, self._critic_loss = self._losses.view(2, 1, 1)
-        self.dtype = first.dtype
+        self._recorded: tuple[Any, Callable[[], None]] | None = None
+        self._run = self._replay if first.is_cuda else self._compute
 
     def __reduce__(self) -> tuple[type["FusedUpdate"], tuple[TD3Policy]]:
         return FusedUpdate, (self.policy,)  # a copy of the policy gets views of its own
@@ -383,13 +401,13 @@ class FusedUpdate:
         :param observations: ``[n, n_observations]``
         :return: ``[n, n_actions]``, in [-1, 1]; a new array
         """
-        x = th.as_tensor(observations, dtype=self.dtype)
+        x = th.as_tensor(observations, dtype=self._stacked.dtype, device=self._stacked.device)
         for bias, weight, activation in self._policy_layers:
             z = th.addmm(bias, x, weight)
             x = th.empty_like(z) if activation is not None and activation.keeps_input else z
             if activation is not None:
                 activation.forward(z, x)
-        actions: np.ndarray = x.numpy()
+        actions: np.ndarray = x.cpu().numpy()
         return actions
 
     def finish(self) -> tuple[float, float]:
@@ -424,6 +442,7 @@ class FusedUpdate:
         self._y, self._bootstrap = new(2, batch_size, 1)
         self._gamma, self._ones = new(1, 1), new(1, batch_size).fill_(1)
         self._delta_t = self._critic.delta.t()
+        self._recorded = None
 
     @th.inference_mode()
     def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
@@ -437,17 +456,24 @@ class FusedUpdate:
         n = len(batch.rewards)
         if n != self._batch_size:
             self._allocate(n)
-        actor, critic = self._actor, self._critic
         th.cat((batch.observations.flatten(1), batch.actions), 1, out=self._pair)
         self._next.copy_(batch.next_observations.flatten(1))
+        self._y.copy_(batch.rewards)
+        discounts = self._gamma.fill_(gamma) if batch.discounts is None else batch.discounts
+        th.addcmul(discounts, discounts, batch.dones, value=-1, out=self._bootstrap)  # g (1 - d)
+        for adam in self._adams:
+            adam.update_learning_rate()
+        self._run(tau)
+
+    def _compute(self, tau: float) -> None:
+        """The step on the minibatch that lies in the buffers."""
+        n, actor, critic = self._batch_size, self._actor, self._critic
 
         # y = r + g (1 - d) Q'(s', mu'(s')), with mu(s) and Q(s, a) on the way
         actor.forward_both(self._observations)
         self._next_action.copy_(actor.target_output)
         critic.forward_both(self._pairs)
-        discounts = self._gamma.fill_(gamma) if batch.discounts is None else batch.discounts
-        th.addcmul(discounts, discounts, batch.dones, value=-1, out=self._bootstrap)
-        th.addcmul(batch.rewards, self._bootstrap, critic.target_output, out=self._y)
+        self._y.addcmul_(self._bootstrap, critic.target_output)
 
         # L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n
         delta = critic.delta
@@ -468,6 +494,33 @@ class FusedUpdate:
 
         # theta' <- tau theta + (1 - tau) theta'
         self._target.lerp_(self._online, tau)
+
+    def _replay(self, tau: float) -> None:
+        """:meth:`_compute` as a recording, made anew where a number that is no tensor has changed."""
+        constants = (tau, *(adam.constants for adam in self._adams))
+        if self._recorded is None or self._recorded[0] != constants:
+            steps = (adam.steps for adam in self._adams)
+            state = [self._stacked, self._means, self._squares, *steps, self._losses, self._pairs, self._y]
+            before = [tensor.clone() for tensor in state]
+            self._recorded = constants, _record(lambda: self._compute(tau))
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)  # recording took some steps
+        self._recorded[1]()
+
+
+def _record(compute: Callable[[], None]) -> Callable[[], None]:
+    """Record a function's kernels as a CUDA graph. It is run a few times first, so that the libraries are set up."""
+    stream = th.cuda.Stream()
+    stream.wait_stream(th.cuda.current_stream())
+    with th.cuda.stream(stream):
+        for _ in range(3):
+            compute()
+    th.cuda.current_stream().wait_stream(stream)
+    graph = th.cuda.CUDAGraph()
+    with th.cuda.graph(graph):
+        compute()
+    replay: Callable[[], None] = graph.replay
+    return replay
 
 
 def _aligned(n: int) -> int:

@@ -20,6 +20,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
+from sb3_ddpg_ext import fused as module
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.fused import FusedUpdate, why_not
 
@@ -182,6 +183,41 @@ def test_no_allocation() -> None:
     assert sum(max(size, 0) for size in allocated.values()) < 10 * 64, allocated
 
 
+@pytest.mark.parametrize("discounts", [False, True])
+def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bookkeeping around a CUDA graph; in place of the graph a function that is run as often as it would be."""
+    recordings = []
+
+    def record(compute: Any) -> Any:
+        for _ in range(3):
+            compute()
+        recordings.append(compute)
+        return compute
+
+    monkeypatch.setattr(module, "_record", record)
+    th.manual_seed(0)
+    ours = make_policy(3, 2, net_arch=[16, 8])
+    theirs, fused = twin(ours), FusedUpdate(ours)
+    fused._run = fused._replay  # as on a CUDA device
+    for i in range(12):
+        for policy in (ours, theirs):
+            policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule
+            policy.critic.optimizer.param_groups[0]["eps"] = 1e-8 if i < 8 else 1e-2
+        batch = make_batch(ours, 16 if i < 4 else 9, discounts)
+        fused.step(batch, GAMMA, TAU)
+        losses = autograd_step(theirs, batch)
+        assert fused.finish() == pytest.approx(tuple(losses), rel=1e-9)
+    assert_close(ours, theirs, 1e-9)
+    assert len(recordings) == 3  # the first, another batch size, another eps
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graph() -> None:
+    ours, theirs = (model(fused, device="cuda").learn(60) for fused in (True, False))
+    assert ours._fused_update is not None
+    assert_same(ours, theirs, 1e-3)
+
+
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
@@ -224,7 +260,7 @@ def model(fused: Any, env: Any = "Pendulum-v1", net_arch: Any = (16, 16), **kwar
 
 
 def weights(trained: CustomDDPG) -> dict[str, np.ndarray]:
-    return {name: param.numpy().copy() for name, param in trained.policy.state_dict().items()}
+    return {name: param.cpu().numpy().copy() for name, param in trained.policy.state_dict().items()}
 
 
 def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -> None:
