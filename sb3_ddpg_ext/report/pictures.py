@@ -2,13 +2,13 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -110,46 +110,58 @@ def _curve(group: Group, x: Callable[[Evaluations], Array], seed: int) -> tuple[
     return grid, statistics.iqm([returns]), low, high
 
 
-def _intervals(axes: Axes, comparison: Comparison, estimates: Sequence[tuple[str, Estimate]], names: bool) -> None:
-    """One bar for each label: the interval, and a line at the estimate."""
-    for position, (label, estimate) in enumerate(estimates):
-        colour, _ = _style(comparison, label)
-        axes.barh(position, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.45)
-        axes.vlines(estimate.value, position - 0.36, position + 0.36, color=colour, linewidth=3)
-    axes.set_yticks(range(len(estimates)), [_text(label) if names else "" for label, _ in estimates])
-    axes.set_ylim(len(estimates) - 0.4, -0.6)
+def _label_axis(axes: Axes, labels: Sequence[str], names: bool) -> None:
+    """One position for each label from the top, with its name in the first column of a row only."""
+    axes.set_yticks(range(len(labels)), [_text(label) if names else "" for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _intervals(axes: Axes, comparison: Comparison, labels: Sequence[str], estimates: Mapping[str, Estimate]) -> None:
+    """One bar for each label: the interval, and a line at the estimate."""
+    axes.use_sticky_edges = False
+    axes.margins(x=0.06)
+    for position, label in enumerate(labels):
+        if label in estimates:
+            estimate, (colour, _) = estimates[label], _style(comparison, label)
+            axes.vlines(estimate.value, position - 0.36, position + 0.36, color=colour, linewidth=3)
+            if math.isfinite(estimate.low):
+                axes.barh(position, estimate.high - estimate.low, 0.6, estimate.low, color=colour, alpha=0.45)
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _rows(titles: Sequence[str], columns: int, labels: int) -> tuple[Figure, list[tuple[SubFigure, list[Axes]]]]:
-    """A row of panels with a title for each environment."""
-    figure = Figure(figsize=(10.5, len(titles) * (1.15 + 0.34 * labels)), dpi=120, layout="constrained")
+def _rows(titles: Sequence[str], columns: int, labels: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
+    """A row of panels with a title for each environment, with a position for each label in each panel."""
+    figure = Figure(figsize=(10.5, len(titles) * (1.2 + 0.36 * len(labels))), dpi=120, layout="constrained")
     rows = []
     for title, part in zip(titles, figure.subfigures(len(titles), 1, squeeze=False)[:, 0], strict=True):
         part.suptitle(title, fontweight="bold", x=0.01, ha="left", fontsize=11)
-        rows.append((part, list(part.subplots(1, columns, squeeze=False)[0])))
+        panels = list(part.subplots(1, columns, squeeze=False)[0])
+        for axes in panels:
+            _label_axis(axes, labels, names=axes is panels[0])
+        rows.append(panels)
     return figure, rows
 
 
 def _scores(comparison: Comparison, score: str) -> Figure | None:
     rows = comparison.score_rows[score]
-    envs = list(dict.fromkeys(row.env for row in rows))
     if not rows:
         return None
+    envs = list(dict.fromkeys(row.env for row in rows))
+    labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
     titles = [f"{_ALL}, normalised" if env is None else env for env in envs]
-    figure, parts = _rows(titles, len(statistics.METRICS), len({row.label for row in rows}))
-    for env, (_, panels) in zip(envs, parts, strict=True):
-        for column, (metric, axes) in enumerate(zip(statistics.METRICS, panels, strict=True)):
-            estimates = [(r.label, r.estimates[metric]) for r in rows if r.env == env and metric in r.estimates]
-            if not estimates:
+    figure, panels = _rows(titles, len(statistics.METRICS), labels)
+    for env, row_panels in zip(envs, panels, strict=True):
+        for metric, axes in zip(statistics.METRICS, row_panels, strict=True):
+            estimates = {r.label: r.estimates[metric] for r in rows if r.env == env and metric in r.estimates}
+            if estimates:
+                _intervals(axes, comparison, labels, estimates)
+                axes.set_title(f"{metric} (lower is better)" if metric == "optimality gap" else metric, fontsize=9)
+            else:
                 axes.set_axis_off()
-                continue
-            _intervals(axes, comparison, estimates, names=column == 0)
-            lower = metric == "optimality gap"
-            axes.set_title(f"{metric} (normalised; lower is better)" if lower else metric, fontsize=9)
     return figure
 
 
@@ -159,16 +171,17 @@ def _improvement(comparison: Comparison) -> Figure | None:
     if not scores:
         return None
     envs = list(dict.fromkeys(row.env for score in scores for row in rows[score]))
-    labels = [label for label in comparison.labels if label != comparison.baseline]
-    figure, parts = _rows([env or _ALL for env in envs], len(scores), len(labels))
-    for env, (part, panels) in zip(envs, parts, strict=True):
-        for column, (score, axes) in enumerate(zip(scores, panels, strict=True)):
-            estimates = [(row.label, row.probability) for row in rows[score] if row.env == env]
-            _intervals(axes, comparison, estimates, names=column == 0)
+    labels = [label for label in comparison.labels if any(label == row.label for s in scores for row in rows[s])]
+    figure, panels = _rows([env or _ALL for env in envs], len(scores), labels)
+    for env, row_panels in zip(envs, panels, strict=True):
+        for score, axes in zip(scores, row_panels, strict=True):
+            estimates = {row.label: row.probability for row in rows[score] if row.env == env}
+            _intervals(axes, comparison, labels, estimates)
             axes.axvline(0.5, color="gray", linewidth=1)
-            axes.set_xlim(-0.02, 1.02)
+            axes.set_xlim(-0.03, 1.03)
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
             axes.set_title(SCORES[score], fontsize=9)
-        part.supxlabel(f"P(better than {_text(comparison.baseline, 60)})", fontsize=9)
+    figure.supxlabel(f"P(better than {_text(comparison.baseline, 60)})", fontsize=10)
     return figure
 
 
@@ -206,44 +219,35 @@ def _thresholds(comparison: Comparison) -> Figure | None:
     if not rows:
         return None
     thresholds = {row.env: row.threshold for row in rows}
+    labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
     titles = [f"{env}: first evaluation at or above {threshold:g}" for env, threshold in thresholds.items()]
-    figure, parts = _rows(titles, 2, len({row.label for row in rows}))
-    for env, (_, panels) in zip(thresholds, parts, strict=True):
-        labels = [row.label for row in rows if row.env == env]
-        groups = [comparison.groups[env, label] for label in labels]
-        for axes, xlabel, times in zip(
-            panels,
-            ("environment steps", "seconds of training"),
-            ([group.steps_to for group in groups], [group.seconds_to for group in groups]),
-            strict=True,
-        ):
-            _times(axes, comparison, list(zip(labels, times, strict=True)), names=axes is panels[0])
-            axes.set_xlabel(xlabel)
+    figure, panels = _rows(titles, 2, labels)
+    for env, (over_steps, over_seconds) in zip(thresholds, panels, strict=True):
+        groups = {row.label: comparison.groups[env, row.label] for row in rows if row.env == env}
+        _times(over_steps, comparison, labels, {label: group.steps_to for label, group in groups.items()})
+        _times(over_seconds, comparison, labels, {label: group.seconds_to for label, group in groups.items()})
+        over_steps.set_xlabel("environment steps")
+        over_seconds.set_xlabel("seconds of training")
     return figure
 
 
-def _times(axes: Axes, comparison: Comparison, times: Sequence[tuple[str, Array]], names: bool) -> None:
+def _times(axes: Axes, comparison: Comparison, labels: Sequence[str], times: Mapping[str, Array]) -> None:
     """A dot for each run, a line at the median; beyond the dotted line, those that did not get there."""
-    everything = np.concatenate([t for _, t in times])
+    everything = np.concatenate(list(times.values()))
     end = 1.05 * float(everything[np.isfinite(everything)].max(initial=0.0)) or 1.0
-    for position, (label, t) in enumerate(times):
-        colour, _ = _style(comparison, label)
-        spread = position + np.linspace(-0.2, 0.2, len(t)) if len(t) > 1 else np.full(1, float(position))
-        there = np.isfinite(t)
-        axes.plot(t[there], spread[there], "o", color=colour, markersize=5, alpha=0.6)
-        axes.plot(np.full((~there).sum(), 1.05 * end), spread[~there], "x", color=colour, markersize=5)
-        if np.isfinite(np.median(t)):
-            axes.vlines(float(np.median(t)), position - 0.36, position + 0.36, color=colour, linewidth=3)
-        axes.text(1.13 * end, position, f"{there.sum()} of {len(t)}", va="center", fontsize=9)
+    for position, label in enumerate(labels):
+        if label in times:
+            t, (colour, _) = np.sort(times[label]), _style(comparison, label)
+            there = np.isfinite(t)
+            spread = position + 0.2 * np.linspace(-1, 1, len(t)) * (len(t) > 1)
+            axes.plot(t[there], spread[there], "o", color=colour, markersize=5, alpha=0.6)
+            axes.plot(np.full((~there).sum(), 1.05 * end), spread[~there], "x", color=colour, markersize=5)
+            if np.isfinite(np.median(t)):
+                axes.vlines(float(np.median(t)), position - 0.36, position + 0.36, color=colour, linewidth=3)
+            axes.text(1.12 * end, position, f"{there.sum()} of {len(t)}", va="center", fontsize=9)
     axes.axvline(end, color="gray", linewidth=1, linestyle=":")
-    axes.set_xlim(0, 1.28 * end)
-    axes.set_yticks(range(len(times)), [_text(label) if names else "" for label, _ in times])
-    axes.set_ylim(len(times) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= end])
+    axes.set_xlim(0, 1.3 * end)
+    axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
@@ -252,21 +256,21 @@ def _speed(comparison: Comparison) -> Figure | None:
     envs = list(dict.fromkeys(row.env for row in rows if row.env is not None))
     if not envs:
         return None
-    figure, panels = _panels(len(envs), height=0.9 + 0.36 * len(comparison.labels))
-    for env, axes in zip(envs, panels, strict=True):
-        here = [row for row in rows if row.env == env]
-        for position, row in enumerate(here):
-            colour, _ = _style(comparison, row.label)
-            axes.barh(position, row.pace.value, height=0.6, color=colour, alpha=0.75)
-            axes.hlines(position, row.pace.low, row.pace.high, color="black", linewidth=1.5)
-            times = "" if math.isnan(row.speedup.value) else f" ({row.speedup.value:.2f}x)"
-            right = np.nanmax([row.pace.value, row.pace.high])
-            axes.text(right, position, f" {row.pace.value:,.0f}{times}", va="center", fontsize=9)
-        axes.set_yticks(range(len(here)), [_text(row.label) for row in here])
-        axes.set_ylim(len(here) - 0.4, -0.6)
-        axes.set_xlim(0, 1.35 * max(np.nanmax([row.pace.value, row.pace.high]) for row in here))
-        axes.set(title=env, xlabel="environment steps per second of training")
-        axes.grid(visible=False, axis="y")
+    labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
+    figure, panels = _panels(len(envs), height=1.0 + 0.36 * len(labels))
+    for index, (env, axes) in enumerate(zip(envs, panels, strict=True)):
+        _label_axis(axes, labels, names=index % 3 == 0)
+        here = {row.label: row for row in rows if row.env == env}
+        ends = {label: np.nanmax([row.pace.value, row.pace.high]) for label, row in here.items()}
+        for position, label in enumerate(labels):
+            if label in here:
+                pace, speedup = here[label].pace, here[label].speedup.value
+                axes.barh(position, pace.value, height=0.6, color=_style(comparison, label)[0], alpha=0.75)
+                axes.hlines(position, pace.low, pace.high, color="black", linewidth=1.5)
+                times = "" if math.isnan(speedup) else f" ({speedup:.2f}x)"
+                axes.text(ends[label], position, f" {pace.value:,.0f}{times}", va="center", fontsize=9)
+        axes.set_xlim(0, 1.5 * max(ends.values()))
+        axes.set(title=env, xlabel="steps per second of training")
     return figure
 
 

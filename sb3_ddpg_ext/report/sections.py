@@ -52,8 +52,8 @@ def sections(comparison: Comparison) -> tuple[Section, ...]:
     :return: The sections of its report; those that would be empty are left out
     """
     found = (
-        Section("Notes", points=notes(comparison)),
         Section("Summary", content=(_summary(comparison),)),
+        Section("Notes", points=notes(comparison)),
         Section("Learning curves", content=pictures.CURVES),
         *(
             Section(title, _SCORES[score], content=(pictures.INTERVALS[score], _scores(comparison, score)))
@@ -148,7 +148,7 @@ def interval(estimate: Estimate) -> str:
     """
     if math.isnan(estimate.low) or math.isinf(estimate.low):
         return number(estimate.value)
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+    return f"{number(estimate.value)} [{number(estimate.low)},\u00a0{number(estimate.high)}]"
 
 
 def _summary(comparison: Comparison) -> Table:

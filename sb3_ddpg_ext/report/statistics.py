@@ -181,13 +181,15 @@ def mann_whitney(x: Array, y: Array, rng: np.random.Generator) -> float:
     """
     Two-sided Mann-Whitney U test of the hypothesis that X and Y have one distribution. Without ties the p-value is
     exact. With ties it is that of the permutation test of U: all ways to split the runs where these are no more than
-    100,000, otherwise so many at random.
+    100,000, otherwise so many at random. One run proves nothing: then it is 1.
 
     :param x: Scores of X, ``[runs]``
     :param y: Scores of Y, ``[runs]``
     :param rng: For the random splits
     :return: The p-value
     """
+    if min(len(x), len(y)) < 2:
+        return 1.0
     ties = len(np.unique(np.concatenate([x, y]))) < len(x) + len(y)
     method: Any = stats.PermutationMethod(n_resamples=100_000, batch=1_000, rng=rng) if ties else "exact"
     return float(stats.mannwhitneyu(x, y, alternative="two-sided", method=method).pvalue)
@@ -199,9 +201,9 @@ def smallest_p(n: int, m: int) -> float:
 
     :param n: Runs of X
     :param m: Runs of Y
-    :return: ``2 / binomial(n + m, n)``: 0.0079 for 5 and 5
+    :return: ``2 / binomial(n + m, n)``: 0.0079 for 5 and 5; 1 where there is one run
     """
-    return min(1.0, 2 / math.comb(n + m, n))
+    return 2 / math.comb(n + m, n) if min(n, m) > 1 else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
