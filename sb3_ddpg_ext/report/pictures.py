@@ -1,6 +1,7 @@
 """A comparison -> pictures. An algorithm has the same colour and dashes in all of them."""
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -18,8 +20,8 @@ from sb3_ddpg_ext.report.records import Array, Evaluations
 from sb3_ddpg_ext.report.scales import SCALES
 from sb3_ddpg_ext.report.statistics import Estimate
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, but for yellow, which nobody sees on white
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colours, which the colour-blind can tell apart, with grey for yellow, which nobody sees on white
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 _RESAMPLES = 2_000  # for bands, where nobody reads a number
 _ALL = "all environments"
@@ -46,8 +48,13 @@ def _style(comparison: Comparison, label: str) -> tuple[str, Literal["-", "--", 
 
 
 def _text(label: str, width: int = 26) -> str:
-    """A label in lines, and without what matplotlib would take for mathematics."""
-    return "\n".join(textwrap.wrap(label.replace(",", ", "), width)).replace("$", r"\$") or "?"
+    """A label in lines, broken after colons and commas, and without what matplotlib would take for mathematics."""
+    lines = [""]
+    for part in re.findall("[^:,]*[:,]?", label):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(short for line in lines for short in textwrap.wrap(line, width)).replace("$", r"\$")
 
 
 def _legend(figure: Figure, comparison: Comparison, labels: Sequence[str]) -> None:
@@ -57,10 +64,12 @@ def _legend(figure: Figure, comparison: Comparison, labels: Sequence[str]) -> No
     figure.legend(handles, texts, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
 
 
-def _panels(number: int, width: float = 4.4, height: float = 3.3, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    columns = min(number, columns)
+def _panels(number: int, height: float = 3.3) -> tuple[Figure, list[Axes]]:
+    columns = 2 if number == 4 else min(number, 3)
     rows = math.ceil(number / columns)
-    figure = Figure(figsize=(max(width * columns, 6), height * rows + 0.6), dpi=120, layout="constrained")
+    figure = Figure(
+        figsize=(max(4.4 * columns, 6), height * rows + 0.6), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1)
+    )
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[number:]:
         unused.set_axis_off()
@@ -70,6 +79,11 @@ def _panels(number: int, width: float = 4.4, height: float = 3.3, columns: int =
     return figure, axes[:number]
 
 
+def _in_first_column(axes: Axes) -> bool:
+    place = axes.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
 def _curves(comparison: Comparison, x: Callable[[Evaluations], Array], xlabel: str) -> Figure | None:
     """Curves against ``x``, one panel for each environment."""
     drawn = {key: curve for key, group in comparison.groups.items() if (curve := _curve(group, x, comparison.seed))}
@@ -77,18 +91,20 @@ def _curves(comparison: Comparison, x: Callable[[Evaluations], Array], xlabel: s
     if not envs:
         return None
     figure, panels = _panels(len(envs))
+    alpha = min(0.2, 0.8 / len(comparison.labels))
     for env, axes in zip(envs, panels, strict=True):
         for (where, label), (grid, middle, low, high) in drawn.items():
             if where == env:
                 colour, dashes = _style(comparison, label)
                 axes.plot(grid, middle, dashes, color=colour, linewidth=1.8)
-                axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
+                axes.fill_between(grid, low, high, color=colour, alpha=alpha, linewidth=0)
         threshold = SCALES[env].threshold if env in SCALES else None
         if threshold is not None and axes.get_ylim()[0] < threshold < axes.get_ylim()[1]:
             axes.axhline(threshold, color="gray", linewidth=0.8, linestyle=(0, (6, 4)), zorder=0)
         axes.set(title=env, xlabel=xlabel, xlim=(0, None))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panels[0].set_ylabel("return: IQM over runs, 95% interval")
+        if _in_first_column(axes):
+            axes.set_ylabel("return: IQM over runs, 95% interval")
     _legend(figure, comparison, [label for label in comparison.labels if any(label == name for _, name in drawn)])
     return figure
 
@@ -258,8 +274,8 @@ def _speed(comparison: Comparison) -> Figure | None:
         return None
     labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
     figure, panels = _panels(len(envs), height=1.0 + 0.36 * len(labels))
-    for index, (env, axes) in enumerate(zip(envs, panels, strict=True)):
-        _label_axis(axes, labels, names=index % 3 == 0)
+    for env, axes in zip(envs, panels, strict=True):
+        _label_axis(axes, labels, names=_in_first_column(axes))
         here = {row.label: row for row in rows if row.env == env}
         ends = {label: np.nanmax([row.pace.value, row.pace.high]) for label, row in here.items()}
         for position, label in enumerate(labels):
