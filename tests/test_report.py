@@ -236,6 +236,8 @@ def test_the_baseline(log_dir: Path) -> None:
 
 
 def test_others_do_not_change_an_interval(log_dir: Path) -> None:
+    for seed in range(3, 10):
+        save(log_dir, record("ddpg", "Pendulum-v1", seed))
     before = {(row.env, row.label): row for row in comparison_of(log_dir).score_rows["final"]}
     save(log_dir, record("a_new_one", "Pendulum-v1", 0))
     after = {(row.env, row.label): row for row in comparison_of(log_dir).score_rows["final"]}
@@ -282,13 +284,15 @@ def test_shorter_and_longer_runs(log_dir: Path) -> None:
     longer = record("custom_ddpg", "Pendulum-v1", 3, speed=200.0)
     longer["evaluations"] = {key: [*value, value[-1]] for key, value in longer["evaluations"].items()}
     longer["evaluations"]["steps"][-1], longer["evaluations"]["seconds"][-1] = 2_000, 10.0
+    longer["evaluations"]["returns"] = [[-500, -500]] * 10 + [[0, 0]]
     save(log_dir, {**longer, "steps": 2_000, "planned_steps": 2_000})
     comparison = comparison_of(log_dir)
     assert comparison.budgets["Pendulum-v1"] == 1_000
     short, long = (comparison.groups["Pendulum-v1", label] for label in ("ddpg", "custom_ddpg"))
     assert [len(short.scores[score]) for score in SCORES] == [3, 3, 3]
     assert [len(long.scores[score]) for score in SCORES] == [3, 4, 4]
-    assert long.scores["steps"][3] == pytest.approx(-502)  # up to step 1,000
+    assert long.scores["steps"][3] == -500  # up to step 1,000
+    assert long.steps_to[3] == np.inf
     assert (len(short.steps_to), len(long.steps_to), len(short.pace)) == (3, 4, 3)
     said = notes(comparison)
     assert "ddpg/Pendulum-v1_3: 500 steps, where most runs have 1,000. It has a curve but no scores." in said

@@ -216,7 +216,7 @@ def test_mann_whitney_of_scipys_documentation() -> None:
 
 
 def test_mann_whitney_with_ties_by_counting_all_splits() -> None:
-    x, y = np.array([0.0, 1, 1, 2]), np.array([1.0, 2, 3, 3, 3])
+    x, y = np.array([0.0, 0, 0, 1]), np.array([0.0, 1, 1, 1, 2])
     pooled = np.concatenate([x, y])
 
     def u(chosen: Any) -> float:

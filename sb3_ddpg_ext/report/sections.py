@@ -96,10 +96,10 @@ _SCORES = {
 _COMPARED = (
     "P is the probability that a run scores higher than one of the baseline (ties count half); 0.5 is no difference. "
     "An interval that is a single point says that all runs lie on one side, not that this is certain.",
-    "p: two-sided Mann-Whitney U test, exact (with ties in many runs: from 100,000 random splits). Holm: p corrected for all comparisons in the table on the same "
-    "environment; different environments and scores are not corrected for one another. Least: the smallest corrected p "
-    "that the best of these algorithms could have reached with so few runs; where it is above 0.05, no result would "
-    "have been significant.",
+    "p: two-sided Mann-Whitney U test, exact (with ties in many runs: from 100,000 random splits). Holm: p corrected "
+    "for all comparisons in the table on the same environment; different environments and scores are not corrected for "
+    "one another. Least: the smallest corrected p that the best of these algorithms could have reached with so few "
+    "runs; where it is above 0.05, no result would have been significant.",
 )
 _THRESHOLD = (
     "The first evaluation during training whose mean return reached the threshold. It is known to the distance between "
