@@ -42,6 +42,7 @@ def record(label: str, env: str, seed: int, *, steps: int = 1_000, speed: float 
         "error": None,
         "steps": steps,
         "planned_steps": steps,
+        "updates": steps // 2,
         "score": {"returns": [means[-1] - 10, means[-1] + 10], "episodes": 2, "seed": 2_000_000},
         "evaluations": {
             "steps": evaluated.tolist(),
@@ -209,6 +210,7 @@ def test_rows_of_all_environments(log_dir: Path) -> None:
     assert (everything.runs, everything.baseline_runs) == (6, 6)
     speed = comparison.pace_rows[0]
     assert (speed.env, speed.label, speed.speedup.value) == (None, "custom_ddpg", pytest.approx(2))
+    assert speed.updates == 0.5
 
 
 def test_comparisons_with_the_baseline_by_hand(log_dir: Path) -> None:
@@ -236,10 +238,12 @@ def test_the_baseline(log_dir: Path) -> None:
 
 
 def test_others_do_not_change_an_interval(log_dir: Path) -> None:
-    for seed in range(3, 10):
-        save(log_dir, record("ddpg", "Pendulum-v1", seed))
+    for seed, score in enumerate(np.random.default_rng(0).normal(size=7), start=3):
+        final = {"returns": [float(score)], "episodes": 1, "seed": 0}
+        save(log_dir, record("ddpg", "Pendulum-v1", seed, score=final))
     before = {(row.env, row.label): row for row in comparison_of(log_dir).score_rows["final"]}
-    save(log_dir, record("a_new_one", "Pendulum-v1", 0))
+    for seed in range(2):
+        save(log_dir, record("a_new_one", "Pendulum-v1", seed))
     after = {(row.env, row.label): row for row in comparison_of(log_dir).score_rows["final"]}
     assert before.items() <= after.items()
 
@@ -316,6 +320,7 @@ def test_a_seed_counts_once(log_dir: Path) -> None:
         ({"device": "cuda"}, "same device: cuda (1 of a); cpu (6 of custom_ddpg, 6 of ddpg)"),
         ({"versions": {"python": "3.12.0"}}, "same versions: python 3.12.0 (1 of a);"),
         ({"score": {"returns": [1.0], "episodes": 1, "seed": 0}}, "same final episodes: 1 from seed 0 (1 of a);"),
+        ({"updates": 0}, "Pendulum-v1: a did not learn: no run made a single update."),
         ({"evaluations": None}, "a/Pendulum-v1_0: fewer than two evaluations. It has no curve and no areas."),
     ],
 )
@@ -346,6 +351,14 @@ def test_an_environment_nobody_has_a_scale_for(log_dir: Path) -> None:
     assert own.estimates["IQM"].value == -99
     assert comparison.improvement_rows["final"][0].runs == 9  # it needs no scale
     assert any(note.startswith("Own-v0 is not in the normalisation table.") for note in notes(comparison))
+
+
+def test_an_environment_nobody_has_a_threshold_for(tmp_path: Path) -> None:
+    for seed in range(2):
+        save(tmp_path, record("ddpg", "Walker2d-v5", seed))
+    comparison = comparison_of(tmp_path)
+    assert comparison.threshold_rows == ()
+    assert notes(comparison) == ("Walker2d-v5: nobody has set a threshold, so there are no times to it.",)
 
 
 def test_runs_too_unequal_in_speed_have_no_common_time(tmp_path: Path) -> None:

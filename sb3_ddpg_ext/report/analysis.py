@@ -48,6 +48,7 @@ class Group:
     :param steps_to: Steps to the environment's threshold, infinity where it was not reached, ``[runs]``
     :param seconds_to: Seconds of training to it, ``[runs]``
     :param pace: Environment steps per second of training, ``[runs]``
+    :param updates: Gradient steps for each environment step, ``[runs]``
     """
 
     label: str
@@ -57,6 +58,7 @@ class Group:
     steps_to: Array
     seconds_to: Array
     pace: Array
+    updates: Array
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class ThresholdRow:
 class PaceRow:
     """
     Environment steps per second of training (IQM), and how many times the baseline's that is; on all environments
-    (``env`` is None) the geometric mean of these ratios.
+    (``env`` is None) the geometric mean of these ratios. Gradient steps for each environment step (mean).
     """
 
     env: str | None
@@ -111,6 +113,7 @@ class PaceRow:
     runs: int
     pace: Estimate
     speedup: Estimate
+    updates: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +240,8 @@ class Comparison:
                     speedup = Estimate(np.nan)
                     if theirs and label != self.baseline:
                         speedup = self.estimate(statistics.ratio, [*ours, *theirs])
-                    yield PaceRow(env, label, sum(map(len, ours)), pace, speedup)
+                    updates = float(np.mean([self.groups[where, label].updates.mean() for where in envs]))
+                    yield PaceRow(env, label, sum(map(len, ours)), pace, speedup, updates)
 
     def _paces(self, label: str, envs: Sequence[str]) -> list[Array]:
         paces = [self.groups[env, label].pace for env in envs if (env, label) in self.groups]
@@ -298,6 +302,7 @@ def _groups(env: str, runs: Mapping[str, tuple[Run, ...]], budget: int) -> dict[
             np.array([statistics.first_at(e.steps, e.means, threshold or 0) for e in reached]),
             np.array([statistics.first_at(e.seconds, e.means, threshold or 0) for e in reached]),
             np.array([run.steps / run.seconds for run in in_time]),
+            np.array([run.updates / run.steps for run in in_time]),
         )
     return groups
 

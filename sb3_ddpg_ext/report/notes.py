@@ -53,6 +53,8 @@ def _runs(comparison: Comparison, env: str) -> Iterator[str]:
     for label, group in _here(comparison, env).items():
         if len(group.runs) == 1:
             yield f"{env}: {label} has one run, so its intervals are not defined."
+        if not any(run.updates for run in group.runs):
+            yield f"{env}: {label} did not learn: no run made a single update. Does learning start after the last step?"
         if any(run.settings != group.runs[0].settings for run in group.runs):
             yield f"{env}: the runs of {label} were not all made with the same settings."
         for run in group.runs:

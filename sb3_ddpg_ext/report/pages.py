@@ -73,7 +73,7 @@ def _markdown(text: str) -> str:
 
 
 _RUNS = (
-    *("label", "env", "seed", "directory", "status", "reason", "steps", "planned_steps", "final_score"),
+    *("label", "env", "seed", "directory", "status", "reason", "steps", "planned_steps", "updates", "final_score"),
     *("final_episodes", "evaluations", "seconds", "cpu_seconds", "threads", "device"),
 )
 _EVALUATIONS = ("label", "env", "seed", "directory", "status", "step", "mean", "seconds", "cpu_seconds", "episodes")
@@ -84,7 +84,7 @@ def _run_row(run: Run) -> tuple[object, ...]:
     evaluations = 0 if run.evaluations is None else len(run.evaluations.steps)
     times = (run.seconds, run.cpu_seconds) if run.conditions else ("", "")
     return (
-        *(run.label, run.env, run.seed, run.name, run.status, run.reason, run.steps, run.planned_steps),
+        *(run.label, run.env, run.seed, run.name, run.status, run.reason, run.steps, run.planned_steps, run.updates),
         *(*final, evaluations, *times, run.conditions.get("threads", ""), run.conditions.get("device", "")),
     )
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from sb3_ddpg_ext.report import statistics
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group
@@ -55,6 +55,14 @@ def _text(label: str, width: int = 26) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(short for line in lines for short in textwrap.wrap(line, width)).replace("$", r"\$")
+
+
+def _short(value: float, _: float = 0) -> str:
+    """A tick's label: 20k for 20,000"""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def _legend(figure: Figure, comparison: Comparison, labels: Sequence[str]) -> None:
@@ -102,7 +110,7 @@ def _curves(comparison: Comparison, x: Callable[[Evaluations], Array], xlabel: s
         if threshold is not None and axes.get_ylim()[0] < threshold < axes.get_ylim()[1]:
             axes.axhline(threshold, color="gray", linewidth=0.8, linestyle=(0, (6, 4)), zorder=0)
         axes.set(title=env, xlabel=xlabel, xlim=(0, None))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(_short)
         if _in_first_column(axes):
             axes.set_ylabel("return: IQM over runs, 95% interval")
     _legend(figure, comparison, [label for label in comparison.labels if any(label == name for _, name in drawn)])
@@ -263,8 +271,9 @@ def _times(axes: Axes, comparison: Comparison, labels: Sequence[str], times: Map
             axes.text(1.12 * end, position, f"{there.sum()} of {len(t)}", va="center", fontsize=9)
     axes.axvline(end, color="gray", linewidth=1, linestyle=":")
     axes.set_xlim(0, 1.3 * end)
-    axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end])
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    arrived = np.isfinite(everything).any()
+    axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end] if arrived else [])
+    axes.xaxis.set_major_formatter(_short)
 
 
 def _speed(comparison: Comparison) -> Figure | None:

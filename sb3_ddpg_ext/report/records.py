@@ -54,6 +54,7 @@ class Run:
     :param reason: Why it is not finished
     :param steps: Environment steps done
     :param planned_steps: Environment steps asked for
+    :param updates: Gradient steps done
     :param returns: Returns of the last model's fresh episodes, ``[episodes]``
     :param evaluations: The evaluations during the run
     :param seconds: Training time, without that of evaluations
@@ -70,6 +71,7 @@ class Run:
     reason: str = ""
     steps: int = 0
     planned_steps: int = 0
+    updates: int = 0
     returns: Array | None = None
     evaluations: Evaluations | None = None
     seconds: float = np.nan
@@ -137,6 +139,7 @@ def _parse(name: str, record: dict[str, Any]) -> Run:
         reason="stopped before its end" if run.status == "interrupted" else "",
         steps=int(record["steps"]),
         planned_steps=int(record.get("planned_steps", record["steps"])),
+        updates=int(record["updates"]),
         returns=None if score is None else _array(score["returns"], 1),
         evaluations=_evaluations(record.get("evaluations")),
         seconds=float(record["seconds"]["train"]),

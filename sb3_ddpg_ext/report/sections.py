@@ -107,8 +107,8 @@ _THRESHOLD = (
     "median is 'not reached' where half of the runs or more did not.",
 )
 _SPEED = (
-    "Environment steps over wall-clock time of training, evaluations not counted; steps before learning starts, which "
-    "need no updates, are counted.",
+    "Environment steps over wall-clock time of training, evaluations not counted. Whoever does fewer gradient steps "
+    "for an environment step, or starts to learn later, is faster for it: compare the last column.",
 )
 _NORMALISATION = ("A normalised score is 0 for uniformly random actions and 1 for published results of TD3.",)
 _METHOD = (
@@ -241,9 +241,9 @@ def _thresholds(comparison: Comparison) -> Table:
 def _pace(comparison: Comparison) -> Table:
     return Table(
         "IQM over runs and 95% interval; of all environments, the geometric mean of the ratios.",
-        ("environment", "algorithm", "runs", "steps per second", f"times {comparison.baseline}"),
+        ("environment", "algorithm", "runs", "steps per second", f"times {comparison.baseline}", "updates per step"),
         tuple(
-            (row.env or _ALL, row.label, str(row.runs), interval(row.pace), interval(row.speedup))
+            (row.env or _ALL, row.label, str(row.runs), *map(interval, (row.pace, row.speedup)), number(row.updates))
             for row in comparison.pace_rows
         ),
     )
