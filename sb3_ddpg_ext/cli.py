@@ -10,8 +10,9 @@ import tyro
 from sb3_ddpg_ext import report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
+from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import SettingsError
-from sb3_ddpg_ext.training import TrainArgs, atomic, train
+from sb3_ddpg_ext.training import TrainArgs, train
 
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]

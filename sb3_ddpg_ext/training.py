@@ -38,6 +38,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ddpg_ext.building import make_env, make_model, one_line
+from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings
 
 # All algorithms and runs are evaluated on the same episodes; the final ones are not those that chose the best model.
@@ -81,22 +82,6 @@ class TrainArgs:
     """threads of PyTorch on the CPU; its own choice if not given"""
     quiet: bool = False
     """no progress bar, only the result"""
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """
-    Write a file so that it is there whole or not at all: under a temporary name first, then renamed.
-
-    :param path: Where the file is to appear.
-    :return: Where to write it (of the same suffix).
-    """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def require(module: str, extra: str) -> None:

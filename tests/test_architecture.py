@@ -23,8 +23,11 @@ def test_importing_the_package_is_light(module: str) -> None:
 
 
 def test_each_module_has_its_tests() -> None:
-    modules = {p.stem for p in (ROOT / "sb3_ddpg_ext").glob("*.py") if not p.stem.startswith("__")}
-    # The policies' one default is tested with the algorithm, pictures and evaluation with the runs they are made of
-    assert modules - {"policies", "report", "evaluation"} == {
-        p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")
-    } - {"parity", "packaging", "architecture", "readme"}
+    package = ROOT / "sb3_ddpg_ext"
+    modules = {p.stem for p in package.glob("*.py")} | {p.parent.name for p in package.glob("*/__init__.py")}
+    tests = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")}
+    # The policies' one default is tested with the algorithm, evaluation with the runs it is made of
+    assert modules - {"__init__", "__main__", "policies", "evaluation"} == tests - {
+        *("parity", "packaging", "architecture", "readme"),
+        *(p.stem for p in package.glob("*/*.py")),  # parts of a package may have their own
+    }

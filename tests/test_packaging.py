@@ -23,9 +23,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_contents(wheel: Path) -> None:
     assert wheel.name == f"sb3_ddpg_ext-{sb3_ddpg_ext.__version__}-py3-none-any.whl"
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
-    package = {f"sb3_ddpg_ext/{p.name}" for p in (ROOT / "sb3_ddpg_ext").iterdir() if p.is_file()}
+    sources = (p for p in (ROOT / "sb3_ddpg_ext").rglob("*") if p.is_file() and p.suffix != ".pyc")
+    package = {str(p.relative_to(ROOT)) for p in sources}
     settings = {f"sb3_ddpg_ext/hyperparams/{p.name}" for p in (ROOT / "hyperparams").iterdir()}
-    assert "sb3_ddpg_ext/py.typed" in package
+    assert {"sb3_ddpg_ext/py.typed", "sb3_ddpg_ext/report/templates/report.html.j2"} <= package
     assert "sb3_ddpg_ext/hyperparams/custom_ddpg.yml" in settings
     assert names == package | settings
 

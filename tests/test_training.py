@@ -23,7 +23,6 @@ from sb3_ddpg_ext.training import (
     Evaluation,
     StopOnSignal,
     TrainArgs,
-    atomic,
     score,
     train,
 )
@@ -153,21 +152,6 @@ def test_config_of_a_run_trains_again(normalized_run: Path, tmp_path: Path) -> N
 def test_tensorboard(tmp_path: Path) -> None:
     record = run(tmp_path, steps=60, eval_freq=0, eval_episodes=1, tensorboard=True)
     assert list(Path(record["directory"]).glob("tensorboard/CustomDDPG_1/events*"))
-
-
-def test_half_written_files_do_not_replace_whole_ones(tmp_path: Path) -> None:
-    file = tmp_path / "file.txt"
-    file.write_text("whole")
-
-    def write_half() -> None:
-        with atomic(file) as partial:
-            partial.write_text("ha")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert file.read_text() == "whole"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

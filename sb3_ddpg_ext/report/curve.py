@@ -1,4 +1,4 @@
-"""Run directories -> pictures. Reads files only, and never imports torch."""
+"""One run directory -> its learning curve. Needs nothing but matplotlib, so that training can show it."""
 
 from pathlib import Path
 

@@ -1,0 +1,27 @@
+"""Run directories -> statistics, tables and pictures. Reads files only, and imports neither torch nor environments."""
+
+from pathlib import Path
+
+from sb3_ddpg_ext.report.curve import learning_curve
+from sb3_ddpg_ext.settings import SettingsError
+
+__all__ = ["learning_curve", "write_report"]
+
+
+def write_report(log_dir: Path, *, baseline: str | None = None, seed: int = 0) -> Path:
+    """
+    Compare the runs of a directory, whatever state they are in, and write what came out into it: ``report.html`` (one
+    file with everything), ``report.md`` with its pictures ``*.png``, ``runs.csv`` and ``evaluations.csv``.
+
+    :param log_dir: Directory of a comparison, with a directory ``<algorithm>/<environment>_<seed>/`` for each run
+    :param baseline: Label of the algorithm that the others are compared with; ``ddpg`` if there is one, otherwise the
+        first
+    :param seed: Seed of the bootstrap: the same runs and seed give the same files
+    :return: Path of ``report.html``
+    :raises SettingsError: If there are no runs, or no such baseline, or scipy or jinja2 is not installed
+    """
+    try:
+        from sb3_ddpg_ext.report import analysis, pages, records
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"{error.name} is not installed: pip install 'sb3_ddpg_ext[compare]'") from error
+    return pages.write(analysis.compare(records.read_runs(log_dir), baseline, seed), log_dir)

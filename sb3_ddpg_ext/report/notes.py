@@ -1,0 +1,136 @@
+"""What is missing, broken, unequal or left out in a comparison: what the reader has to know about its numbers."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group
+from sb3_ddpg_ext.report.scales import SCALES
+
+_TIMES = "Seconds are not comparable between them."
+_CONSEQUENCES: Mapping[str, str] = {
+    "threads": _TIMES,
+    "device": _TIMES,
+    "machine": _TIMES,
+    "versions": "Some differences may be those of the libraries.",
+    "final episodes": "Their final scores are not of the same episodes.",
+}
+
+
+def notes(comparison: Comparison) -> tuple[str, ...]:
+    """
+    Say what is missing, broken, unequal or left out.
+
+    :param comparison: The comparison
+    :return: A sentence or two for each thing
+    """
+    environments = [
+        note
+        for env in comparison.envs
+        for note in itertools.chain(_runs(comparison, env), _seeds(comparison, env), _evaluations(comparison, env))
+    ]
+    return (*_not_counted(comparison), *environments, *_aggregates(comparison), *_conditions(comparison))
+
+
+def _not_counted(comparison: Comparison) -> Iterator[str]:
+    for run in comparison.runs:
+        if run.status != "finished":
+            yield f"{run.name}: {run.status} ({run.reason}). It is in no statistic."
+    if any(run.status == "failed" for run in comparison.runs):
+        yield "Failed runs have no scores: an algorithm that fails at times is shown by its better runs."
+    counted = {run.name for group in comparison.groups.values() for run in group.runs}
+    for run in comparison.runs:
+        if run.status == "finished" and run.name not in counted:
+            yield f"{run.name}: seed {run.seed} of {run.label} on {run.env} is there twice. This one does not count."
+
+
+def _here(comparison: Comparison, env: str) -> dict[str, Group]:
+    return {label: group for (where, label), group in comparison.groups.items() if where == env}
+
+
+def _runs(comparison: Comparison, env: str) -> Iterator[str]:
+    budget = comparison.budgets[env]
+    for label, group in _here(comparison, env).items():
+        if len(group.runs) == 1:
+            yield f"{env}: {label} has one run, so its intervals are not defined."
+        if not any(run.updates for run in group.runs):
+            yield f"{env}: {label} did not learn: no run made a single update. Does learning start after the last step?"
+        if any(run.settings != group.runs[0].settings for run in group.runs):
+            yield f"{env}: the runs of {label} were not all made with the same settings."
+        for run in group.runs:
+            differs = f"{run.name}: {run.planned_steps:,} steps, where most runs have {budget:,}."
+            if run.planned_steps < budget:
+                yield f"{differs} It has a curve but no scores."
+            elif run.planned_steps > budget:
+                yield f"{differs} It is scored up to there, without a final score."
+            if run.evaluations is None or len(run.evaluations.steps) < 2:
+                yield f"{run.name}: fewer than two evaluations. It has no curve and no areas."
+
+
+def _seeds(comparison: Comparison, env: str) -> Iterator[str]:
+    here = _here(comparison, env)
+    seeds = {run.seed for group in here.values() for run in group.runs}
+    for label in comparison.labels:
+        missing = sorted(seeds - {run.seed for run in here[label].runs} if label in here else seeds)
+        if missing:
+            named = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+            yield (
+                f"{env}: {label} has no finished run with {named}, others have. "
+                "Nothing is paired by seed: its other runs are compared all the same."
+            )
+
+
+def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
+    here = _here(comparison, env)
+    protocols = [
+        (f"{run.evaluations.returns.shape[0]} of {run.evaluations.returns.shape[1]} episodes", label)
+        for label, group in here.items()
+        for run in group.runs
+        if run.evaluations is not None and run.planned_steps == comparison.budgets[env]
+    ]
+    if seen := _differing(protocols):
+        yield (
+            f"{env}: not all runs have the same evaluations: {seen}. "
+            "Fewer of them find a threshold later; of fewer episodes, by luck."
+        )
+    if not any(len(g.scores["seconds"]) for g in here.values()) and any(len(g.scores["steps"]) for g in here.values()):
+        yield f"{env}: the fastest run ended before the slowest was evaluated: areas over seconds are not defined."
+    if env not in SCALES:
+        yield (
+            f"{env} is not in the normalisation table. Scores of all environments together are without it, "
+            "probabilities of improvement, which need no scale, are with it."
+        )
+    elif SCALES[env].threshold is None:
+        yield f"{env}: nobody has set a threshold, so there are no times to it."
+
+
+def _aggregates(comparison: Comparison) -> Iterator[str]:
+    if len(comparison.envs) < 2:
+        return
+    for label in comparison.labels:
+        for score, title in SCORES.items():
+            lacking = [env for env in comparison.envs if not comparison.strata(score, label, [env])]
+            if lacking:
+                yield (
+                    f"{title}: {label} has none on {', '.join(lacking)}, and is left out where environments that it "
+                    "lacks are taken together with others."
+                )
+
+
+def _conditions(comparison: Comparison) -> Iterator[str]:
+    finished = [run for run in comparison.runs if run.status == "finished"]
+    for condition, consequence in _CONSEQUENCES.items():
+        if seen := _differing([(run.conditions[condition], run.label) for run in finished]):
+            yield f"Not all runs have the same {condition}: {seen}. {consequence}"
+
+
+def _differing(values: Sequence[tuple[str, str]]) -> str:
+    """The values and how many runs of which label have each, empty if all have the same."""
+    if len({value for value, _ in values}) < 2:
+        return ""
+    counts: dict[str, Counter[str]] = {}
+    for value, label in values:
+        counts.setdefault(value, Counter())[label] += 1
+    return "; ".join(
+        f"{value} ({', '.join(f'{n} of {label}' for label, n in labels.items())})" for value, labels in counts.items()
+    )

@@ -1,0 +1,105 @@
+"""Sections -> files: one HTML page with everything in it, the same in Markdown beside its pictures, the data as CSV."""
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jinja2
+
+from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.report.analysis import Comparison
+from sb3_ddpg_ext.report.pictures import Picture
+from sb3_ddpg_ext.report.records import Run
+from sb3_ddpg_ext.report.sections import Section, sections
+
+
+def write(comparison: Comparison, directory: Path) -> Path:
+    """
+    Write the report.
+
+    :param comparison: What it is about
+    :param directory: Where to
+    :return: Path of ``report.html``
+    """
+    content = sections(comparison)
+    pictures = _pictures(comparison, content)
+    for name, png in pictures.items():
+        with atomic(directory / f"{name}.png") as partial:
+            partial.write_bytes(png)
+    pages = {
+        "runs.csv": _csv(_RUNS, map(_run_row, comparison.runs)),
+        "evaluations.csv": _csv(_EVALUATIONS, (row for run in comparison.runs for row in _evaluation_rows(run))),
+        "report.md": _render("report.md.j2", comparison, content, pictures),
+        "report.html": _render("report.html.j2", comparison, content, pictures),
+    }
+    for name, page in pages.items():
+        with atomic(directory / name) as partial:
+            partial.write_text(page, encoding="utf-8")
+    return directory / "report.html"
+
+
+def _pictures(comparison: Comparison, content: Sequence[Section]) -> dict[str, bytes]:
+    """The PNG files by name, without those of which there is nothing to be seen."""
+    pictures = {}
+    for picture in (item for section in content for item in section.content if isinstance(item, Picture)):
+        figure = picture.draw(comparison)
+        if figure is not None:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", metadata={"Software": None})
+            pictures[picture.name] = buffer.getvalue()
+    return pictures
+
+
+def _render(template: str, comparison: Comparison, content: Sequence[Section], pictures: dict[str, bytes]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sb3_ddpg_ext.report"),
+        autoescape=template.endswith(".html.j2"),  # labels and error messages are anybody's words
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = _markdown
+    environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    environment.tests["picture"] = lambda item: isinstance(item, Picture)
+    return environment.get_template(template).render(comparison=comparison, sections=content, pictures=pictures)
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is, also in a cell of a table."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+
+
+_RUNS = (
+    *("label", "env", "seed", "directory", "status", "reason", "steps", "planned_steps", "updates", "final_score"),
+    *("final_episodes", "evaluations", "seconds", "cpu_seconds", "threads", "device"),
+)
+_EVALUATIONS = ("label", "env", "seed", "directory", "status", "step", "mean", "seconds", "cpu_seconds", "episodes")
+
+
+def _run_row(run: Run) -> tuple[object, ...]:
+    final = ("", 0) if run.returns is None else (float(run.returns.mean()), len(run.returns))
+    evaluations = 0 if run.evaluations is None else len(run.evaluations.steps)
+    times = (run.seconds, run.cpu_seconds) if run.conditions else ("", "")
+    return (
+        *(run.label, run.env, run.seed, run.name, run.status, run.reason, run.steps, run.planned_steps, run.updates),
+        *(*final, evaluations, *times, run.conditions.get("threads", ""), run.conditions.get("device", "")),
+    )
+
+
+def _evaluation_rows(run: Run) -> Iterable[tuple[object, ...]]:
+    if run.evaluations is not None:
+        e = run.evaluations
+        rows = zip(e.steps.astype(int), e.means, e.seconds, e.cpu_seconds, strict=True)
+        for step, mean, seconds, cpu in rows:
+            yield run.label, run.env, run.seed, run.name, run.status, step, mean, seconds, cpu, e.returns.shape[1]
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

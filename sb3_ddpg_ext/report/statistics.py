@@ -1,0 +1,248 @@
+"""
+Statistics of few runs, after Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice"
+(https://arxiv.org/abs/2108.13264). Pure functions of arrays.
+
+Scores come as *strata*: one array for each environment, with the runs on its last axis, ``[..., runs]``. The axes
+before it are resamples, points of a curve or thresholds, which every function keeps.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Array = npt.NDArray[np.float64]
+Strata = Sequence[Array]
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    A number and its 95% interval.
+
+    :param value: The point estimate
+    :param low: Lower end; NaN where the interval is not defined
+    :param high: Upper end; NaN where the interval is not defined
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def iqm(strata: Strata) -> Array:
+    """
+    Interquartile mean: the mean of the middle half of all runs of all environments. Of n runs, the floor of n/4 are
+    left out at either end, as ``scipy.stats.trim_mean(scores, 0.25)`` and the paper's own code do. Where environments
+    have different numbers of runs, runs are weighted so that each environment has the same weight.
+
+    :param strata: Scores, one array ``[..., runs]`` for each environment
+    :return: ``[...]``
+    """
+    common = math.lcm(*(s.shape[-1] for s in strata))
+    weights = np.concatenate([np.full(s.shape[-1], common // s.shape[-1]) for s in strata])
+    scores = np.concatenate(strata, axis=-1)
+    order = np.argsort(scores, axis=-1)
+    # A run of weight w stands for w equal runs, of which those between the two cuts are kept
+    ends = np.cumsum(weights[order], axis=-1)
+    total = int(weights.sum())
+    cut = total // 4
+    kept = np.clip(ends, cut, total - cut) - np.clip(ends - weights[order], cut, total - cut)
+    result: Array = (kept * np.take_along_axis(scores, order, axis=-1)).sum(axis=-1) / (total - 2 * cut)
+    return result
+
+
+def mean(strata: Strata) -> Array:
+    """
+    Mean over environments of the mean over runs.
+
+    :param strata: Scores, one array ``[..., runs]`` for each environment
+    :return: ``[...]``
+    """
+    result: Array = np.mean([s.mean(axis=-1) for s in strata], axis=0)
+    return result
+
+
+def median(strata: Strata) -> Array:
+    """
+    Of one environment, the median of its runs; of several, the median of their means, as in the paper.
+
+    :param strata: Scores, one array ``[..., runs]`` for each environment
+    :return: ``[...]``
+    """
+    if len(strata) == 1:
+        return np.asarray(np.median(strata[0], axis=-1))
+    return np.asarray(np.median([s.mean(axis=-1) for s in strata], axis=0))
+
+
+def optimality_gap(strata: Strata, gamma: float = 1.0) -> Array:
+    """
+    By how much runs fall short of ``gamma`` on average; what is above it does not make up for it. Lower is better.
+
+    :param strata: Normalised scores, one array ``[..., runs]`` for each environment
+    :param gamma: The score to be reached
+    :return: ``[...]``
+    """
+    return gamma - mean([np.minimum(s, gamma) for s in strata])
+
+
+METRICS: dict[str, Callable[[Strata], Array]] = {
+    "IQM": iqm,
+    "mean": mean,
+    "median": median,
+    "optimality gap": optimality_gap,
+}
+"""The aggregates of the report. The last is of normalised scores only."""
+
+
+def probability_of_improvement(strata: Strata) -> Array:
+    """
+    P(X > Y): the probability that a run of X scores higher than a run of Y, with ties counted half, averaged over
+    environments (section 4.3 of the paper).
+
+    :param strata: Scores of X, one array ``[..., runs]`` for each environment, then those of Y in the same order
+    :return: ``[...]``, from 0 to 1
+    """
+    pairs = [(x[..., :, None], y[..., None, :]) for x, y in _pairs(strata)]
+    result: Array = np.mean([((x > y) + 0.5 * (x == y)).mean(axis=(-2, -1)) for x, y in pairs], axis=0)
+    return result
+
+
+def ratio(strata: Strata) -> Array:
+    """
+    How many times Y's IQM is X's, as the geometric mean over environments.
+
+    :param strata: Positive values of X, one array ``[..., runs]`` for each environment, then those of Y
+    :return: ``[...]``
+    """
+    result: Array = np.exp(np.mean([np.log(iqm([x]) / iqm([y])) for x, y in _pairs(strata)], axis=0))
+    return result
+
+
+def _pairs(strata: Strata) -> Iterator[tuple[Array, Array]]:
+    half = len(strata) // 2
+    return zip(strata[:half], strata[half:], strict=True)
+
+
+def performance_profile(strata: Strata, taus: Array) -> Array:
+    """
+    The fraction of runs with a score above each tau, averaged over environments (score distribution, section 4.2).
+
+    :param strata: Normalised scores, one array ``[..., runs]`` for each environment
+    :param taus: Scores to be surpassed, ``[taus]``
+    :return: ``[taus, ...]``, from 1 to 0
+    """
+    return mean([(s > taus.reshape(-1, *[1] * s.ndim)).astype(np.float64) for s in strata])
+
+
+def bootstrap(
+    statistic: Callable[[list[Array]], Array], strata: Strata, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> tuple[Array, Array]:
+    """
+    Percentile interval of 95% by the stratified bootstrap: each environment's runs are drawn with replacement from its
+    own runs. Few runs show little of their spread: of 5 normally distributed runs, such an interval of the mean holds
+    the true mean in 83 to 84 cases of 100, of 10 runs in about 90.
+
+    :param statistic: From strata ``[..., runs]`` to ``[...]``
+    :param strata: One array ``[..., runs]`` for each environment (and algorithm, where two are compared)
+    :param rng: What draws
+    :param resamples: How often
+    :return: Lower and upper end, ``[...]``; NaN where an array has a single run, whose spread nobody knows
+    """
+    if min(s.shape[-1] for s in strata) < 2:
+        undefined = np.full_like(statistic(list(strata)), np.nan)
+        return undefined, undefined
+    draws = [s[..., rng.integers(s.shape[-1], size=(resamples, s.shape[-1]))] for s in strata]
+    # Order statistics, not values between them: a run that never got there counts as infinity
+    low, high = np.quantile(statistic(draws), [0.025, 0.975], axis=-1, method="inverted_cdf")
+    return low, high
+
+
+def estimate(statistic: Callable[[list[Array]], Array], strata: Strata, rng: np.random.Generator) -> Estimate:
+    """
+    A statistic of the runs there are, with its interval.
+
+    :param statistic: From strata ``[..., runs]`` to ``[...]``
+    :param strata: One array ``[runs]`` for each environment
+    :param rng: For the bootstrap
+    :return: The estimate
+    """
+    low, high = bootstrap(statistic, strata, rng)
+    return Estimate(float(statistic(list(strata))), float(low), float(high))
+
+
+def mann_whitney(x: Array, y: Array, rng: np.random.Generator) -> float:
+    """
+    Two-sided Mann-Whitney U test of the hypothesis that X and Y have one distribution. Without ties the p-value is
+    exact. With ties it is that of the permutation test of U: all ways to split the runs where these are no more than
+    100,000, otherwise so many at random. One run proves nothing: then it is 1.
+
+    :param x: Scores of X, ``[runs]``
+    :param y: Scores of Y, ``[runs]``
+    :param rng: For the random splits
+    :return: The p-value
+    """
+    if min(len(x), len(y)) < 2:
+        return 1.0
+    ties = len(np.unique(np.concatenate([x, y]))) < len(x) + len(y)
+    method: Any = stats.PermutationMethod(n_resamples=100_000, batch=1_000, rng=rng) if ties else "exact"
+    return float(stats.mannwhitneyu(x, y, alternative="two-sided", method=method).pvalue)
+
+
+def smallest_p(n: int, m: int) -> float:
+    """
+    The p-value of that test when all runs of one side are above all of the other: no data can give a smaller one.
+
+    :param n: Runs of X
+    :param m: Runs of Y
+    :return: ``2 / binomial(n + m, n)``: 0.0079 for 5 and 5; 1 where there is one run
+    """
+    return 2 / math.comb(n + m, n) if min(n, m) > 1 else 1.0
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """
+    Adjust p-values for the number of tests (Holm 1979, "A simple sequentially rejective multiple test procedure").
+
+    :param p: The p-values of one family of tests
+    :return: Adjusted p-values, in the same order
+    """
+    adjusted = [0.0] * len(p)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def area(x: Array, y: Array, low: float, high: float) -> float:
+    """
+    Mean height of a curve: the area under it by the trapezoidal rule, divided by its width.
+
+    :param x: Where it is known, ``[points]``, ascending
+    :param y: Its heights, ``[points]``
+    :param low: Left end, within ``x``
+    :param high: Right end, within ``x``, greater than ``low``
+    :return: The mean height
+    """
+    grid = np.concatenate([[low], x[(x > low) & (x < high)], [high]])
+    return float(np.trapezoid(np.interp(grid, x, y), grid) / (high - low))
+
+
+def first_at(x: Array, y: Array, threshold: float) -> float:
+    """
+    Where a curve first reaches a threshold, at one of its points.
+
+    :param x: Its points, ``[points]``, ascending
+    :param y: Its heights, ``[points]``
+    :param threshold: What is to be reached
+    :return: The first x with ``y >= threshold``; infinity if there is none, so that whoever never arrives comes last
+    """
+    reached = np.flatnonzero(y >= threshold)
+    return float(x[reached[0]]) if reached.size else math.inf

@@ -1,0 +1,575 @@
+"""Run directories as they may be found -> the numbers, the notes and the pages. Statistics are in test_statistics."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from sb3_ddpg_ext import report
+from sb3_ddpg_ext.report import pictures, sections, statistics
+from sb3_ddpg_ext.report.analysis import SCORES, Comparison, compare
+from sb3_ddpg_ext.report.notes import notes
+from sb3_ddpg_ext.report.records import read_runs
+from sb3_ddpg_ext.report.scales import SCALES
+from sb3_ddpg_ext.settings import SettingsError
+
+AWKWARD = 'ddpg:a=<b>&"x",b=1|2,c=$_$'
+STEPS = np.arange(100, 1_001, 100)
+
+
+def record(label: str, env: str, seed: int, *, steps: int = 1_000, speed: float = 100.0, **changes: Any) -> Any:
+    """A finished run that climbs from -1,000 towards a level of its own, with 2 episodes for each evaluation."""
+    evaluated = np.array([step for step in STEPS if step <= steps])
+    means = -1_000 + 0.9 * evaluated + seed
+    return {
+        "label": label,
+        "algo": label.split(":")[0],
+        "env": env,
+        "seed": seed,
+        "status": "finished",
+        "error": None,
+        "steps": steps,
+        "planned_steps": steps,
+        "updates": steps // 2,
+        "score": {"returns": [means[-1] - 10, means[-1] + 10], "episodes": 2, "seed": 2_000_000},
+        "evaluations": {
+            "steps": evaluated.tolist(),
+            "seconds": (evaluated / speed).tolist(),
+            "cpu_seconds": (evaluated / speed / 2).tolist(),
+            "returns": np.stack([means - 1, means + 1], axis=1).tolist(),
+        },
+        "seconds": {"train": steps / speed, "evaluate": 1.0, "cpu": steps / speed / 2},
+        "settings": {"n_timesteps": steps},
+        "device": "cpu",
+        "threads": 1,
+        "versions": {"python": "3.11.0", "torch": "2.13.0"},
+        "machine": {"system": "Linux", "cores": 2},
+        **changes,
+    }
+
+
+def save(log_dir: Path, content: Any, directory: str | None = None) -> Path:
+    """Write a record where a comparison would, or into the directory named."""
+    names = "".join(c if c.isalnum() or c in "_-=.," else "_" for c in content["label"])
+    run = log_dir / (directory or f"{names}/{content['env'].split(':')[-1]}_{content['seed']}")
+    run.mkdir(parents=True)
+    (run / "result.json").write_text(json.dumps(content))
+    return run
+
+
+def comparison_of(log_dir: Path, baseline: str | None = None) -> Comparison:
+    return compare(read_runs(log_dir), baseline)
+
+
+def save_all(log_dir: Path, label: str, speed: float = 100.0) -> None:
+    for env in ("Pendulum-v1", "HalfCheetah-v5"):
+        for seed in range(3):
+            save(log_dir, record(label, env, seed, speed=speed))
+
+
+@pytest.fixture
+def log_dir(tmp_path: Path) -> Path:
+    """Two algorithms, two environments, three seeds each, nothing amiss; custom_ddpg is twice as fast."""
+    save_all(tmp_path, "ddpg")
+    save_all(tmp_path, "custom_ddpg", speed=200.0)
+    return tmp_path
+
+
+# --- Reading ---
+
+
+def test_records_are_read(log_dir: Path) -> None:
+    runs = read_runs(log_dir)
+    assert len(runs) == 12
+    run = next(run for run in runs if (run.label, run.env, run.seed) == ("custom_ddpg", "Pendulum-v1", 2))
+    assert (run.name, run.status, run.steps) == ("custom_ddpg/Pendulum-v1_2", "finished", 1_000)
+    assert (run.seconds, run.cpu_seconds) == (5, 2.5)
+    assert run.returns is not None
+    assert run.returns.tolist() == [-108, -88]
+    assert run.evaluations is not None
+    assert run.evaluations.means[:2].tolist() == [-908, -818]
+    assert run.evaluations.seconds[:2].tolist() == [0.5, 1]
+
+
+def test_seeds_are_numbers(tmp_path: Path) -> None:
+    for seed in (10, 9, 2):
+        save(tmp_path, record("ddpg", "Pendulum-v1", seed))
+    assert [run.seed for run in read_runs(tmp_path)] == [2, 9, 10]
+
+
+def drop(key: str) -> Callable[[dict[str, Any]], str]:
+    return lambda r: json.dumps({k: v for k, v in r.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda _: "", "Expecting value"),
+        (lambda r: json.dumps(r)[:100], "result.json cannot be read"),
+        (lambda _: "[1]", "cannot be read"),
+        (drop("seed"), "no 'seed' in it"),
+        (drop("score"), "no 'score' in it"),
+        (lambda r: json.dumps({**r, "steps": float("nan")}), "NaN is not JSON"),
+        (lambda r: json.dumps({**r, "status": "odd"}), "unknown status 'odd'"),
+        (lambda r: json.dumps({**r, "seconds": None}), "cannot be read"),
+        (lambda r: json.dumps({**r, "score": {"returns": []}}), "not all numbers"),
+        (lambda r: json.dumps({**r, "score": {"returns": [1, None]}}), "not all numbers"),
+        (lambda r: json.dumps({**r, "evaluations": {**r["evaluations"], "seconds": [1]}}), "differ in length"),
+    ],
+)
+def test_corrupt_records_are_named(break_it: Callable[[dict[str, Any]], str], said: str, log_dir: Path) -> None:
+    content = record("ddpg", "Pendulum-v1", 7)
+    run = save(log_dir, content)
+    (run / "result.json").write_text(break_it(content))
+    (corrupt,) = (run for run in read_runs(log_dir) if run.seed == 7)
+    assert (corrupt.label, corrupt.env, corrupt.status) == ("ddpg", "Pendulum-v1", "corrupt")
+    assert said in corrupt.reason
+    assert len(corrupt.reason.splitlines()) == 1
+    assert f"{corrupt.name}: corrupt ({corrupt.reason}). It is in no statistic." in notes(comparison_of(log_dir))
+
+
+def test_unfinished_runs_are_known_by_their_neighbours(tmp_path: Path) -> None:
+    run = save(tmp_path, record(AWKWARD, "package:Env-v0", 0))
+    (run.parent / "Env-v0_1" / "Env-v0").mkdir(parents=True)
+    (unfinished,) = (run for run in read_runs(tmp_path) if run.status == "not finished")
+    assert (unfinished.label, unfinished.env, unfinished.seed) == (AWKWARD, "package:Env-v0", 1)
+
+
+def test_failed_and_interrupted_runs(log_dir: Path) -> None:
+    failed = {key: record("ddpg", "Pendulum-v1", 8)[key] for key in ("label", "algo", "env", "seed")}
+    save(log_dir, {**failed, "status": "failed", "error": "reward is NaN"})
+    save(log_dir, record("ddpg", "Pendulum-v1", 9, status="interrupted", score=None, steps=300, planned_steps=1_000))
+    said = notes(comparison_of(log_dir))
+    assert "ddpg/Pendulum-v1_8: failed (reward is NaN). It is in no statistic." in said
+    assert "ddpg/Pendulum-v1_9: interrupted (stopped before its end). It is in no statistic." in said
+    assert any(note.startswith("Failed runs have no scores") for note in said)
+    assert {run.seed for run in comparison_of(log_dir).groups["Pendulum-v1", "ddpg"].runs} == {0, 1, 2}
+
+
+def test_a_directory_without_runs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ddpg" / "notes").mkdir(parents=True)
+    (tmp_path / "ddpg" / "file_1").write_text("")
+    with pytest.raises(SettingsError, match=r"no runs found; expected directories such as ddpg/Pendulum-v1_0 in it"):
+        report.write_report(tmp_path)
+
+
+# --- Numbers ---
+
+
+def test_scores_by_hand(log_dir: Path) -> None:
+    group = comparison_of(log_dir).groups["Pendulum-v1", "ddpg"]
+    assert group.scores["final"].tolist() == [-100, -99, -98]
+    # From the evaluation at step 100 (-910) to that at 1,000 (-100): a straight line
+    assert group.scores["steps"] == pytest.approx([-505, -504, -503])
+    # All have times from 1 s (ddpg's first evaluation) to 5 s (custom_ddpg's last): ddpg's steps 100 to 500
+    assert group.scores["seconds"] == pytest.approx([-730, -729, -728])
+    fast = comparison_of(log_dir).groups["Pendulum-v1", "custom_ddpg"]
+    assert fast.scores["seconds"] == pytest.approx([-460, -459, -458])  # steps 200 to 1,000
+    assert group.pace.tolist() == [100, 100, 100]
+
+
+def test_times_to_a_threshold(log_dir: Path) -> None:
+    content = record("ddpg", "Pendulum-v1", 3)
+    content["evaluations"]["returns"] = (np.array(content["evaluations"]["returns"]) - 150).tolist()
+    save(log_dir, content)
+    comparison = comparison_of(log_dir)
+    group = comparison.groups["Pendulum-v1", "ddpg"]  # threshold -200: -190 at step 900, and never
+    assert group.steps_to.tolist() == [900, 900, 900, np.inf]
+    assert group.seconds_to.tolist() == [9, 9, 9, np.inf]
+    (row,) = (row for row in comparison.threshold_rows if (row.env, row.label) == ("Pendulum-v1", "ddpg"))
+    assert (row.reached, row.runs, row.threshold, row.steps.value) == (3, 4, -200, 900)
+    assert row.steps.high == np.inf
+    assert sections.interval(row.steps) == "900.0 [900.0,\u00a0not reached]"
+
+
+def test_rows_of_all_environments(log_dir: Path) -> None:
+    comparison = comparison_of(log_dir)
+    first = comparison.score_rows["final"][0]
+    scores = np.array([-100.0, -99, -98])
+    by_hand = [
+        (scores + 289.9) / (9637 + 289.9),  # HalfCheetah, random -289.9 and reference 9,637
+        (scores + 1211.8) / (1211.8 - 151.9),
+    ]
+    assert (first.env, first.label, first.runs) == (None, "custom_ddpg", 6)
+    assert first.estimates["IQM"].value == pytest.approx(float(statistics.iqm(by_hand)))
+    assert first.estimates["mean"].value == pytest.approx(np.mean(by_hand))
+    everything = comparison.improvement_rows["seconds"][0]
+    assert (everything.env, everything.label, everything.probability.value) == (None, "custom_ddpg", 1)
+    assert (everything.runs, everything.baseline_runs) == (6, 6)
+    speed = comparison.pace_rows[0]
+    assert (speed.env, speed.label, speed.speedup.value) == (None, "custom_ddpg", pytest.approx(2))
+    assert speed.updates == 0.5
+
+
+def test_comparisons_with_the_baseline_by_hand(log_dir: Path) -> None:
+    for seed in range(3):
+        save(log_dir, record("td3", "Pendulum-v1", seed + 10))  # above all others
+    rows = comparison_of(log_dir).improvement_rows["final"]
+    here = {row.label: row for row in rows if row.env == "Pendulum-v1"}
+    assert here["td3"].probability.value == 1
+    assert here["td3"].p == pytest.approx(0.1)  # 3 v 3: two of 20 splits
+    assert here["td3"].holm == here["td3"].smallest == pytest.approx(0.2)
+    assert (here["custom_ddpg"].probability.value, here["custom_ddpg"].p, here["custom_ddpg"].holm) == (0.5, 1, 1)
+    alone = {row.label: row for row in rows if row.env == "HalfCheetah-v5"}
+    assert alone["custom_ddpg"].smallest == pytest.approx(0.1)  # nothing to correct
+
+
+def test_the_baseline(log_dir: Path) -> None:
+    assert comparison_of(log_dir).baseline == "ddpg"
+    assert comparison_of(log_dir, "custom_ddpg").baseline == "custom_ddpg"
+    assert {row.label for row in comparison_of(log_dir, "custom_ddpg").improvement_rows["final"]} == {"ddpg"}
+    shutil.rmtree(log_dir / "ddpg")
+    save(log_dir, record("sac", "Pendulum-v1", 0))
+    assert comparison_of(log_dir).baseline == "custom_ddpg"
+    with pytest.raises(SettingsError, match=r"^baseline 'ddgp' has no runs here; there are: 'custom_ddpg', 'sac'$"):
+        report.write_report(log_dir, baseline="ddgp")
+
+
+def test_others_do_not_change_an_interval(log_dir: Path) -> None:
+    for seed, score in enumerate(np.random.default_rng(0).normal(size=7), start=3):
+        final = {"returns": [float(score)], "episodes": 1, "seed": 0}
+        save(log_dir, record("ddpg", "Pendulum-v1", seed, score=final))
+    before = {(row.env, row.label): row for row in comparison_of(log_dir).score_rows["final"]}
+    for seed in range(2):
+        save(log_dir, record("a_new_one", "Pendulum-v1", seed))
+    after = {(row.env, row.label): row for row in comparison_of(log_dir).score_rows["final"]}
+    assert before.items() <= after.items()
+
+
+def test_the_table_of_scales() -> None:
+    for scale in SCALES.values():
+        assert scale.normalise(np.array([scale.random, scale.reference])).tolist() == [0, 1]
+        assert scale.random < scale.reference
+        assert scale.threshold is None or scale.threshold > scale.random
+
+
+# --- What is unequal is said ---
+
+
+def test_nothing_amiss_nothing_said(log_dir: Path) -> None:
+    assert notes(comparison_of(log_dir)) == ()
+
+
+def test_missing_seeds_are_named_and_the_rest_is_compared(log_dir: Path) -> None:
+    shutil.rmtree(log_dir / "ddpg" / "Pendulum-v1_1")
+    comparison = comparison_of(log_dir)
+    (note,) = notes(comparison)
+    assert note.startswith("Pendulum-v1: ddpg has no finished run with seed 1, others have.")
+    row = next(row for row in comparison.improvement_rows["final"] if row.env == "Pendulum-v1")
+    assert (row.runs, row.baseline_runs) == (3, 2)
+
+
+def test_an_algorithm_without_an_environment_is_left_out_of_all_of_them(log_dir: Path) -> None:
+    for seed in range(3):
+        save(log_dir, record("sac", "Pendulum-v1", seed))
+    comparison = comparison_of(log_dir)
+    for score in SCORES:
+        assert {row.label for row in comparison.score_rows[score] if row.env is None} == {"custom_ddpg", "ddpg"}
+        assert {row.label for row in comparison.improvement_rows[score] if row.env is None} == {"custom_ddpg"}
+    said = notes(comparison)
+    assert any(note.startswith("Final score: sac has none on HalfCheetah-v5") for note in said)
+    assert any(note.startswith("HalfCheetah-v5: sac has no finished run with seeds 0, 1, 2") for note in said)
+
+
+def test_shorter_and_longer_runs(log_dir: Path) -> None:
+    save(log_dir, record("ddpg", "Pendulum-v1", 3, steps=500))
+    longer = record("custom_ddpg", "Pendulum-v1", 3, speed=200.0)
+    longer["evaluations"] = {key: [*value, value[-1]] for key, value in longer["evaluations"].items()}
+    longer["evaluations"]["steps"][-1], longer["evaluations"]["seconds"][-1] = 2_000, 10.0
+    longer["evaluations"]["returns"] = [[-500, -500]] * 10 + [[0, 0]]
+    save(log_dir, {**longer, "steps": 2_000, "planned_steps": 2_000})
+    comparison = comparison_of(log_dir)
+    assert comparison.budgets["Pendulum-v1"] == 1_000
+    short, long = (comparison.groups["Pendulum-v1", label] for label in ("ddpg", "custom_ddpg"))
+    assert [len(short.scores[score]) for score in SCORES] == [3, 3, 3]
+    assert [len(long.scores[score]) for score in SCORES] == [3, 4, 4]
+    assert long.scores["steps"][3] == -500  # up to step 1,000
+    assert long.steps_to[3] == np.inf
+    assert (len(short.steps_to), len(long.steps_to), len(short.pace)) == (3, 4, 3)
+    said = notes(comparison)
+    assert "ddpg/Pendulum-v1_3: 500 steps, where most runs have 1,000. It has a curve but no scores." in said
+    assert any(note.startswith("custom_ddpg/Pendulum-v1_3: 2,000 steps") and "scored up to" in note for note in said)
+
+
+def test_a_seed_counts_once(log_dir: Path) -> None:
+    save(log_dir, record("ddpg", "Pendulum-v1", 0), "ddpg/Pendulum-v1_99")
+    comparison = comparison_of(log_dir)
+    assert len(comparison.groups["Pendulum-v1", "ddpg"].runs) == 3
+    assert notes(comparison) == (
+        "ddpg/Pendulum-v1_99: seed 0 of ddpg on Pendulum-v1 is there twice. This one does not count.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"threads": 2}, "same threads: 2 (1 of a); 1 (6 of custom_ddpg, 6 of ddpg). Seconds are not comparable"),
+        ({"machine": {"system": "Linux", "cores": 8}}, "same machine: system Linux, cores 8 (1 of a)"),
+        ({"device": "cuda"}, "same device: cuda (1 of a); cpu (6 of custom_ddpg, 6 of ddpg)"),
+        ({"versions": {"python": "3.12.0"}}, "same versions: python 3.12.0 (1 of a);"),
+        ({"score": {"returns": [1.0], "episodes": 1, "seed": 0}}, "same final episodes: 1 from seed 0 (1 of a);"),
+        ({"updates": 0}, "Pendulum-v1: a did not learn: no run made a single update."),
+        ({"evaluations": None}, "a/Pendulum-v1_0: fewer than two evaluations. It has no curve and no areas."),
+    ],
+)
+def test_unequal_conditions_are_named(changes: dict[str, Any], said: str, log_dir: Path) -> None:
+    save(log_dir, record("a", "Pendulum-v1", 0, **changes))
+    assert any(said in note for note in notes(comparison_of(log_dir)))
+
+
+def test_unequal_settings_and_evaluations_are_named(log_dir: Path) -> None:
+    other = record("ddpg", "Pendulum-v1", 3, settings={"gamma": 0.9})
+    other["evaluations"] = {key: value[1::2] for key, value in other["evaluations"].items()}
+    save(log_dir, other)
+    said = notes(comparison_of(log_dir))
+    assert "Pendulum-v1: the runs of ddpg were not all made with the same settings." in said
+    assert any("10 of 2 episodes (3 of custom_ddpg, 3 of ddpg); 5 of 2 episodes (1 of ddpg)" in note for note in said)
+
+
+def test_an_environment_nobody_has_a_scale_for(log_dir: Path) -> None:
+    for label in ("ddpg", "custom_ddpg"):
+        for seed in range(3):
+            save(log_dir, record(label, "Own-v0", seed))
+    comparison = comparison_of(log_dir)
+    assert comparison.scaled == ("HalfCheetah-v5", "Pendulum-v1")
+    rows = comparison.score_rows["final"]
+    assert {row.runs for row in rows if row.env is None} == {6}
+    own = next(row for row in rows if row.env == "Own-v0")
+    assert own.estimates.keys() == {"IQM", "mean", "median"}
+    assert own.estimates["IQM"].value == -99
+    assert comparison.improvement_rows["final"][0].runs == 9  # it needs no scale
+    assert any(note.startswith("Own-v0 is not in the normalisation table.") for note in notes(comparison))
+
+
+def test_an_environment_nobody_has_a_threshold_for(tmp_path: Path) -> None:
+    for seed in range(2):
+        save(tmp_path, record("ddpg", "Walker2d-v5", seed))
+    comparison = comparison_of(tmp_path)
+    assert comparison.threshold_rows == ()
+    assert notes(comparison) == ("Walker2d-v5: nobody has set a threshold, so there are no times to it.",)
+
+
+def test_runs_too_unequal_in_speed_have_no_common_time(tmp_path: Path) -> None:
+    for label, speed in (("ddpg", 1.0), ("sac", 100.0)):
+        save(tmp_path, record(label, "Pendulum-v1", 0, speed=speed))
+    comparison = comparison_of(tmp_path)
+    assert [len(comparison.groups["Pendulum-v1", "sac"].scores[score]) for score in SCORES] == [1, 1, 0]
+    assert any("the fastest run ended before the slowest was evaluated" in note for note in notes(comparison))
+
+
+# --- Pictures ---
+
+
+def lines(figure: Figure | None) -> list[Any]:
+    assert figure is not None
+    return [line for axes in figure.axes for line in axes.get_lines()]
+
+
+def test_an_algorithm_has_one_colour(log_dir: Path) -> None:
+    save(log_dir, record(AWKWARD, "Pendulum-v1", 0))
+    comparison = comparison_of(log_dir)
+    styles = [pictures._style(comparison, label) for label in comparison.labels]
+    assert len(set(styles)) == 3
+    for picture in pictures.CURVES:
+        figure = picture.draw(comparison)
+        assert figure is not None
+        on_pendulum = [line.get_color() for line in figure.axes[1].get_lines()]
+        assert on_pendulum[:3] == [colour for colour, _ in styles]
+        assert figure.axes[0].get_lines()[0].get_color() == styles[0][0]
+    many = [f"label {n}" for n in range(20)]
+    for label in many:
+        save(log_dir, record(label, "Pendulum-v1", 0))
+    comparison = comparison_of(log_dir)
+    assert len({pictures._style(comparison, label) for label in comparison.labels}) == 23
+
+
+def test_curves_end_where_the_first_of_their_runs_ends(log_dir: Path) -> None:
+    save(log_dir, record("ddpg", "Pendulum-v1", 3, steps=500))
+    comparison = comparison_of(log_dir)
+    over_steps, over_seconds = (
+        [[line.get_xdata()[0], line.get_xdata()[-1]] for line in picture.draw(comparison).axes[1].get_lines()[:2]]
+        for picture in pictures.CURVES
+    )
+    assert over_steps == [[100, 1_000], [100, 500]]
+    assert over_seconds == [[0.5, 5], [1, 5]]
+
+
+def test_curves_show_the_iqm_of_the_runs(log_dir: Path) -> None:
+    figure = pictures.CURVES[0].draw(comparison_of(log_dir))
+    assert lines(figure)[0].get_ydata() == pytest.approx(-999 + 0.9 * STEPS)  # seeds 0, 1 and 2 add 0, 1 and 2
+
+
+# --- Pages ---
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a report, of an algorithm with an awkward name and of runs that did not finish, too."""
+    directory = tmp_path_factory.mktemp("compare")
+    for label in ("ddpg", "custom_ddpg", AWKWARD):
+        save_all(directory, label)
+    save(directory, {**record("ddpg", "Pendulum-v1", 3), "status": "failed", "error": "<script>alert(1)</script>"})
+    (directory / "ddpg" / "Pendulum-v1_4").mkdir()
+    assert report.write_report(directory) == directory / "report.html"
+    return directory
+
+
+def files(directory: Path) -> set[str]:
+    return {p.name for p in directory.iterdir() if p.is_file()}
+
+
+PICTURES = {
+    *("learning_curves_steps.png", "learning_curves_seconds.png", "scores_final.png", "scores_steps.png"),
+    *("scores_seconds.png", "improvement.png", "profiles.png", "thresholds.png", "speed.png"),
+}
+TEXTS = {"report.html", "report.md", "runs.csv", "evaluations.csv"}
+
+
+def test_same_runs_same_files(reported: Path) -> None:
+    first = {name: (reported / name).read_bytes() for name in files(reported)}
+    assert first.keys() == PICTURES | TEXTS
+    report.write_report(reported)
+    assert {name: (reported / name).read_bytes() for name in files(reported)} == first
+
+
+def test_the_seed_is_that_of_the_bootstrap(log_dir: Path) -> None:
+    for seed in range(3, 10):
+        save(log_dir, record("ddpg", "Pendulum-v1", seed))
+    first, again, other = (compare(read_runs(log_dir), seed=seed).score_rows for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("case", ["one run", "one environment without a scale", "nothing finished", "no evaluations"])
+def test_whatever_is_there_makes_a_report(case: str, tmp_path: Path) -> None:
+    content = record("ddpg", "Own-v0" if "scale" in case else "Pendulum-v1", 0)
+    if case == "nothing finished":
+        content = {**content, "status": "failed", "error": "a reason"}
+    elif case == "no evaluations":
+        content["evaluations"] = {"steps": [], "seconds": [], "cpu_seconds": [], "returns": []}
+    save(tmp_path, content)
+    if "scale" in case:
+        for seed in (1, 2):
+            save(tmp_path, record("ddpg", "Own-v0", seed))
+    report.write_report(tmp_path)
+    expected = {
+        "one run": PICTURES - {"improvement.png"},
+        "one environment without a scale": PICTURES - {"improvement.png", "profiles.png", "thresholds.png"},
+        "nothing finished": set(),
+        "no evaluations": {"scores_final.png", "profiles.png", "speed.png"},
+    }
+    assert files(tmp_path) == expected[case] | TEXTS
+    page = (tmp_path / "report.md").read_text()
+    assert "nan" not in page
+    if case == "one run":
+        assert "ddpg has one run, so its intervals are not defined" in page
+        assert "| Pendulum-v1 | ddpg | 1 | -100.0 | -100.0 | -100.0 | 0.000 |" in page
+    if case == "nothing finished":
+        assert r"failed \(a reason\)" in page or "failed (a reason)" in page
+
+
+def test_csv_files_are_tidy(reported: Path) -> None:
+    with (reported / "runs.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 20
+    by_name = {run["directory"]: run for run in runs}
+    assert by_name["ddpg/Pendulum-v1_3"]["reason"] == "<script>alert(1)</script>"
+    assert by_name["ddpg/Pendulum-v1_4"]["status"] == "not finished"
+    assert by_name["ddpg/Pendulum-v1_4"]["seconds"] == ""
+    run = by_name["custom_ddpg/Pendulum-v1_2"]
+    assert (run["label"], run["env"], run["seed"], run["steps"]) == ("custom_ddpg", "Pendulum-v1", "2", "1000")
+    assert [float(run[key]) for key in ("final_score", "final_episodes", "seconds", "cpu_seconds")] == [-98, 2, 10, 5]
+    assert sum(run["label"] == AWKWARD for run in runs) == 6
+    with (reported / "evaluations.csv").open(newline="") as file:
+        evaluations = [row for row in csv.DictReader(file) if row["directory"] == "custom_ddpg/Pendulum-v1_2"]
+    assert [int(row["step"]) for row in evaluations] == STEPS.tolist()
+    last = evaluations[-1]
+    assert [float(last[key]) for key in ("mean", "seconds", "cpu_seconds", "episodes")] == [-98, 10, 5, 2]
+
+
+def test_markdown_tables_are_whole(reported: Path) -> None:
+    """Labels are anybody's words: a row has as many cells as its header all the same."""
+    text = (reported / "report.md").read_text()
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 10
+    for table in tables:
+        assert len({row.replace(r"\|", "").count("|") for row in table}) == 1, table
+    assert r"ddpg:a=\<b\>\&" in text
+    assert "<" not in text.replace(r"\<", "")
+    for picture in PICTURES:
+        assert f"]({picture})" in text
+
+
+@pytest.fixture
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        if os.environ.get("CI_BROWSER"):
+            pytest.fail("CI has to open the report in Chromium, and there is none")
+        pytest.skip("Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+        *("--disable-background-networking", "--disable-component-update", "--window-size=1280,1000"),
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(argument)
+    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def test_the_page_in_a_browser(browser: WebDriver, reported: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    shutil.copy(reported / "report.html", page)  # it needs no other file
+    browser.get(page.as_uri())
+
+    images = browser.find_elements(By.TAG_NAME, "img")
+    assert len(images) == len(PICTURES)
+    for image in images:
+        assert int(image.get_property("naturalWidth")) > 600  # type: ignore[arg-type]
+        assert image.is_displayed()
+        assert image.size["width"] <= browser.execute_script("return document.body.clientWidth")
+    headings = [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")]
+    assert headings[:3] == ["Summary", "Notes", "Learning curves"]
+    tables = browser.find_elements(By.TAG_NAME, "table")
+    assert len(tables) == 12
+    for table in tables:
+        assert table.is_displayed()
+        assert table.find_element(By.TAG_NAME, "caption").text
+        columns = len(table.find_elements(By.CSS_SELECTOR, "thead th"))
+        for row in table.find_elements(By.CSS_SELECTOR, "tbody tr"):
+            assert len(row.find_elements(By.CSS_SELECTOR, "th, td")) == columns
+    assert AWKWARD in {cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "tbody th")}
+    assert "failed (<script>alert(1)</script>)" in browser.find_element(By.TAG_NAME, "body").text
+    assert browser.find_elements(By.TAG_NAME, "script") == []
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert all(name.startswith("data:") for name in loaded)
+
+
+# --- What is not installed ---
+
+
+def test_training_needs_neither_scipy_nor_jinja(tmp_path: Path) -> None:
+    """`learning_curve` belongs to the extra train, the rest to the extra compare."""
+    code = (
+        "import sys; sys.modules['scipy'] = sys.modules['jinja2'] = None\n"
+        "from pathlib import Path; from sb3_ddpg_ext import report\n"
+        "report.learning_curve(Path('.'))\n"
+        "try: report.write_report(Path('.'))\n"
+        "except ValueError as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout == "scipy is not installed: pip install 'sb3_ddpg_ext[compare]'\n", result.stderr
