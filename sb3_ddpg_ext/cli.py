@@ -76,7 +76,7 @@ def _compare(args: CompareArgs) -> int:
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     missing = [run for run in runs if run.directory not in records]
     for run, what in [(run, what) for run in missing if (what := left_over(run)) is not None]:
-        print(f"{run.directory}: {what}; it is run again, from scratch")
+        print(f"{run.directory}: {what}")
     if args.dry_run:
         _print_plan(args, runs, missing)
         return 0
@@ -128,7 +128,7 @@ def _run_with_progress(args: CompareArgs, missing: Sequence[Run], records: dict[
 
 
 def _print_plan(args: CompareArgs, runs: Sequence[Run], missing: Sequence[Run]) -> None:
-    table = _table("done", "steps", "each", "as known from")
+    table = _table("done", "steps", "each", "from")
     total, unknown = 0.0, False
     for (label, env), group in _groups(runs).items():
         n_missing = len([run for run in missing if (run.label, run.args.env) == (label, env)])

@@ -49,8 +49,7 @@ class CompareArgs:
     """
 
     algos: str
-    """algorithms, separated by commas; with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128, and with those of
-    another algorithm or of a file: custom_ddpg:hyperparams=ddpg"""
+    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg"""
     envs: str
     """ids of Gymnasium environments, separated by commas"""
     seeds: int = 5
@@ -68,8 +67,7 @@ class CompareArgs:
     workers: int = 2
     """processes, one run at a time in each; 0 for this process alone"""
     scheduler: str | None = None
-    """address of a Dask scheduler whose workers are used instead, e.g. tcp://host:8786; they need this package and
-    the same log directory"""
+    """Dask scheduler whose workers are used instead: tcp://host:8786; they need this package and the log directory"""
     dry_run: bool = False
     """say what would be done, and about how long it takes"""
     quiet: bool = False
@@ -242,10 +240,10 @@ def finished(run: Run) -> dict[str, Any] | None:
 
 def left_over(run: Run) -> str | None:
     """
-    Say what there is of a run that is not done.
+    Say what there is of a run that is not done, and what will become of it.
 
     :param run: One run of the plan
-    :return: None where nobody has begun it, else what became of it
+    :return: None where nobody has begun it
     :raises SettingsError: If its directory is somebody else's, which is not ours to clear
     """
     if not run.directory.is_dir() or not any(run.directory.iterdir()):
@@ -254,14 +252,15 @@ def left_over(run: Run) -> str | None:
         raise SettingsError(f"{run.directory} was not made by a comparison; choose another --log-dir or remove it")
     with _lock(run.directory, wait=False) as free:
         if not free:
-            return "another process is at it"
+            return "another process is at it, whose result is waited for"
     try:
         record = json.loads((run.directory / "result.json").read_text())
-        return f"{record['status']}: {record['error']}"
+        what = f"{record['status']} ({record['error']})"
     except FileNotFoundError:
-        return "not finished"
+        what = "not finished"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"result.json is not readable ({one_line(error)})"
+        what = f"result.json is not readable ({one_line(error)})"
+    return f"{what}, so it is run again, from scratch"
 
 
 def run_missing(

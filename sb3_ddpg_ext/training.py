@@ -51,7 +51,7 @@ class TrainArgs:
     env: str
     """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
     algo: str = "custom_ddpg"
-    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3) or tqc, crossq (sb3-contrib)"""
+    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
     steps: int | None = None
     """environment steps, over all environments; as the settings say if not given"""
     seed: int = 0
