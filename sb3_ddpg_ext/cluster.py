@@ -3,6 +3,7 @@ A function called for many items: in this process, in processes of this machine,
 of what it calls.
 """
 
+import asyncio
 import contextlib
 import logging
 import signal
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sb3_ddpg_ext.settings import SettingsError, require
@@ -103,6 +105,7 @@ def _local_client(workers: int) -> "Iterator[Client]":
         "distributed.worker.profile.enabled": False,  # it samples the stack a hundred times a second
         "distributed.scheduler.worker-saturation": 1.0,  # nothing queues behind a long call while others are idle
     }
+    resource_tracker.ensure_running()  # or it would be started below, and take the mask away
     with dask.config.set(config), contextlib.ExitStack() as resources:
         # A terminal sends Ctrl-C to all processes: this one decides. Threads and processes that are started here, and
         # by them later on, inherit the mask.
@@ -124,13 +127,17 @@ def _local_client(workers: int) -> "Iterator[Client]":
 @contextlib.contextmanager
 def _client(scheduler: str) -> "Iterator[Client]":
     from distributed import Client
+    from distributed.comm.core import connect
+
+    async def knock() -> None:
+        (await connect(scheduler, timeout=CONNECT_SECONDS)).abort()
 
     try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+        asyncio.run(knock())  # a client that finds nobody there makes noise when the process ends
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"no Dask scheduler answers at {scheduler!r}; expected an address such as tcp://host:8786, where "
             "`dask scheduler` runs"
         ) from error
-    with client:
+    with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         yield client

@@ -278,7 +278,13 @@ def run_missing(
     :param scheduler: Likewise
     :param on_start: Called with a run when it begins
     :return: Each run with its record, as they come; its status is finished or failed
+    :raises SettingsError: If the log directory cannot be written to, and as ``run_all``
     """
+    for folder in dict.fromkeys(run.directory.parent for run in runs):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"cannot write to {folder}: {error.strerror}; choose another --log-dir") from error
     for wait in (False, True):  # those that another comparison has begun come last: it may have done them by then
         taken = []
         results = run_all(partial(execute, wait=wait), runs, workers=workers, scheduler=scheduler, on_start=on_start)

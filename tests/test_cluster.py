@@ -86,9 +86,9 @@ def gone(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def dask(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def dask(*arguments: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "dask", *arguments]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         yield process
     finally:
@@ -98,7 +98,7 @@ def dask(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def cluster_started_by_hand(*workers: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def cluster_started_by_hand(*workers: str, cwd: Path | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A scheduler, and a worker for each of `workers`, its further arguments."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -109,7 +109,7 @@ def cluster_started_by_hand(*workers: str) -> Iterator[tuple[str, subprocess.Pop
             dask("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show")
         )
         for arguments in workers:
-            processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split()))
+            processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split(), cwd=cwd))
         yield address, scheduler
 
 
@@ -177,7 +177,7 @@ def test_a_scheduler_that_is_lost_is_named(tmp_path: Path) -> None:
             next(results)
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere://here", "127.0.0.1:port"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere://here", "127.0.0.1:port", "no.such.host"])
 def test_no_scheduler_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
     with pytest.raises(SettingsError, match=f"^no Dask scheduler answers at '{address}'; expected an address such as"):
