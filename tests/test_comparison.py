@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import psutil
 import pytest
+import torch as th
 import yaml
 from comparison_envs import Quick
 from hypothesis import given
@@ -321,6 +322,17 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
     assert record["status"] == "finished"
     assert finished(run) == record
     assert not (run.directory / "old").exists()
+
+
+def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
+    (run,) = plan(arguments(tmp_path, steps=100))
+    th.set_num_threads(2)
+    try:
+        record = execute(run, wait=False)
+        assert record is not None
+        assert record["threads"] == th.get_num_threads() == 1
+    finally:
+        th.set_num_threads(1)
 
 
 def test_a_directory_of_somebody_else_is_not_cleared(tmp_path: Path) -> None:
