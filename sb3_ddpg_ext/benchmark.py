@@ -25,8 +25,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from sb3_ddpg_ext import contestant
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.settings import SettingsError
-from sb3_ddpg_ext.training import require, versions_and_machine
+from sb3_ddpg_ext.settings import SettingsError, require
+from sb3_ddpg_ext.training import versions_and_machine
 
 _CASES: dict[str, dict[str, Any]] = {
     "small": {"env": "Pendulum-v1", "net_arch": [64, 64], "batch_size": 64},

@@ -1,6 +1,7 @@
 """Settings -> vectorized environments and models. What refuses its arguments is named in one line."""
 
 import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.noise import NOISES, NoiseProcess
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
+
+_SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
+    "normal": NormalActionNoise,
+    "ou": OrnsteinUhlenbeckActionNoise,
+}
 
 
 def one_line(error: BaseException) -> str:
@@ -135,7 +141,7 @@ def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> A
         std = {} if settings.noise_std is None else {"std": settings.noise_std}
         return NOISES[settings.noise_type](**std, **settings.noise_kwargs)
     # The baselines get the noise that RL Zoo gives them
+    if settings.noise_type not in _SB3_NOISES:
+        raise SettingsError(f"the noise {settings.noise_type!r} is CustomDDPG's; here it is {' or '.join(_SB3_NOISES)}")
     sigma = (0.1 if settings.noise_std is None else settings.noise_std) * np.ones(space.shape or 1)
-    if settings.noise_type == "normal":
-        return NormalActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
-    return OrnsteinUhlenbeckActionNoise(np.zeros_like(sigma), sigma, **settings.noise_kwargs)
+    return _SB3_NOISES[settings.noise_type](np.zeros_like(sigma), sigma, **settings.noise_kwargs)

@@ -1,14 +1,22 @@
 """The command line ``sb3-ddpg``: arguments in, some lines of result or one of error out."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import tyro
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
 from sb3_ddpg_ext import report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
+from sb3_ddpg_ext.comparison import CompareArgs, Run, expect, finished, left_over, plan, run_missing
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import SettingsError
@@ -17,6 +25,7 @@ from sb3_ddpg_ext.training import TrainArgs, train
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]
     | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
+    | Annotated[CompareArgs, tyro.conf.subcommand("compare")]
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
 )
 
@@ -26,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run one command.
 
     :param argv: Its arguments; those of the process if not given
-    :return: Exit status: 0, 2 for what the caller has to mend, 130 for an interrupted training
+    :return: Exit status: 0, 1 if runs of a comparison failed, 2 for what the caller has to mend, 130 for Ctrl-C
     """
     command = tyro.cli(Command, prog="sb3-ddpg", args=argv, description="DDPG for Stable-Baselines3.")
     try:
@@ -35,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _train(command)
             case EvaluateArgs():
                 return _evaluate(command)
+            case CompareArgs():
+                return _compare(command)
             case BenchmarkArgs():
                 return _benchmark(command)
     except (SettingsError, FloatingPointError, OSError) as error:  # the last: a full disk, say
@@ -73,6 +84,122 @@ def _benchmark(args: BenchmarkArgs) -> int:
     print(table(benchmark(args)))
     print(f"Written to {args.log_dir}: benchmark.json, benchmark.md, benchmark.png")
     return 0
+
+
+def _compare(args: CompareArgs) -> int:
+    runs = plan(args)
+    records = {run.directory: record for run in runs if (record := finished(run)) is not None}
+    missing = [run for run in runs if run.directory not in records]
+    for run, what in [(run, what) for run in missing if (what := left_over(run)) is not None]:
+        print(f"{run.directory}: {what}")
+    if args.dry_run:
+        _print_plan(args, runs, missing)
+        return 0
+    try:
+        _run_with_progress(args, missing, records)
+    except KeyboardInterrupt:
+        n_finished = sum(record["status"] == "finished" for record in records.values())
+        print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
+        return 130
+    page = report.write_report(args.log_dir, baseline=args.baseline)
+    _print_summary(runs, records)
+    print(f"Report: {page}")
+    return 1 if any(record["status"] == "failed" for record in records.values()) else 0
+
+
+def _run_with_progress(args: CompareArgs, missing: Sequence[Run], records: dict[Path, dict[str, Any]]) -> None:
+    """Do the missing runs and put their records to the others."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    running: set[Path] = set()
+    start, n_failed = time.monotonic(), 0
+    with Progress(*columns, disable=args.quiet, refresh_per_second=1) as progress:
+        bar = progress.add_task("", total=len(missing))
+
+        def show() -> None:
+            n_done = int(progress.tasks[0].completed)
+            left = (time.monotonic() - start) * (len(missing) / n_done - 1) if n_done else None
+            counts = f"{n_done - n_failed} finished, {len(running)} running, {n_failed} failed"
+            progress.update(bar, description=counts if left is None else f"{counts}, about {_duration(left)} left")
+
+        def started(run: Run) -> None:
+            running.add(run.directory)
+            show()
+
+        results = run_missing(missing, workers=args.workers, scheduler=args.scheduler, on_start=started)
+        try:
+            with contextlib.closing(results):
+                for run, record in results:
+                    running.discard(run.directory)
+                    records[run.directory] = record
+                    n_failed += record["status"] == "failed"
+                    progress.advance(bar)
+                    show()
+                    progress.console.print(
+                        f"{_name(run)}: {_outcome(record)}", soft_wrap=True, highlight=False, markup=False
+                    )
+        except KeyboardInterrupt:
+            progress.update(bar, description="stopping")
+            raise
+
+
+def _print_plan(args: CompareArgs, runs: Sequence[Run], missing: Sequence[Run]) -> None:
+    table = _table("done", "steps", "each", "from")
+    total, unknown = 0.0, False
+    for (label, env), group in _groups(runs).items():
+        n_missing = len([run for run in missing if (run.label, run.args.env) == (label, env)])
+        expected = expect(group[0])
+        total += n_missing * (expected.seconds or 0)
+        unknown |= expected.seconds is None
+        each = "unknown" if expected.seconds is None else _duration(expected.seconds)
+        done = f"{len(group) - n_missing} of {len(group)}"
+        table.add_row(label, env, done, f"{group[0].settings.n_timesteps:,}", each, expected.source)
+    Console(markup=False).print(table)
+    workers = f"{max(args.workers, 1)} workers" if args.scheduler is None else "one worker"
+    total /= max(args.workers, 1) if args.scheduler is None else 1
+    print(f"{len(missing)} runs to do, about {_duration(total)} with {workers}{', and the unknown' * unknown}")
+
+
+def _print_summary(runs: Sequence[Run], records: Mapping[Path, dict[str, Any]]) -> None:
+    table = _table("done", "failed", "mean final return")
+    for (label, env), group in _groups(runs).items():
+        done = [record for run in group if (record := records[run.directory])["status"] == "finished"]
+        mean = f"{fmean(record['score']['mean'] for record in done):.1f}" if done else ""
+        table.add_row(label, env, f"{len(done)} of {len(group)}", str(len(group) - len(done)), mean)
+    Console(markup=False).print(table)
+    for run in runs:
+        if (record := records[run.directory])["status"] == "failed":
+            print(f"{_name(run)}: {_outcome(record)}")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE)
+    table.add_column("algorithm", overflow="fold")
+    for column in ("environment", *columns):
+        table.add_column(column, no_wrap=column == "environment")
+    return table
+
+
+def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.label, run.args.env), []).append(run)
+    return groups
+
+
+def _name(run: Run) -> str:
+    return f"{run.label} on {run.args.env}, seed {run.args.seed}"
+
+
+def _outcome(record: Mapping[str, Any]) -> str:
+    if record["status"] == "failed":
+        return f"failed: {record['error']}"
+    return f"mean return {record['score']['mean']:.1f} after {_duration(record['seconds']['train'])} of training"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
 def _score(score: dict[str, Any]) -> str:

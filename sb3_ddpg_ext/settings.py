@@ -15,6 +15,7 @@ import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,16 @@ ALGORITHMS: Mapping[str, str] = {
     "sac": "stable_baselines3:SAC",
     "tqc": "sb3_contrib:TQC",
     "crossq": "sb3_contrib:CrossQ",
+    "sbx_ddpg": "sbx:DDPG",
+    "sbx_td3": "sbx:TD3",
+    "sbx_sac": "sbx:SAC",
+    "sbx_tqc": "sbx:TQC",
+    "sbx_crossq": "sbx:CrossQ",
 }
-"""Where the class of each algorithm is found. Its name is also that of its hyperparameter file."""
+"""Where the class of each algorithm is found. Its name, without ``sbx_``, is also that of its hyperparameter file."""
+
+# What brings the packages that this one does not depend on itself
+_INSTALL = {"sb3_contrib": "'sb3_ddpg_ext[train]'", "sbx": "sbx-rl"}
 
 _ACTIVATIONS = "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign Tanh Hardtanh Sigmoid Identity"
 # Every name that a Python expression in a file may use, and what it stands for.
@@ -74,6 +83,7 @@ _RUN_KEYS: Mapping[str, Any] = {
     "noise_std": float | None,
     "noise_kwargs": dict[str, Any] | None,
 }
+_NOISE_KEYS = ("noise_type", "noise_std", "noise_kwargs")
 # Parameters of the constructor that belong to the run and not to the hyperparameters.
 _NOT_HERE = frozenset({"env", "seed", "verbose", "device", "tensorboard_log", "action_noise", "_init_setup_model"})
 
@@ -139,6 +149,18 @@ class Settings:
     raw: Mapping[str, Any] = field(default_factory=dict)
 
 
+def require(module: str, extra: str) -> None:
+    """
+    Check that an optional package is there.
+
+    :param module: What will be imported
+    :param extra: The extra of this package that brings it
+    :raises SettingsError: With the line that installs it
+    """
+    if find_spec(module) is None:
+        raise SettingsError(f"{module} is not installed: pip install 'sb3_ddpg_ext[{extra}]'")
+
+
 def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:
     """
     Import the class of an algorithm.
@@ -148,12 +170,21 @@ def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:
     :raises SettingsError: If there is no such algorithm, or the package it is in is not installed
     """
     if algo not in ALGORITHMS:
-        raise SettingsError(_unknown("algorithm", algo, ALGORITHMS))
+        raise SettingsError(unknown("algorithm", algo, ALGORITHMS))
     try:
         cls: type[OffPolicyAlgorithm] = _load(ALGORITHMS[algo])
     except ModuleNotFoundError as error:
-        raise SettingsError(f"{algo} needs {error.name}: pip install 'sb3_ddpg_ext[train]'") from error
+        install = _INSTALL.get(ALGORITHMS[algo].split(":")[0], error.name)
+        raise SettingsError(f"{algo} needs {error.name}: pip install {install}") from error
     return cls
+
+
+def hyperparams_file(algo: str) -> Path:
+    """:return: This package's own file of settings for an algorithm of :data:`ALGORITHMS`; SBX's take SB3's"""
+    package = Path(__file__).parent
+    installed = package / "hyperparams"
+    directory = installed if installed.is_dir() else package.parent / "hyperparams"
+    return directory / f"{algo.removeprefix('sbx_')}.yml"
 
 
 def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -164,22 +195,26 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
     :param env_id: Id of the environment (``package:Env-v0`` finds the entry ``Env-v0``, too). An environment without
         an entry gets the entry ``default``.
     :param file: A file in RL Zoo's format; the one that comes with this package if not given
-    :param overrides: ``name=value`` each, the value in YAML; replaces the file's value of that name
+    :param overrides: ``name=value`` each, the value in YAML; replaces the file's value of that name, and
+        ``action_noise`` all that the file says about noise
     :return: The settings
     :raises SettingsError: If the file cannot be read, has no entry for the environment, or one that cannot be used
     """
     algorithm_class(algo)  # before its file is looked for
-    file = file or _hyperparams_dir() / f"{algo}.yml"
+    file = file or hyperparams_file(algo)
     entries = read_yaml(file)
     name = next((name for name in (env_id, env_id.split(":")[-1], "default") if name in entries), None)
     if name is None:
-        raise SettingsError(f"{file.name}: {_unknown('environment', env_id, entries)} Add an entry for it or 'default'")
+        raise SettingsError(f"{file.name}: {unknown('environment', env_id, entries)} Add an entry for it or 'default'")
     entry, source = entries[name], f"{file.name}, {name}"
     if not isinstance(entry, dict):
         raise SettingsError(f"{source}: expected a mapping of hyperparameters, got {reprlib.repr(entry)}")
     if overrides:
         source += f" with {' '.join(overrides)}"
-    return parse_settings(algo, {**entry, **dict(map(_parse_override, overrides))}, source)
+    chosen = dict(map(_parse_override, overrides))
+    if "action_noise" in chosen:
+        entry = {name: value for name, value in entry.items() if name not in _NOISE_KEYS}
+    return parse_settings(algo, {**entry, **chosen}, source)
 
 
 def read_yaml(file: Path) -> dict[Any, Any]:
@@ -216,18 +251,19 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
     parameters = list(inspect.signature(algorithm.__init__, eval_str=True).parameters.values())[1:]
     types = {**_RUN_KEYS, **{p.name: p.annotation for p in parameters if p.name not in _NOT_HERE}}
     try:
+        raw = _spell_out_noise(raw)
         for name in raw:
             if name in _NOT_HERE:
-                raise SettingsError(f"{name} cannot be set here: noise is noise_type, the rest belongs to the run")
+                raise SettingsError(f"{name} cannot be set here: it belongs to the run")
             if name not in types:
-                raise SettingsError(_unknown("hyperparameter", str(name), types))
+                raise SettingsError(unknown("hyperparameter", str(name), types))
         if raw.get("n_timesteps") is None:
             raise SettingsError("n_timesteps is missing; add for example n_timesteps: 100000")
         values = {name: _convert(name, value, types[name]) for name, value in raw.items()}
         hyperparams = {name: value for name, value in values.items() if name not in _RUN_KEYS}
         policy = hyperparams.setdefault("policy", "MlpPolicy")
         if isinstance(policy, str) and policy not in algorithm.policy_aliases:
-            raise SettingsError(_unknown("policy", policy, algorithm.policy_aliases))
+            raise SettingsError(unknown("policy", policy, algorithm.policy_aliases))
         run = {name: value for name, value in values.items() if name in _RUN_KEYS and value is not None}
         train_freq = hyperparams.get("train_freq")
         if isinstance(train_freq, tuple) and train_freq[1] == "episode" and run.get("n_envs", 1) > 1:
@@ -246,6 +282,24 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
         return Settings(**run, hyperparams=hyperparams, raw=copy.deepcopy(dict(raw)))
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from error
+
+
+def _spell_out_noise(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``action_noise`` (a name, ``{type: ..., std: ...}`` with further arguments, or null) in RL Zoo's three keys."""
+    if "action_noise" not in raw:
+        return raw
+    if clash := next((name for name in _NOISE_KEYS if name in raw), None):
+        raise SettingsError(f"action_noise and {clash} exclude each other; use one of the two")
+    given = raw["action_noise"]
+    noise = {"type": given} if given is None or isinstance(given, str) else given
+    if not (isinstance(noise, dict) and "type" in noise):
+        raise SettingsError(
+            f"action_noise: expected a name, {{type: ..., std: ...}} or null, got {reprlib.repr(given)}"
+        )
+    kwargs = {key: value for key, value in noise.items() if key not in ("type", "std")}
+    spelt_out = {"noise_type": noise["type"], "noise_std": noise.get("std"), "noise_kwargs": kwargs or None}
+    rest = {name: value for name, value in raw.items() if name != "action_noise"}
+    return rest | {name: value for name, value in spelt_out.items() if name == "noise_type" or value is not None}
 
 
 def _convert(name: str, given: Any, hint: Any) -> Any:
@@ -267,7 +321,7 @@ def _convert(name: str, given: Any, hint: Any) -> Any:
             if not holds(start):
                 raise SettingsError(f"expected {expected}, got {given!r}")
         if name == "noise_type" and value is not None and value not in _NOISE_TYPES:
-            raise SettingsError(_unknown("noise", value, _NOISE_TYPES))
+            raise SettingsError(unknown("noise", value, _NOISE_TYPES))
         return value
     except SettingsError as error:
         raise SettingsError(f"{name}: {error}") from error
@@ -403,13 +457,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
         return name.strip(), value  # not YAML: an expression such as dict(a={'b': 1}), or to be reported with its name
 
 
-def _hyperparams_dir() -> Path:
-    package = Path(__file__).parent
-    installed = package / "hyperparams"
-    return installed if installed.is_dir() else package.parent / "hyperparams"
-
-
-def _unknown(what: str, name: str, known: Collection[Any]) -> str:
+def unknown(what: str, name: str, known: Collection[Any]) -> str:
+    """:return: The line that says that there is no such thing, with the nearest name, or with those there are"""
     names = {str(item).lower(): str(item) for item in known}
     near = get_close_matches(name.lower(), names, n=1)
     message = f"unknown {what} {name!r};" + (f" did you mean {names[near[0]]!r}?" if near else "")

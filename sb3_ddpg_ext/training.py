@@ -24,7 +24,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +38,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ddpg_ext.building import make_env, make_model, one_line
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings
+from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings, require
 
 # All algorithms and runs are evaluated on the same episodes; the final ones are not those that chose the best model.
 EVAL_SEED, FINAL_SEED = 1_000_000, 2_000_000
@@ -53,7 +52,7 @@ class TrainArgs:
     env: str
     """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
     algo: str = "custom_ddpg"
-    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3) or tqc, crossq (sb3-contrib)"""
+    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
     steps: int | None = None
     """environment steps, over all environments; as the settings say if not given"""
     seed: int = 0
@@ -82,18 +81,6 @@ class TrainArgs:
     """threads of PyTorch on the CPU; its own choice if not given"""
     quiet: bool = False
     """no progress bar, only the result"""
-
-
-def require(module: str, extra: str) -> None:
-    """
-    Check that an optional package is there.
-
-    :param module: What will be imported
-    :param extra: The extra of this package that brings it
-    :raises SettingsError: With the line that installs it
-    """
-    if find_spec(module) is None:
-        raise SettingsError(f"{module} is not installed: pip install 'sb3_ddpg_ext[{extra}]'")
 
 
 class InterruptedEvaluationError(Exception):
@@ -152,9 +139,35 @@ def _deaf_children() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+class TrainingClock:
+    """Wall-clock and CPU seconds of this process since now, without those spent on evaluations."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+        self.evaluations = np.zeros(2)
+
+    @staticmethod
+    def _now() -> np.ndarray:
+        return np.array([time.perf_counter(), time.process_time()])
+
+    def read(self) -> tuple[float, float]:
+        """:return: Wall-clock and CPU seconds"""
+        wall, cpu = self._now() - self._start - self.evaluations
+        return float(wall), float(cpu)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Time that does not count."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.evaluations += self._now() - start
+
+
 class Evaluation(EvalCallback):
     """
-    SB3's evaluation, with the same episodes each time, its time taken, and its files written whole: the evaluations,
+    SB3's evaluation, with the same episodes each time, on its own time, and its files written whole: the evaluations,
     and the best model together with the VecNormalize statistics that belong to it.
 
     :param directory: The run directory
@@ -168,7 +181,11 @@ class Evaluation(EvalCallback):
         super().__init__(eval_env, n_eval_episodes=episodes, eval_freq=eval_freq, verbose=0, log_path=str(directory))
         self.directory = directory
         self.stop = stop
-        self.seconds = 0.0
+        self.clock = TrainingClock()
+        self.clock_readings: list[tuple[float, float]] = []
+
+    def _on_training_start(self) -> None:
+        self.clock = TrainingClock()
 
     def _init_callback(self) -> None:
         with warnings.catch_warnings():
@@ -183,7 +200,11 @@ class Evaluation(EvalCallback):
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return True
-        start = time.perf_counter()
+        reading = self.clock.read()
+        with self.clock.stopped():
+            return self._evaluate(reading)
+
+    def _evaluate(self, reading: tuple[float, float]) -> bool:
         best = self.best_mean_reward
         self.eval_env.seed(EVAL_SEED)
         try:
@@ -192,10 +213,28 @@ class Evaluation(EvalCallback):
                 super()._on_step()
         except InterruptedEvaluationError:
             return False
+        self.clock_readings.append(reading)
+        _check_returns(self.evaluations_results[-1], f"An episode of the evaluation at step {self.num_timesteps}")
         if self.best_mean_reward > best:
             save_model(self.model, self.directory / "best_model.zip", self.directory / "best_model_vecnormalize.pkl")
-        self.seconds += time.perf_counter() - start
         return True
+
+    def record(self) -> dict[str, Any]:
+        """:return: The evaluations: their steps, the training time up to each, the return of each episode"""
+        return {
+            "steps": [int(step) for step in self.evaluations_timesteps],
+            "seconds": [wall for wall, _ in self.clock_readings],
+            "cpu_seconds": [cpu for _, cpu in self.clock_readings],
+            "returns": [[float(r) for r in returns] for returns in self.evaluations_results],
+        }
+
+    def best(self) -> dict[str, Any] | None:
+        """:return: Mean return and step of the evaluation that chose the best model, None if there was none"""
+        if not self.evaluations_results:
+            return None
+        means = np.mean(self.evaluations_results, axis=1)
+        best = int(np.argmax(means))
+        return {"mean": float(means[best]), "step": int(self.evaluations_timesteps[best]), "seed": EVAL_SEED}
 
 
 def save_model(model: Any, path: Path, vecnormalize: Path) -> None:
@@ -245,17 +284,35 @@ def train(args: TrainArgs) -> dict[str, Any]:
     :return: The result record, as written to ``result.json`` (``"directory"`` says where)
     :raises SettingsError: For anything that the caller has to mend
     """
+    settings = settings_of(args)
+    check(args, settings)
+    directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
+    with StopOnSignal() as stop:
+        return train_in(directory, args, settings, label=args.algo, stop=stop)
+
+
+def settings_of(args: TrainArgs) -> Settings:
+    """
+    Read the settings that the arguments of a run ask for.
+
+    :param args: What to train, and how
+    :return: The settings
+    :raises SettingsError: If they cannot be used
+    """
     overrides = [*args.params]
     overrides += [] if args.steps is None else [f"n_timesteps={args.steps}"]
     overrides += [] if args.n_envs is None else [f"n_envs={args.n_envs}"]
-    settings = load_settings(args.algo, args.env, args.hyperparams, overrides)
-    _check(args, settings)
-    with StopOnSignal() as stop:
-        return _train(args, settings, stop)
+    return load_settings(args.algo, args.env, args.hyperparams, overrides)
 
 
-def _check(args: TrainArgs, settings: Settings) -> None:
-    """Whatever is refused is refused here, before anything is written."""
+def check(args: TrainArgs, settings: Settings) -> None:
+    """
+    Whatever is refused is refused here, before anything is written.
+
+    :param args: What to train, and how
+    :param settings: Its settings
+    :raises SettingsError: For anything that the caller has to mend
+    """
     if args.eval_episodes < 1:
         raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
     if args.eval_freq is not None and args.eval_freq < 0:
@@ -279,11 +336,54 @@ def _make_callbacks(settings: Settings) -> list[BaseCallback]:
         raise SettingsError(f"callback: {one_line(error)}") from error
 
 
-def _train(args: TrainArgs, settings: Settings, stop: StopOnSignal) -> dict[str, Any]:
+def identity(args: TrainArgs, settings: Settings, label: str) -> dict[str, Any]:
+    """
+    What a run is, and all that its result depends on but the machine: two runs with equal ones are the same run.
+
+    :param args: What to train, and how
+    :param settings: Its settings
+    :param label: What the user calls this algorithm with these settings
+    :return: The first entries of its result record
+    """
+    return {
+        "label": label,
+        "algo": args.algo,
+        "env": args.env,
+        "seed": args.seed,
+        "planned_steps": settings.n_timesteps,
+        # JSON has no infinities, which YAML has
+        "settings": json.loads(json.dumps(settings.raw, default=str), parse_constant=str),
+        "protocol": {
+            "eval_freq": _eval_freq(args, settings),
+            "eval_episodes": args.eval_episodes,
+            "seeds": [EVAL_SEED, FINAL_SEED],
+        },
+        "vec_env": args.vec_env,
+        "threads": args.threads or th.get_num_threads(),
+    }
+
+
+def _eval_freq(args: TrainArgs, settings: Settings) -> int:
+    return max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
+
+
+def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str, stop: StopOnSignal) -> dict[str, Any]:
+    """
+    One training run in a directory that is there, and is its own. Its record is written last.
+
+    :param directory: Where
+    :param args: What to train, and how
+    :param settings: Its settings
+    :param label: What the user calls this algorithm with these settings
+    :param stop: What ends it before its time
+    :return: The result record
+    :raises FloatingPointError: If a return of an evaluation, or what CustomDDPG is given or gives, is not finite
+    """
     name = env_name(args.env)
-    directory = _make_run_directory(args.log_dir / args.algo, name)
+    set_threads(args.threads)
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
-    arguments["params"] = list(args.params)
+    arguments |= {"label": label, "params": list(args.params)}
+    (directory / name).mkdir(exist_ok=True)
     for file, content in (("config.yml", dict(settings.raw)), ("args.yml", arguments)):
         with atomic(directory / name / file) as partial:
             partial.write_text(yaml.safe_dump(content))
@@ -298,40 +398,45 @@ def _train(args: TrainArgs, settings: Settings, stop: StopOnSignal) -> dict[str,
         model = make_model(
             settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
         )
-        eval_freq = max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
-        evaluation = Evaluation(directory, eval_env, -(-eval_freq // settings.n_envs), args.eval_episodes, stop)
+        # At least so many steps of all environments together
+        eval_freq = -(-_eval_freq(args, settings) // settings.n_envs)
+        evaluation = Evaluation(directory, eval_env, eval_freq, args.eval_episodes, stop)
         callbacks = [*_make_callbacks(settings), evaluation, stop]
 
-        wall, cpu = time.perf_counter(), time.process_time()
         try:
             model.learn(settings.n_timesteps, callback=callbacks, progress_bar=not args.quiet)
         finally:  # whatever ended training, what was reached is kept
-            seconds = {
-                "train": time.perf_counter() - wall - evaluation.seconds,
-                "evaluate": evaluation.seconds,
-                "cpu": time.process_time() - cpu,
-            }
+            wall, cpu = evaluation.clock.read()
             save_model(model, directory / f"{name}.zip", directory / name / "vecnormalize.pkl")
         final = _final_score(model, env, eval_env, args.eval_episodes, stop)
 
     record = {
+        **identity(args, settings, label),
         "status": "interrupted" if final is None else "finished",
+        "error": None,
         "directory": str(directory),
-        **{key: arguments[key] for key in ("algo", "env", "seed")},
         "steps": model.num_timesteps,
         "updates": model._n_updates,
         "score": final,
-        "best_evaluation": _best_evaluation(evaluation),
-        "seconds": seconds,
-        "settings": dict(settings.raw),
-        "vec_env": args.vec_env,
+        "best_evaluation": evaluation.best(),
+        "evaluations": evaluation.record(),
+        "seconds": {"train": wall, "evaluate": float(evaluation.clock.evaluations[0]), "cpu": cpu},
         "device": str(model.device),
-        "threads": th.get_num_threads(),
         **versions_and_machine(),
     }
-    with atomic(directory / "result.json") as partial:
-        partial.write_text(json.dumps(record, indent=2))
+    write_record(directory, record)
     return record
+
+
+def write_record(directory: Path, record: dict[str, Any]) -> None:
+    """
+    Write the record that ends a run, whole or not at all.
+
+    :param directory: The run directory
+    :param record: What came out, without NaN and infinity
+    """
+    with atomic(directory / "result.json") as partial:
+        partial.write_text(json.dumps(record, indent=2, allow_nan=False))
 
 
 def _final_score(
@@ -384,6 +489,7 @@ def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kw
     """
     env.seed(seed)
     returns, lengths = evaluate_policy(model, env, episodes, return_episode_rewards=True, **kwargs)
+    _check_returns(returns, "An episode of the evaluation")
     return {
         "mean": float(np.mean(returns)),
         "std": float(np.std(returns)),
@@ -394,12 +500,13 @@ def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kw
     }
 
 
-def _best_evaluation(evaluation: Evaluation) -> dict[str, Any] | None:
-    if not evaluation.evaluations_results:
-        return None
-    means = np.mean(evaluation.evaluations_results, axis=1)
-    best = int(np.argmax(means))
-    return {"mean": float(means[best]), "step": int(evaluation.evaluations_timesteps[best]), "seed": EVAL_SEED}
+def _check_returns(returns: Any, what: str) -> None:
+    bad = np.ravel(returns)[~np.isfinite(np.ravel(returns))]
+    if bad.size:
+        raise FloatingPointError(
+            f"{what} has the return {bad[0]}: rewards must be finite; if they are, the weights have diverged, and a "
+            "lower learning_rate may help."
+        )
 
 
 def versions_and_machine() -> dict[str, Any]:

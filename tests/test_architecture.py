@@ -16,7 +16,9 @@ def test_imports_go_in_one_direction() -> None:
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("module", ["optuna", "matplotlib", "dask", "tyro", "yaml", "pydantic", "sb3_contrib"])
+@pytest.mark.parametrize(
+    "module", ["optuna", "matplotlib", "dask", "distributed", "scipy", "tyro", "yaml", "pydantic", "sb3_contrib"]
+)
 def test_importing_the_package_is_light(module: str) -> None:
     code = f"import sys, sb3_ddpg_ext; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

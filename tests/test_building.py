@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTra
 
 from sb3_ddpg_ext import OrnsteinUhlenbeckNoise
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.settings import SettingsError, parse_settings
+from sb3_ddpg_ext.settings import Settings, SettingsError, parse_settings
 
 
 def settings(**raw: Any) -> Any:
@@ -74,6 +74,12 @@ def test_noise_of_the_settings() -> None:
     assert normal._sigma.tolist() == [0.2]
     sb3s = make_model(settings(noise_type="ou", noise_std=0.2), "td3", env).action_noise
     assert isinstance(sb3s, OrnsteinUhlenbeckActionNoise)
+
+
+def test_the_baselines_have_the_noises_of_sb3_only() -> None:
+    pink = Settings(100, noise_type="pink", hyperparams={"policy": "MlpPolicy"}, raw={"noise_type": "pink"})
+    with pytest.raises(SettingsError, match="ddpg: the noise 'pink' is CustomDDPG's; here it is normal or ou"):
+        make_model(pink, "ddpg", make_env("Pendulum-v1", pink, 1, 0))
 
 
 def test_building_a_model_leaves_the_settings_alone() -> None:

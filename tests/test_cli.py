@@ -210,6 +210,22 @@ BAD = {
         "bad.yml: not a YAML file: line 3",
     ),
     "unwritable log directory": (["train", "--env", "Pendulum-v1", "--log-dir", "a_file"], "cannot write to a_file"),
+    "comparison without seeds": (
+        ["compare", "--algos", "ddpg", "--envs", "Pendulum-v1", "--seeds", "0"],
+        "--seeds must be 1 or more, got 0",
+    ),
+    "comparison with an unknown algorithm": (
+        ["compare", "--algos", "ddpg,ddgp", "--envs", "Pendulum-v1"],
+        "ddgp on Pendulum-v1: unknown algorithm 'ddgp'; did you mean 'ddpg'",
+    ),
+    "comparison in a file": (
+        ["compare", "--algos", "ddpg", "--envs", "Pendulum-v1", "--log-dir", "a_file"],
+        "cannot write to .*a_file/ddpg: Not a directory; choose another --log-dir",
+    ),
+    "no scheduler": (
+        ["compare", "--algos", "ddpg", "--envs", "Pendulum-v1", "--scheduler", "host"],
+        "no Dask scheduler answers at 'host'; expected an address such as tcp://host:8786",
+    ),
     "no such run": (["evaluate", "runs/nothing"], "runs/nothing does not exist; expected a run directory or"),
     "not a run": (["evaluate", "."], "is not a run directory"),
     "a file outside of a run": (["evaluate", "a_file"], "a_file is not in a run directory: say --algo and --env"),
@@ -224,7 +240,7 @@ BAD = {
 def test_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "a_file").write_text("not a model")
     (tmp_path / "bad.yml").write_text("Pendulum-v1:\n  gamma: [0.9\n")
-    if arguments[0] == "train":
+    if arguments[0] != "evaluate":
         arguments = [*arguments, "--quiet"]
     line = refused(*arguments, cwd=tmp_path)
     assert line.startswith("error: ")
@@ -246,7 +262,7 @@ def test_a_reward_that_is_not_a_number_ends_training_with_one_line(tmp_path: Pat
     assert line.startswith("error: Environment 0 returned the reward nan at step 1;")
 
 
-@pytest.mark.parametrize("module", ["tyro", "pydantic", "yaml", "matplotlib", "sb3_contrib"])
+@pytest.mark.parametrize("module", ["tyro", "pydantic", "yaml", "matplotlib", "rich", "sb3_contrib"])
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(module: str, tmp_path: Path) -> None:
     blocked = f"import sys; sys.modules[{module!r}] = None; sys.argv = ['sb3-ddpg', 'train', '--env', 'Pendulum-v1', "
     blocked += "'--algo', 'tqc']; from sb3_ddpg_ext.__main__ import main; sys.exit(main())"
@@ -273,3 +289,4 @@ def test_without_a_command(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "train" in result.stderr
     assert "evaluate" in result.stderr
+    assert "compare" in result.stderr

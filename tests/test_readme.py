@@ -17,7 +17,7 @@ PATH = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH'
 
 def test_the_blocks_are_found() -> None:
     assert len(PYTHON) == 2
-    assert len(SHELL) == 1
+    assert len(SHELL) == 2
     assert len(PYTHON[0].strip().splitlines()) <= 8
 
 
@@ -35,7 +35,11 @@ def test_python(code: str, tmp_path: Path) -> None:
 def test_shell(code: str, tmp_path: Path) -> None:
     result = subprocess.run(["bash", "-ec", code], cwd=tmp_path, env=PATH, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert (tmp_path / "videos" / "best_model-episode-0.mp4").exists()
+    if "--video" in code:
+        assert (tmp_path / "videos" / "best_model-episode-0.mp4").exists()
+    if "compare" in code:
+        assert len(list((tmp_path / "runs" / "compare").glob("*/*/result.json"))) == 2 + 3 + 3
+        assert (tmp_path / "runs" / "compare" / "report.html").exists()
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^h)][^)]*)\)", (ROOT / "README.md").read_text()))

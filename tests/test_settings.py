@@ -25,6 +25,7 @@ from sb3_ddpg_ext.settings import (
     Settings,
     SettingsError,
     algorithm_class,
+    hyperparams_file,
     load_settings,
     parse_settings,
     read_yaml,
@@ -118,15 +119,20 @@ def zoo_file(tmp_path) -> Path:
 # Algorithms
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+INSTALLED = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]
+
+
+@pytest.mark.parametrize("algo", INSTALLED)
 def test_every_algorithm_is_found_and_has_a_file(algo):
     assert algorithm_class(algo).__name__.lower() == algo.replace("_", "")
     assert (HYPERPARAMS / f"{algo}.yml").is_file()
 
 
 def test_unknown_algorithm():
-    with pytest.raises(SettingsError, match=r"^unknown algorithm 'DDGP'; did you mean 'ddpg'\? known: crossq, .*tqc$"):
+    with pytest.raises(SettingsError, match=r"^unknown algorithm 'DDGP'; did you mean 'ddpg'\?$"):
         algorithm_class("DDGP")
+    with pytest.raises(SettingsError, match=r"^unknown algorithm 'ppo'; known: crossq, custom_ddpg, .*tqc$"):
+        algorithm_class("ppo")
     with pytest.raises(SettingsError, match="unknown algorithm"):
         load_settings("../secret", "Pendulum-v1")
 
@@ -138,10 +144,18 @@ def test_missing_sb3_contrib_names_the_line_to_install(monkeypatch):
     assert algorithm_class("custom_ddpg") is CustomDDPG
 
 
+@pytest.mark.parametrize("algo", [algo for algo in ALGORITHMS if algo.startswith("sbx_")])
+def test_sbx_takes_the_files_of_sb3_and_names_the_line_to_install(monkeypatch, algo):
+    assert hyperparams_file(algo) == HYPERPARAMS / f"{algo.removeprefix('sbx_')}.yml"
+    monkeypatch.setitem(sys.modules, "sbx", None)
+    with pytest.raises(SettingsError, match=f"^{algo} needs sbx: pip install sbx-rl$"):
+        load_settings(algo, "Pendulum-v1")
+
+
 # The files of this package
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", INSTALLED)
 def test_packaged_file_is_complete_and_every_entry_fits_the_constructor(algo):
     entries = read_yaml(HYPERPARAMS / f"{algo}.yml")
     assert set(entries) == {*ENVIRONMENTS, "default"}
@@ -151,13 +165,13 @@ def test_packaged_file_is_complete_and_every_entry_fits_the_constructor(algo):
         assert settings.hyperparams["policy"] == "MlpPolicy"
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", INSTALLED)
 def test_packaged_file_reads_the_same_with_plain_pyyaml(algo):
     file = HYPERPARAMS / f"{algo}.yml"
     assert yaml.safe_load(file.read_text()) == read_yaml(file)
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", INSTALLED)
 def test_models_can_be_built_from_the_packaged_settings(algo):
     settings = load_settings(algo, "MountainCarContinuous-v0", overrides=["buffer_size=10", "policy_kwargs=null"])
     algorithm_class(algo)(env="Pendulum-v1", device="cpu", **copy.deepcopy(settings.hyperparams))
@@ -369,9 +383,9 @@ def test_each_algorithm_has_its_own_hyperparameters():
     assert "unknown hyperparameter 'tau'" in error_of("crossq", tau=0.1)
 
 
-@pytest.mark.parametrize("name", ["env", "seed", "verbose", "device", "tensorboard_log", "action_noise"])
+@pytest.mark.parametrize("name", ["env", "seed", "verbose", "device", "tensorboard_log"])
 def test_arguments_of_the_run_are_not_hyperparameters(name):
-    assert error_of(**{name: 1}) == f"{name} cannot be set here: noise is noise_type, the rest belongs to the run"
+    assert error_of(**{name: 1}) == f"{name} cannot be set here: it belongs to the run"
 
 
 def test_names_that_are_not_strings():
@@ -528,6 +542,40 @@ def test_noise_without_its_type(entry):
 def test_an_override_switches_the_noise_off(zoo_file):
     settings = load_settings("ddpg", "Pendulum-v1", zoo_file, ["noise_type=null"])
     assert (settings.noise_type, settings.noise_std) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("normal", {"noise_type": "normal"}),
+        (None, {"noise_type": None}),
+        ({"type": "normal", "std": 0.3}, {"noise_type": "normal", "noise_std": 0.3}),
+        ({"type": "ou", "correlation_time": 9}, {"noise_type": "ou", "noise_kwargs": {"correlation_time": 9}}),
+    ],
+)
+def test_action_noise_is_short_for_the_three_keys(given, expected):
+    assert parse(action_noise=given) == parse(**expected)
+    assert parse(action_noise=given).raw == {"n_timesteps": 100, **expected}
+
+
+def test_an_override_of_action_noise_replaces_all_noise_of_the_file(zoo_file):
+    settings = load_settings("ddpg", "Pendulum-v1", zoo_file, ["action_noise={type: normal}"])
+    assert (settings.noise_type, settings.noise_std) == ("normal", None)
+    assert load_settings("ddpg", "Pendulum-v1", zoo_file, ["action_noise=null"]).noise_type is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"action_noise": "pnik"}, "noise_type: unknown noise 'pnik'; known: normal, ornstein-uhlenbeck, ou"),
+        ({"action_noise": {"std": 1}}, "action_noise: expected a name, {type: ..., std: ...} or null, got {'std': 1}"),
+        ({"action_noise": 0.1}, "action_noise: expected a name, {type: ..., std: ...} or null, got 0.1"),
+        ({"action_noise": {"type": "ou", "std": -1}}, "noise_std: expected 0 or more, got -1"),
+        ({"action_noise": "ou", "noise_std": 0.1}, "action_noise and noise_std exclude each other; use one of the two"),
+    ],
+)
+def test_bad_action_noise(entry, message):
+    assert error_of(**entry) == message
 
 
 # Import paths

@@ -1,0 +1,9 @@
+"""``python scripts/compare.py --algos ...`` is ``sb3-ddpg compare --algos ...``."""
+
+import sys
+
+from sb3_ddpg_ext.__main__ import main
+
+if __name__ == "__main__":  # its worker processes import this file
+    sys.argv.insert(1, "compare")
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Environments for the comparison's tests, which its worker processes import by name."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.classic_control import PendulumEnv
+
+
+class Quick(PendulumEnv):
+    """Pendulum with short episodes. Remembers what it was asked for, over all of its instances."""
+
+    steps = 0
+    seeds: list[int] = []  # noqa: RUF012
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if seed is not None:
+            Quick.seeds.append(seed)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        Quick.steps += 1
+        return super().step(action)
+
+
+BEGUN = Path("begun")
+
+
+class Slow(Quick):
+    """Says in a file with which seed training begins, and in which process, and takes its time."""
+
+    pause = 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if seed is not None and seed < 1_000_000:
+            self.pause = 0.003
+            with BEGUN.open("a") as log:
+                log.write(f"{seed} {os.getpid()}\n")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        time.sleep(self.pause)
+        return super().step(action)
+
+
+class Together(Slow):
+    """Begins with the first training when there is a second one."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        result = super().reset(seed=seed, options=options)
+        while BEGUN.exists() and len(BEGUN.read_text().splitlines()) < 2:
+            time.sleep(0.01)
+        return result
+
+
+class Nan(Quick):
+    """Has no reward."""
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, float("nan"), *rest
+
+
+class Crash(Quick):
+    """Raises after a while."""
+
+    n = 0
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        if self.n > 150:
+            raise RuntimeError("the simulator\nhas exploded")
+        return super().step(action)
+
+
+for env in (Quick, Slow, Together, Nan, Crash):
+    gym.register(f"{env.__name__}-v0", env, max_episode_steps=20, disable_env_checker=True)

@@ -1,0 +1,194 @@
+"""The fan-out, with real processes: this one, those it starts, and a scheduler with workers started by hand."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sb3_ddpg_ext import cluster
+from sb3_ddpg_ext.cluster import run_all
+from sb3_ddpg_ext.settings import SettingsError
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+
+
+# --- What is called; workers import it from here ---
+
+
+def reciprocal(x: int) -> float:
+    return 1 / x
+
+
+def process_and_threads(_: int) -> tuple[int, str | None]:
+    return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def log(file: Path, text: str) -> None:
+    with file.open("a") as lines:
+        lines.write(f"{text}\n")
+
+
+def killed_once(folder: Path, x: int) -> int:
+    log(folder / "begun", str(x))
+    if x == 1 and not (folder / "killed").exists():
+        (folder / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    log(folder / "done", str(x))
+    return x
+
+
+def killed_each_time(x: int) -> int:
+    if x == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+_inside = threading.Semaphore(1)
+
+
+def alone(_: int) -> bool:
+    free = _inside.acquire(blocking=False)
+    time.sleep(0.02)
+    if free:
+        _inside.release()
+    return free
+
+
+def sleep(folder: Path, x: int) -> int:
+    log(folder / "begun", str(os.getpid()))
+    time.sleep(1000 * x)
+    return x
+
+
+# ---
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@contextlib.contextmanager
+def dask(*arguments: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "dask", *arguments]
+    process = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def cluster_started_by_hand(*workers: str, cwd: Path | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler, and a worker for each of `workers`, its further arguments."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with contextlib.ExitStack() as processes:
+        port = address.rpartition(":")[2]
+        scheduler = processes.enter_context(
+            dask("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show")
+        )
+        for arguments in workers:
+            processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split(), cwd=cwd))
+        yield address, scheduler
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_and_exceptions_come_with_their_items(workers: int) -> None:
+    started: list[int] = []
+    results = dict(run_all(reciprocal, [4, 0, 2], workers=workers, on_start=started.append))
+    assert (results[4], results[2]) == (0.25, 0.5)
+    assert isinstance(results[0], ZeroDivisionError)
+    assert sorted(started) == [0, 2, 4]
+
+
+def test_in_this_process_items_come_in_their_order_and_one_after_the_other() -> None:
+    events: list[Any] = []
+    for item, result in run_all(reciprocal, [1, 2], workers=0, on_start=events.append):
+        events.append((item, result))
+    assert events == [1, (1, 1.0), 2, (2, 0.5)]
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    assert list(run_all(reciprocal, [], workers=2, scheduler="tcp://nowhere:1")) == []
+
+
+def test_workers_are_processes_of_one_thread() -> None:
+    results = [result for _, result in run_all(process_and_threads, range(8), workers=2)]
+    pids = {result[0] for result in results if not isinstance(result, Exception)}
+    assert len(pids - {os.getpid()}) == 2
+    assert results[0][1] == "1"  # type: ignore[index]
+    wait_until(lambda: all(map(gone, pids)))
+
+
+def test_what_a_worker_was_doing_when_it_died_is_done_again(tmp_path: Path) -> None:
+    results = dict(run_all(partial(killed_once, tmp_path), range(4), workers=2))
+    assert results == {x: x for x in range(4)}
+    assert sorted((tmp_path / "begun").read_text().split()) == ["0", "1", "1", "2", "3"]
+    assert sorted((tmp_path / "done").read_text().split()) == ["0", "1", "2", "3"]
+
+
+def test_what_kills_every_worker_is_given_up_and_the_others_are_done() -> None:
+    results = dict(run_all(killed_each_time, range(3), workers=2))
+    assert str(results.pop(1)).startswith("the worker processes that tried it died")
+    assert results == {0: 0, 2: 2}
+
+
+def test_closing_ends_the_processes(tmp_path: Path) -> None:
+    with contextlib.closing(run_all(partial(sleep, tmp_path), [0, 1, 1], workers=2)) as results:
+        assert next(results) == (0, 0)
+        wait_until(lambda: len(set((tmp_path / "begun").read_text().split())) == 2)
+        pids = list(map(int, (tmp_path / "begun").read_text().split()))
+        assert not any(map(gone, pids))
+    assert all(map(gone, pids))
+
+
+def test_a_cluster_started_by_hand_is_used_one_call_at_a_time_in_each_process() -> None:
+    with cluster_started_by_hand("--nthreads 4") as (address, _):
+        assert all(result is True for _, result in run_all(alone, range(12), workers=0, scheduler=address))
+
+
+def test_a_scheduler_that_is_lost_is_named(tmp_path: Path) -> None:
+    with cluster_started_by_hand("--nthreads 1") as (address, scheduler):
+        results = run_all(partial(sleep, tmp_path), [0, 1], workers=0, scheduler=address)
+        assert next(results) == (0, 0)
+        scheduler.kill()
+        with pytest.raises(SettingsError, match="connection to the Dask scheduler is lost; what is finished is kept"):
+            next(results)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere://here", "127.0.0.1:port", "no.such.host"])
+def test_no_scheduler_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
+    with pytest.raises(SettingsError, match=f"^no Dask scheduler answers at '{address}'; expected an address such as"):
+        list(run_all(reciprocal, [1], workers=0, scheduler=address))
+
+
+def test_dask_is_needed_for_workers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.split(".")[0] in ("dask", "distributed")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert list(run_all(reciprocal, [2], workers=0)) == [(2, 0.5)]
+    with pytest.raises(SettingsError, match=r"^distributed is not installed: pip install 'sb3_ddpg_ext\[compare\]'$"):
+        list(run_all(reciprocal, [2], workers=1))
+    assert "dask" not in sys.modules

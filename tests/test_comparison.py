@@ -1,0 +1,578 @@
+"""Plans, and what becomes of them: in this process first, then as commands that are killed in the middle."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
+
+import psutil
+import pytest
+import torch as th
+import yaml
+from comparison_envs import Quick
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cluster import cluster_started_by_hand, gone, wait_until
+
+from sb3_ddpg_ext.comparison import (
+    LOCK,
+    CompareArgs,
+    Run,
+    Variant,
+    execute,
+    expect,
+    finished,
+    left_over,
+    parse_variants,
+    plan,
+    run_missing,
+)
+from sb3_ddpg_ext.settings import SettingsError, hyperparams_file
+
+ROOT = Path(__file__).parent.parent
+TINY = "policy_kwargs={net_arch: [8]},learning_starts=100,batch_size=8,buffer_size=1000"
+CUSTOM, DDPG = f"custom_ddpg:{TINY}", f"ddpg:{TINY}"
+
+
+def arguments(log_dir: Path, algos: Sequence[str] = (CUSTOM,), env: str = "Quick", **kwargs: Any) -> CompareArgs:
+    envs = ",".join(f"comparison_envs:{name}-v0" for name in env.split(","))
+    defaults = {"seeds": 1, "steps": 300, "eval_freq": 100, "eval_episodes": 10, "workers": 0}
+    return CompareArgs(",".join(algos), envs, log_dir=log_dir, **{**defaults, **kwargs})
+
+
+def do(args: CompareArgs) -> list[dict[str, Any]]:
+    """The records of all runs of a plan, in its order; those that are missing are made."""
+    runs = plan(args)
+    made = {run.directory: record for run, record in run_missing(runs, workers=args.workers)}
+    return [made[run.directory] for run in runs]
+
+
+def stamps(log_dir: Path) -> dict[Path, tuple[int, int]]:
+    """What changes when a result is written again."""
+    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in log_dir.glob("*/*/result.json")}
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Another process's lock of a run."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# --- What the user writes ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ddpg", [Variant("ddpg", "ddpg")]),
+        (" ddpg , td3", [Variant("ddpg", "ddpg"), Variant("td3", "td3")]),
+        (
+            "custom_ddpg:learning_rate=3e-4,batch_size=128,sac",
+            [
+                Variant(
+                    "custom_ddpg:learning_rate=3e-4,batch_size=128",
+                    "custom_ddpg",
+                    None,
+                    ("learning_rate=3e-4", "batch_size=128"),
+                ),
+                Variant("sac", "sac"),
+            ],
+        ),
+        (
+            "ddpg:policy_kwargs=dict(net_arch=[8, 8], n_critics=1),env_kwargs={g: 1, a: {b: [2, 3]}}",
+            [
+                Variant(
+                    "ddpg:policy_kwargs=dict(net_arch=[8, 8], n_critics=1),env_kwargs={g: 1, a: {b: [2, 3]}}",
+                    "ddpg",
+                    None,
+                    ("policy_kwargs=dict(net_arch=[8, 8], n_critics=1)", "env_kwargs={g: 1, a: {b: [2, 3]}}"),
+                )
+            ],
+        ),
+        (
+            "custom_ddpg:hyperparams=ddpg,gamma=0.9",
+            [
+                Variant(
+                    "custom_ddpg:hyperparams=ddpg,gamma=0.9", "custom_ddpg", hyperparams_file("ddpg"), ("gamma=0.9",)
+                )
+            ],
+        ),
+        ("td3:hyperparams=a/b.yml", [Variant("td3:hyperparams=a/b.yml", "td3", Path("a/b.yml"))]),
+        ("ddpg:gamma=0.9,ddpg", [Variant("ddpg:gamma=0.9", "ddpg", None, ("gamma=0.9",)), Variant("ddpg", "ddpg")]),
+    ],
+)
+def test_variants(text: str, expected: list[Variant]) -> None:
+    assert list(parse_variants(text)) == expected
+
+
+VALUES = st.recursive(
+    st.text("abc.01 ", min_size=1).filter(lambda s: s == s.strip()),
+    lambda inner: (
+        st.lists(inner).map(lambda items: f"[{','.join(items)}]")
+        | st.lists(inner).map(lambda items: "{" + ", ".join(f"k: {i}" for i in items) + "}")
+    ),
+)
+OVERRIDES = st.lists(st.builds("{}={}".format, st.sampled_from(["gamma", "tau"]), VALUES))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ddpg", "sac"]), OVERRIDES), min_size=1))
+def test_any_list_of_variants_is_read_as_it_was_written(written: list[tuple[str, list[str]]]) -> None:
+    labels = [algo + ":" * bool(overrides) + ",".join(overrides) for algo, overrides in written]
+    variants = parse_variants(",".join(labels))
+    assert [variant.label for variant in variants] == labels
+    assert [(variant.algo, list(variant.params)) for variant in variants] == written
+
+
+@given(st.text())
+def test_any_text_is_a_list_of_variants_or_a_settings_error(text: str) -> None:
+    with contextlib.suppress(SettingsError):
+        parse_variants(text)
+
+
+def test_plan(tmp_path: Path) -> None:
+    args = arguments(tmp_path, [CUSTOM, "ddpg:env_kwargs={g: 5.0},gamma=0.5"], "Quick,Slow", seeds=2)
+    runs = plan(args)
+    labels = [CUSTOM, "ddpg:env_kwargs={g: 5.0},gamma=0.5"]
+    assert [(run.args.seed, run.args.env, run.label) for run in runs] == [
+        (seed, f"comparison_envs:{env}-v0", label) for seed in (0, 1) for env in ("Quick", "Slow") for label in labels
+    ]
+    assert len({run.directory for run in runs}) == 8
+    first = runs[0]
+    assert first.directory.name == "Quick-v0_0"
+    assert unquote(first.directory.parent.name) == CUSTOM
+    assert first.directory.parent.parent == tmp_path
+    assert first.settings.n_timesteps == 300
+    assert (runs[1].settings.hyperparams["gamma"], runs[1].settings.env_kwargs) == (0.5, {"g": 5.0})
+    assert {(run.args.threads, run.args.device, run.args.eval_episodes) for run in runs} == {(1, "cpu", 10)}
+    assert list(tmp_path.iterdir()) == []
+    assert plan(args) == runs
+
+
+def test_plan_is_absolute_and_can_be_sent_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert plan(arguments(Path("here")))[0].directory.parent.parent == tmp_path / "here"
+
+
+def test_settings_of_another_algorithm(tmp_path: Path) -> None:
+    runs = plan(CompareArgs("custom_ddpg:hyperparams=ddpg,ddpg", "Pendulum-v1", seeds=1, log_dir=tmp_path))
+    assert runs[0].settings == runs[1].settings
+    assert (runs[0].args.algo, runs[0].settings.n_timesteps) == ("custom_ddpg", 20_000)
+
+
+REFUSED = {
+    "seeds": ({"seeds": 0}, "--seeds must be 1 or more, got 0"),
+    "workers": ({"workers": -1}, "--workers must be 0 .* or more, got -1"),
+    "episodes": ({"eval_episodes": 9}, "--eval-episodes must be 10 or more, got 9"),
+    "no evaluation": ({"eval_freq": 0}, "--eval-freq must be from 1 to 300 steps, got 0"),
+    "evaluations that never come": ({"eval_freq": 301}, "--eval-freq must be from 1 to 300 steps, got 301"),
+    "steps": ({"steps": 0}, "n_timesteps: expected 1 or more"),
+    "algorithm": ({"algos": ["ddgp"]}, r"ddgp on comparison_envs:Quick-v0: unknown algorithm 'ddgp'; did you mean"),
+    "empty": ({"algos": ["ddpg", ""]}, "unknown algorithm ''"),
+    "environment": ({"env": "Quik"}, "custom_ddpg:.*: environment 'comparison_envs:Quik-v0': .*Quick"),
+    "discrete actions": ({"envs": "CartPole-v1"}, "on CartPole-v1: .*action space Discrete"),
+    "hyperparameter": ({"algos": ["ddpg:gama=0.9"]}, "unknown hyperparameter 'gama'; did you mean 'gamma'"),
+    "value": ({"algos": ["ddpg:gamma=high"]}, "gamma: expected float"),
+    "no value": ({"algos": ["ddpg:gamma"]}, "override 'gamma': expected name=value"),
+    "setting first": ({"algos": ["gamma=1", "ddpg"]}, "'gamma=1' belongs to no algorithm; .* custom_ddpg:gamma=1"),
+    "setting without colon": ({"algos": ["td3", "tau=1"]}, "'tau=1' belongs to no algorithm; .* example td3:tau=1"),
+    "file": ({"algos": ["ddpg:hyperparams=none.yml"]}, "none.yml: cannot be read"),
+    "missing package": ({"algos": ["sbx_ddpg"]}, "sbx_ddpg needs sbx: pip install sbx-rl"),
+    "twice": ({"algos": ["ddpg", "td3", "ddpg"]}, "ddpg on comparison_envs:Quick-v0 is there twice"),
+    "environment twice": ({"env": "Quick,Quick"}, "is there twice; both would be Quick-v0_0"),
+    "baseline": ({"algos": ["ddpg", "td3"], "baseline": "td4"}, "unknown baseline 'td4'; did you mean 'td3'"),
+    "long": ({"algos": ["ddpg:policy_kwargs={net_arch: [" + "8, " * 90 + "8]}"]}, "too long for a folder's name"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_before_anything_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    args = arguments(tmp_path, **{key: value for key, value in changes.items() if key != "envs"})
+    if "envs" in changes:
+        args = CompareArgs(CUSTOM, changes["envs"], log_dir=tmp_path)
+    with pytest.raises(SettingsError, match=message) as caught:
+        plan(args)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- What is done, and what is not done again ---
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareArgs, list[dict[str, Any]]]:
+    args = arguments(tmp_path_factory.mktemp("compared"), [CUSTOM, DDPG, f"sac:{TINY}"], seeds=2)
+    Quick.seeds.clear()
+    records = do(args)
+    return args, records
+
+
+def test_record(compared: tuple[CompareArgs, list[dict[str, Any]]]) -> None:
+    args, records = compared
+    for run, record in zip(plan(args), records, strict=True):
+        text = (run.directory / "result.json").read_text()
+        assert record == json.loads(text, parse_constant=lambda token: pytest.fail(f"{token} is not JSON"))
+        assert (record["label"], record["env"], record["seed"]) == (run.label, run.args.env, run.args.seed)
+        assert (record["status"], record["error"], record["threads"]) == ("finished", None, 1)
+        assert (record["steps"], record["planned_steps"]) == (300, 300)
+        assert len(record["score"]["returns"]) == 10
+        evaluations = record["evaluations"]
+        assert evaluations["steps"] == [100, 200, 300]
+        assert [len(returns) for returns in evaluations["returns"]] == [10, 10, 10]
+        for times in (evaluations["seconds"], evaluations["cpu_seconds"]):
+            assert 0 < times[0] < times[1] < times[2]
+        assert evaluations["seconds"][2] <= record["seconds"]["train"]
+        arguments = yaml.safe_load((run.directory / "Quick-v0" / "args.yml").read_text())
+        assert (arguments["label"], arguments["seed"]) == (run.label, run.args.seed)
+
+
+def test_all_are_evaluated_on_the_same_episodes(compared: tuple[CompareArgs, list[dict[str, Any]]]) -> None:
+    one_run = 3 * [1_000_000 + i for i in range(5)] + [2_000_000 + i for i in range(5)]
+    assert [seed for seed in Quick.seeds if seed >= 1_000_000][: 6 * len(one_run)] == 6 * one_run
+    assert [seed for seed in Quick.seeds if seed < 1_000_000][:6] == [0, 0, 0, 1, 1, 1]
+
+
+def test_time_of_evaluations_is_not_time_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by a second with each step of an environment, and by two of CPU time."""
+    clock = SimpleNamespace(perf_counter=lambda: 1.0 * Quick.steps, process_time=lambda: 2.0 * Quick.steps)
+    monkeypatch.setattr("sb3_ddpg_ext.training.time", clock)
+    (record,) = do(arguments(tmp_path))
+    assert record["evaluations"]["seconds"] == [100, 200, 300]
+    assert record["evaluations"]["cpu_seconds"] == [200, 400, 600]
+    assert record["seconds"] == {"train": 300, "evaluate": 3 * 10 * 20, "cpu": 600}
+
+
+def test_done_runs_are_left_alone_and_more_seeds_add_to_them(
+    compared: tuple[CompareArgs, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    args, records = compared
+    before = stamps(args.log_dir)
+    assert len(before) == 6
+    more = arguments(args.log_dir, [CUSTOM, DDPG], seeds=3)
+    started: list[Run] = []
+    missing = [run for run in plan(more) if finished(run) is None]
+    made = [record for _, record in run_missing(missing, workers=0, on_start=started.append)]
+    assert [(run.label, run.args.seed) for run in started] == [(CUSTOM, 2), (DDPG, 2)]
+    assert {record["status"] for record in made} == {"finished"}
+    assert do(args) == records  # the same, though each was asked for again
+    after = stamps(args.log_dir)
+    assert len(after) == 8
+    assert {file: after[file] for file in before} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"steps": 400}, "planned_steps and settings"),
+        ({"eval_freq": 150}, "protocol"),
+        ({"eval_episodes": 20}, "protocol"),
+    ],
+)
+def test_what_was_done_otherwise_is_not_overwritten(
+    changes: dict[str, int], what: str, compared: tuple[CompareArgs, list[dict[str, Any]]]
+) -> None:
+    run = plan(arguments(compared[0].log_dir, **changes))[0]
+    message = f"is finished, but with other {what}; choose another --log-dir or remove it"
+    for function in (finished, lambda run: execute(run, wait=False)):
+        with pytest.raises(SettingsError, match=f"^{re.escape(str(run.directory))} {message}$"):
+            function(run)
+
+
+LEFT_OVERS = {
+    "begun": (None, "not finished"),
+    "empty": ("", "result.json is not readable"),
+    "cut off": ('{"status": "fini', "result.json is not readable"),
+    "something else": ("[1, 2]", "result.json is not readable"),
+    "no status": ("{}", "result.json is not readable"),
+    "not even text": (b"\xff\x00", "result.json is not readable"),
+    "failed": ('{"status": "failed", "error": "oh"}', r"failed \(oh\)"),
+    "interrupted": ('{"status": "interrupted", "error": null}', r"interrupted \(None\)"),
+}
+
+
+@pytest.mark.parametrize(("content", "what"), LEFT_OVERS.values(), ids=LEFT_OVERS.keys())
+def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
+    content: str | bytes | None, what: str, tmp_path: Path
+) -> None:
+    (run,) = plan(arguments(tmp_path, steps=100))
+    assert left_over(run) is None
+    with held(run.directory):
+        assert left_over(run) == "another process is at it, whose result is waited for"
+    (run.directory / "old").mkdir()
+    (run.directory / "old" / "file").touch()
+    (run.directory / "evaluations.npz").touch()
+    if content is not None:
+        (run.directory / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert finished(run) is None
+    assert re.match(what, left_over(run) or "")
+    record = execute(run, wait=False)
+    assert record is not None
+    assert record["status"] == "finished"
+    assert finished(run) == record
+    assert not (run.directory / "old").exists()
+
+
+def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
+    (run,) = plan(arguments(tmp_path, steps=100))
+    th.set_num_threads(2)
+    try:
+        record = execute(run, wait=False)
+        assert record is not None
+        assert record["threads"] == th.get_num_threads() == 1
+    finally:
+        th.set_num_threads(1)
+
+
+def test_a_directory_of_somebody_else_is_not_cleared(tmp_path: Path) -> None:
+    (run,) = plan(arguments(tmp_path))
+    run.directory.mkdir(parents=True)
+    (run.directory / "thesis.txt").touch()
+    with pytest.raises(SettingsError, match="was not made by a comparison; choose another --log-dir or remove it"):
+        left_over(run)
+
+
+def test_a_run_that_another_process_is_at_comes_last_and_is_waited_for(tmp_path: Path) -> None:
+    first, second = plan(arguments(tmp_path, seeds=2, steps=100))
+    assert run_order(first, second) == [1, 0]
+
+
+def run_order(first: Run, second: Run) -> list[int]:
+    with held(first.directory):
+        assert execute(first, wait=False) is None
+        results = run_missing([first, second], workers=0)
+        order = [next(results)[0].args.seed]
+        waiting = threading.Thread(target=lambda: order.append(next(results)[0].args.seed))
+        waiting.start()
+        waiting.join(timeout=0.3)
+        assert waiting.is_alive()
+    waiting.join()
+    assert next(results, None) is None
+    return order
+
+
+def test_what_another_process_has_done_meanwhile_is_taken_from_it(tmp_path: Path) -> None:
+    (run,) = plan(arguments(tmp_path, steps=100))
+    first = execute(run, wait=False)
+    before = stamps(tmp_path)
+    assert execute(run, wait=True) == first
+    assert stamps(tmp_path) == before
+
+
+def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    args = arguments(tmp_path, [CUSTOM, DDPG], "Nan,Crash,Quick")
+    errors = {(r["label"], r["env"].split(":")[1]): r["error"] for r in do(args)}
+    assert re.match("FloatingPointError: Environment 0 returned the reward nan at step 1", errors[CUSTOM, "Nan-v0"])
+    # SB3's DDPG trains on
+    assert re.match("FloatingPointError: .* evaluation at step 100 has the return nan", errors[DDPG, "Nan-v0"])
+    assert errors[CUSTOM, "Crash-v0"] == errors[DDPG, "Crash-v0"] == "RuntimeError: the simulator has exploded"
+    assert errors[CUSTOM, "Quick-v0"] is errors[DDPG, "Quick-v0"] is None
+    for run in plan(args):
+        record = json.loads((run.directory / "result.json").read_text())
+        assert record["status"] == ("finished" if "Quick" in run.args.env else "failed")
+        assert {key: record[key] for key in run.identity()} == run.identity()
+
+
+def test_settings_that_json_does_not_have_are_recorded(tmp_path: Path) -> None:
+    """A run's record must not fail when everything else is done."""
+    args = arguments(tmp_path, [f"{CUSTOM},env_kwargs={{g: .inf}},monitor_kwargs={{info_keywords: []}}"])
+    (run,) = plan(args)
+    assert run.identity()["settings"]["env_kwargs"] == {"g": "Infinity"}
+
+
+def test_the_same_seeds_give_the_same_results_in_other_processes(
+    compared: tuple[CompareArgs, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    _, records = compared
+    others = do(arguments(tmp_path, [CUSTOM, DDPG, f"sac:{TINY}"], seeds=2, workers=2))
+    for one, other in zip(records, others, strict=True):
+        assert one["score"] == other["score"]
+        assert one["evaluations"]["returns"] == other["evaluations"]["returns"]
+    assert records[0]["score"] != records[3]["score"]
+
+
+# --- What is expected ---
+
+
+def test_expected_time_is_that_of_finished_runs_in_proportion(tmp_path: Path) -> None:
+    (run,) = plan(arguments(tmp_path, steps=600))
+    for seed, (steps, train, status) in enumerate([(100, 8, "finished"), (300, 54, "finished"), (9, 9, "failed")]):
+        directory = run.directory.with_name(f"Quick-v0_{seed}")
+        directory.mkdir(parents=True)
+        seconds = {"train": train, "evaluate": 2 * steps / 100, "cpu": 1}
+        record = {"status": status, "steps": steps, "seconds": seconds}
+        (directory / "result.json").write_text(json.dumps(record))
+    (directory.with_name("Quick-v0_7")).mkdir()
+    (directory.with_name("Quick-v0_7") / "result.json").write_text("{")
+    expected = expect(run)  # (8 + 2) / 100 and (54 + 6) / 300 seconds a step
+    assert expected.seconds == pytest.approx(600 * (0.1 + 0.2) / 2)
+    assert expected.source == "2 finished"
+
+
+def test_expected_time_is_measured_where_nothing_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step takes a second by this clock; 20 evaluations and the final one are of 10 episodes of 20 steps each."""
+    monkeypatch.setattr("sb3_ddpg_ext.comparison.time", SimpleNamespace(perf_counter=lambda: Quick.steps / 1000))
+    (run,) = plan(arguments(tmp_path, steps=2000))
+    expected = expect(run)
+    assert expected.source == "300 updates, timed here"
+    assert expected.seconds == pytest.approx((2000 + 21 * 10 * 20) / 1000)
+    assert list(tmp_path.iterdir()) == []
+    (run,) = plan(arguments(tmp_path, env="Crash"))
+    assert expect(run).seconds is None
+    assert expect(run).source == "RuntimeError: the simulator has exploded"
+
+
+# --- The command, and what can happen to it ---
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+    "COLUMNS": "200",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def command(env: str = "Slow", *further: str, algos: Sequence[str] = (CUSTOM,), seeds: int = 3) -> list[str]:
+    envs = ",".join(f"comparison_envs:{name}-v0" for name in env.split(","))
+    numbers = ["--seeds", str(seeds), "--steps", "300", "--eval-freq", "150", "--eval-episodes", "10"]
+    return ["--algos", ",".join(algos), "--envs", envs, *numbers, "--log-dir", "out", *further]
+
+
+@contextlib.contextmanager
+def started(arguments: Sequence[str], cwd: Path, *program: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *(program or ("-m", "sb3_ddpg_ext", "compare")), *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def compare(arguments: Sequence[str], cwd: Path, *program: str) -> subprocess.CompletedProcess[str]:
+    with started(arguments, cwd, *program) as process:
+        output, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+def begun(cwd: Path) -> list[tuple[int, int]]:
+    """Seed and process of each training that has begun."""
+    file = cwd / "begun"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(int(seed), int(pid)) for seed, pid in map(str.split, lines)]
+
+
+def results(cwd: Path) -> dict[int, dict[str, Any]]:
+    records = [json.loads(file.read_text()) for file in stamps(cwd / "out")]
+    return {record["seed"]: record for record in records}
+
+
+def test_sigkill_of_a_worker_loses_nothing(tmp_path: Path) -> None:
+    with started(command("Slow", "--workers", "2"), tmp_path, str(ROOT / "scripts" / "compare.py")) as process:
+        wait_until(lambda: len(begun(tmp_path)) == 2)
+        victim, pid = begun(tmp_path)[0]
+        os.kill(pid, signal.SIGKILL)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert {seed: r["status"] for seed, r in results(tmp_path).items()} == dict.fromkeys(range(3), "finished")
+    seeds = [seed for seed, _ in begun(tmp_path)]
+    assert sorted(seeds) == sorted([0, 1, 2, victim])
+    assert [output.count(f"seed {seed}: mean return") for seed in range(3)] == [1, 1, 1]
+    assert "3 of 3" in output
+    assert re.search(r"Report: out.report\.html", output)
+    assert errors == ""
+
+
+def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> None:
+    with started(command("Slow", "--workers", "1"), tmp_path) as process:
+        wait_until(lambda: results(tmp_path) and len(begun(tmp_path)) > len(results(tmp_path)))
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        assert {pid for _, pid in begun(tmp_path)} <= set(children)
+        process.kill()
+        wait_until(lambda: all(map(gone, children)))
+    before, done = stamps(tmp_path / "out"), results(tmp_path)
+    missing, half_done = {0, 1, 2} - set(done), {seed for seed, _ in begun(tmp_path)} - set(done)
+    assert half_done
+    (tmp_path / "begun").unlink()
+    again = compare(command("Slow", "--workers", "0"), tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert {seed for seed, _ in begun(tmp_path)} == missing
+    assert len(begun(tmp_path)) == len(missing)
+    assert {file: stamps(tmp_path / "out")[file] for file in before} == before
+    assert results(tmp_path).keys() == {0, 1, 2}
+    assert again.stdout.count("not finished, so it is run again, from scratch") == len(half_done)
+
+
+def test_two_commands_at_once_do_each_run_once(tmp_path: Path) -> None:
+    both = [command("Together", "--workers", "0", "--quiet"), command("Together", "--workers", "0")]
+    with started(both[0], tmp_path) as one, started(both[1], tmp_path) as other:
+        outputs = [process.communicate(timeout=120) for process in (one, other)]
+    assert (one.returncode, other.returncode) == (0, 0), outputs
+    assert sorted(seed for seed, _ in begun(tmp_path)) == [0, 1, 2]
+    assert len({pid for _, pid in begun(tmp_path)}) == 2
+    assert all("3 of 3" in output for output, _ in outputs)
+    assert results(tmp_path).keys() == {0, 1, 2}
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(workers: str, tmp_path: Path) -> None:
+    with started(command("Slow", "--workers", workers), tmp_path) as process:
+        wait_until(lambda: results(tmp_path) and len(begun(tmp_path)) > len(results(tmp_path)))
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
+        output, errors = process.communicate(timeout=60)
+        wait_until(lambda: all(map(gone, children)), seconds=10)
+    assert process.returncode == 130
+    assert errors == ""
+    assert len(results(tmp_path)) < 3
+    assert re.search(r"Interrupted\. [12] of 3 runs are finished and kept; the same command does the rest", output)
+
+
+def test_a_cluster_that_was_started_by_hand(tmp_path: Path) -> None:
+    with cluster_started_by_hand("--nthreads 1", "--nthreads 1", cwd=tmp_path) as (address, _):
+        result = compare(command("Together", "--scheduler", address), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert results(tmp_path).keys() == {0, 1, 2}
+    assert len({pid for _, pid in begun(tmp_path)}) == 2
+
+
+def test_failures_are_named_and_are_the_exit_status(tmp_path: Path) -> None:
+    result = compare(command("Crash,Quick", "--workers", "0", seeds=1), tmp_path)
+    assert result.returncode == 1
+    assert f"{CUSTOM} on comparison_envs:Crash-v0, seed 0: failed: RuntimeError: the simulator has exploded" in (
+        result.stdout
+    )
+    assert "0 of 1" in result.stdout
+    assert "1 of 1" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "Report: out/report.html"
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = compare(command("Quick,Crash", "--dry-run", "--workers", "3", seeds=6), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert re.search(
+        rf"{re.escape(CUSTOM)} +comparison_envs:Quick-v0 +0 of 6 +300 +\d+ s +\d+ updates, timed", result.stdout
+    )
+    assert re.search(r"Crash-v0 +0 of 6 +300 +unknown +RuntimeError: the simulator has exploded", result.stdout)
+    assert re.search(r"^12 runs to do, about \d+ s with 3 workers, and the unknown$", result.stdout, re.MULTILINE)
