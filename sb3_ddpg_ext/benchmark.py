@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
@@ -144,8 +144,11 @@ def benchmark(args: BenchmarkArgs) -> dict[str, Any]:
         task = progress.add_task("", total=len(configurations) * args.rounds)
         for configuration in configurations:
             progress.update(task, description=describe(configuration))
-            rounds = _rounds(configuration, pythons, args)
-            record["results"].append({**configuration, **_collect(progress.track(rounds, task_id=task))})
+            done = []
+            for each in _rounds(configuration, pythons, args):
+                done.append(each)
+                progress.advance(task)
+            record["results"].append({**configuration, **_collect(done)})
             _write(record, args.log_dir)
     return record
 
@@ -189,17 +192,16 @@ def _rounds(configuration: dict[str, Any], pythons: dict[str, str], args: Benchm
             }
 
 
-def _collect(rounds: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _collect(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rounds -> ``{"gemm": [seconds], "contestants": {name: {measure: [seconds], "peak_memory": bytes}}}``."""
-    done = list(rounds)
     return {
-        "gemm": [each["gemm"] for each in done],
+        "gemm": [each["gemm"] for each in rounds],
         "contestants": {
             name: {
-                **{measure: [each["seconds"][name][measure] for each in done] for measure in _MEASURES},
+                **{measure: [each["seconds"][name][measure] for each in rounds] for measure in _MEASURES},
                 "peak_memory": peak_memory,
             }
-            for name, peak_memory in done[-1]["peak_memory"].items()
+            for name, peak_memory in rounds[-1]["peak_memory"].items()
         },
     }
 

@@ -53,7 +53,7 @@ def make_model(
         seed=0,
         device="cpu",
     )
-    model.learn(2 * max(batch_size, 100))
+    model.learn(200)
     return model, n_actions
 
 
