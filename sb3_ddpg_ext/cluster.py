@@ -115,7 +115,9 @@ def _local_client(workers: int) -> "Iterator[Client]":
                 n_workers=workers,
                 threads_per_worker=1,
                 memory_limit=None,
-                dashboard_address=None,
+                # Its page off, and its port free: the one of None is 8787, and is missed aloud if it is taken
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,
             )
             client = resources.enter_context(Client(resources.enter_context(cluster), set_as_default=False))

@@ -223,11 +223,8 @@ def finished(run: Run) -> dict[str, Any] | None:
     :return: The record; None if the run is not done
     :raises SettingsError: If something else was done in its place, which is not ours to overwrite
     """
-    try:
-        record = json.loads((run.directory / "result.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict) or record.get("status") != "finished":
+    record = _record(run)
+    if record is None or record.get("status") != "finished":
         return None
     wanted = run.identity()
     if differing := [key for key in wanted if record.get(key) != wanted[key]]:
@@ -236,6 +233,14 @@ def finished(run: Run) -> dict[str, Any] | None:
             "remove it"
         )
     return record
+
+
+def _record(run: Run) -> dict[str, Any] | None:
+    try:
+        record = json.loads((run.directory / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def left_over(run: Run) -> str | None:
@@ -312,6 +317,8 @@ def execute(run: Run, wait: bool) -> dict[str, Any] | None:
             return None
         if (record := finished(run)) is not None:
             return record
+        if wait and (record := _record(run)) is not None and record.get("status") == "failed":
+            return record  # the process that was waited for has tried it
         for path in run.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -30,8 +30,8 @@ def reciprocal(x: int) -> float:
     return 1 / x
 
 
-def process_and_threads(_: int) -> tuple[int, str | None]:
-    return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+def where(_: int) -> tuple[int, str | None, set[signal.Signals]]:
+    return os.getpid(), os.environ.get("OMP_NUM_THREADS"), signal.pthread_sigmask(signal.SIG_BLOCK, [])  # type: ignore[return-value]
 
 
 def log(file: Path, text: str) -> None:
@@ -113,6 +113,12 @@ def cluster_started_by_hand(*workers: str, cwd: Path | None = None) -> Iterator[
         yield address, scheduler
 
 
+def test_two_clusters_at_once() -> None:
+    with contextlib.closing(run_all(reciprocal, [1, 2], workers=1)) as one:
+        assert next(one) == (1, 1.0)
+        assert list(run_all(reciprocal, [4], workers=1)) == [(4, 0.25)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_results_and_exceptions_come_with_their_items(workers: int) -> None:
     started: list[int] = []
@@ -133,11 +139,13 @@ def test_nothing_to_do_starts_nothing() -> None:
     assert list(run_all(reciprocal, [], workers=2, scheduler="tcp://nowhere:1")) == []
 
 
-def test_workers_are_processes_of_one_thread() -> None:
-    results = [result for _, result in run_all(process_and_threads, range(8), workers=2)]
-    pids = {result[0] for result in results if not isinstance(result, Exception)}
-    assert len(pids - {os.getpid()}) == 2
-    assert results[0][1] == "1"  # type: ignore[index]
+def test_workers_are_processes_of_one_thread_that_do_not_hear_ctrl_c() -> None:
+    results = [result for _, result in run_all(where, range(8), workers=2)]
+    pids, threads, masks = zip(*results, strict=True)  # type: ignore[arg-type]
+    assert len({*pids} - {os.getpid()}) == 2
+    assert {*threads} == {"1"}
+    assert all(signal.SIGINT in mask for mask in masks)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     wait_until(lambda: all(map(gone, pids)))
 
 

@@ -322,6 +322,7 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
     assert record["status"] == "finished"
     assert finished(run) == record
     assert not (run.directory / "old").exists()
+    assert (run.directory / LOCK).exists()  # others may be waiting for it
 
 
 def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
@@ -368,6 +369,36 @@ def test_what_another_process_has_done_meanwhile_is_taken_from_it(tmp_path: Path
     before = stamps(tmp_path)
     assert execute(run, wait=True) == first
     assert stamps(tmp_path) == before
+
+
+def test_what_another_process_has_failed_at_meanwhile_is_not_tried_at_once_again(tmp_path: Path) -> None:
+    (run,) = plan(arguments(tmp_path, env="Crash"))
+    failed = execute(run, wait=False)
+    assert failed is not None
+    assert (failed["status"], failed["error"]) == ("failed", "RuntimeError: the simulator has exploded")
+    before = stamps(tmp_path)
+    assert execute(run, wait=True) == failed
+    assert stamps(tmp_path) == before
+    assert execute(run, wait=False) == failed
+    assert stamps(tmp_path) != before
+
+
+def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(run: Run, wait: bool) -> None:
+        run.directory.mkdir(exist_ok=True)
+        raise RuntimeError("dead")
+
+    (run,) = plan(arguments(tmp_path, steps=100))
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_ddpg_ext.comparison.execute", die)
+        ((_, record),) = run_missing([run], workers=0)
+        assert record == json.loads((run.directory / "result.json").read_text())
+        assert (record["status"], record["error"], record["seed"]) == ("failed", "RuntimeError: dead", 0)
+        execute(run, wait=False)
+        before = stamps(tmp_path)
+        ((_, record),) = run_missing([run], workers=0)
+    assert record["status"] == "failed"
+    assert stamps(tmp_path) == before  # what is finished stays so
 
 
 def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
