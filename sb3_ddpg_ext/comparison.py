@@ -201,7 +201,7 @@ def _first_run(args: CompareArgs, variant: Variant, env: str) -> Run:
             raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {args.eval_freq}")
     except SettingsError as error:
         raise SettingsError(f"{variant.label} on {env}: {error}") from error
-    folder = quote(variant.label, safe=":=,+ ")  # reversible: labels that differ do so as folders
+    folder = quote(variant.label, safe="=,+ ")  # reversible: labels that differ do so as folders, on any system
     if len(folder.encode()) > 255:
         raise SettingsError(
             f"{variant.label!r} is too long for a folder's name; write it into a file: hyperparams=FILE"
