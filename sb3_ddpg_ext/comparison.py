@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_ext.building import make_env, make_model, one_line
 from sb3_ddpg_ext.cluster import run_all
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, unknown
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require, unknown
 from sb3_ddpg_ext.training import (
     EVAL_ENVS,
     FINAL_SEED,
@@ -163,6 +163,8 @@ def plan(args: CompareArgs) -> tuple[Run, ...]:
     :return: The runs, the first seeds first
     :raises SettingsError: For anything that the caller has to mend
     """
+    for module in ("scipy", "jinja2"):  # the report needs them, hours later
+        require(module, "compare")
     if args.seeds < 1:
         raise SettingsError(f"--seeds must be 1 or more, got {args.seeds}")
     if args.workers < 0:
