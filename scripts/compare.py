@@ -4,6 +4,6 @@ import sys
 
 from sb3_ddpg_ext.__main__ import main
 
-if __name__ == "__main__":  # its worker processes import this file
+if __name__ == "__main__":  # processes that it starts import this file
     sys.argv.insert(1, "compare")
     sys.exit(main())

@@ -85,6 +85,13 @@ def test_the_script_is_the_same_program(tmp_path: Path) -> None:
     assert "--eval-freq" in module.stdout
 
 
+def test_the_script_can_start_processes(tmp_path: Path) -> None:
+    """They import the script they were started from."""
+    arguments = ["--env", "Pendulum-v1", *TINY, "--n-envs", "2", "--vec-env", "subproc", "--quiet"]
+    result = sb3_ddpg(*arguments, cwd=tmp_path, program=(str(ROOT / "scripts" / "train.py"),))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_quiet_prints_the_result_only(tmp_path: Path) -> None:
     result = sb3_ddpg("train", "--env", "Pendulum-v1", *TINY, "--quiet", "--threads", "1", cwd=tmp_path)
     assert result.stderr == ""
