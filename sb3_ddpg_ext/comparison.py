@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_ext.building import make_env, make_model, one_line
 from sb3_ddpg_ext.cluster import run_all
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, unknown
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require, unknown
 from sb3_ddpg_ext.training import (
     EVAL_ENVS,
     FINAL_SEED,
@@ -163,6 +163,8 @@ def plan(args: CompareArgs) -> tuple[Run, ...]:
     :return: The runs, the first seeds first
     :raises SettingsError: For anything that the caller has to mend
     """
+    for module in ("scipy", "jinja2"):  # the report needs them, hours later
+        require(module, "compare")
     if args.seeds < 1:
         raise SettingsError(f"--seeds must be 1 or more, got {args.seeds}")
     if args.workers < 0:
@@ -201,7 +203,7 @@ def _first_run(args: CompareArgs, variant: Variant, env: str) -> Run:
             raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {args.eval_freq}")
     except SettingsError as error:
         raise SettingsError(f"{variant.label} on {env}: {error}") from error
-    folder = quote(variant.label, safe=":=,+ ")  # reversible: labels that differ do so as folders
+    folder = quote(variant.label, safe="=,+ ")  # reversible: labels that differ do so as folders, on any system
     if len(folder.encode()) > 255:
         raise SettingsError(
             f"{variant.label!r} is too long for a folder's name; write it into a file: hyperparams=FILE"

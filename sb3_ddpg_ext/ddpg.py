@@ -198,11 +198,12 @@ class CustomDDPG(OffPolicyAlgorithm):
         :param batch_size: Transitions in each minibatch
         """
         assert self.replay_buffer is not None
-        self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         if self._fused_update is not None and not self._fused_update.is_current():
             self._setup_fused()  # weights or optimizers were loaded or moved
         fused = self._fused_update
+        if fused is None:  # in closed form nothing depends on the mode
+            self.policy.set_training_mode(True)
         # Only these get a gradient in the actor's step, the critic's weights do not (nor do frozen ones)
         actor_params = [] if fused else [param for param in self.actor.parameters() if param.requires_grad]
 

@@ -33,7 +33,8 @@ from torch import nn
 
 aten = th.ops.aten
 _ALIGNMENT = 16  # numbers: every parameter begins on a cache line
-_NEGLIGIBLE = 1e-36  # of a gradient; the smallest normal float32 is 1.2e-38
+_NEGLIGIBLE = 1e-36  # of Adam's moments
+_CHECK_EVERY = 32  # steps; from there to denormal numbers, below 1.2e-38, Adam's mean takes 42
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class _Adam:
     :param flat: ``[n]``, the parameters
     :param grads: ``[n]``, their gradients
     :param moments: ``[2, n]``, zeros: for the running means of the gradients and of their squares
+    :param steps: For each parameter the number of steps, which the caller counts
     :param places: Each parameter, and where it lies in such a vector
     """
 
@@ -171,21 +173,20 @@ class _Adam:
         flat: th.Tensor,
         grads: th.Tensor,
         moments: th.Tensor,
+        steps: th.Tensor,
         places: list[tuple[nn.Parameter, slice]],
     ) -> None:
         self._group = optimizer.param_groups[0]
         self._optimizer, self._flat, self._grads = optimizer, [flat], [grads]
         means, squares = moments
         self._means, self._squares = [means], [squares]
-        # The optimizer saves a step for each parameter; they count up together
-        self.steps = th.zeros(len(places), device=flat.device)
         # A recording for a CUDA device keeps plain numbers as they were, so there it is a tensor
         self._lr: float | th.Tensor = th.zeros((), device=flat.device) if flat.is_cuda else 0.0
-        self._step = [self.steps[0]]
+        self._step = [steps[0]]
         self._states: list[dict[str, th.Tensor]] = []
         for i, (param, place) in enumerate(places):
             state = {
-                "step": self.steps[i],
+                "step": steps[i],
                 "exp_avg": means[place].view_as(param),
                 "exp_avg_sq": squares[place].view_as(param),
             }
@@ -217,7 +218,6 @@ class _Adam:
     def step(self) -> None:
         """One step of Adam: everything is a tensor but :attr:`constants`."""
         beta1, beta2, weight_decay, eps = self.constants
-        self.steps.add_(1)
         th._fused_adam_(
             self._flat,
             self._grads,
@@ -274,12 +274,13 @@ class _Mlp:
                 z[i][0],
                 activations[i],
                 weight_grads[i],
-                bias_grads[i],
+                bias_grads[i].unsqueeze(0),
                 *below[i],
                 weights[i][0],
             )
             for i in reversed(range(len(weights)))
         ]
+        self._ones = weights[0].new_ones(1, batch_size)
         self.online_output, self.target_output = h[-1]
         """``[batch, n_out]``"""
         self.delta = deltas[-1]
@@ -321,7 +322,7 @@ class _Mlp:
                 activation.backward(delta, kept)
             if inputs is not None:
                 th.mm(delta_t, inputs if h_below is None else h_below, out=weight_grad)
-                th.sum(delta, 0, out=bias_grad)
+                th.mm(self._ones, delta, out=bias_grad)  # their sum
             if delta_below is not None:
                 th.mm(delta, weight, out=delta_below)
         return self._down[-1][0]
@@ -346,11 +347,14 @@ class FusedUpdate:
         n = sum(map(sum, sizes))
         self._stacked, grads = first.data.new_zeros(2, n), first.data.new_zeros(n)
         self._means, self._squares = moments = first.data.new_zeros(2, n)
+        # The optimizers save a step for each parameter; they count up together
+        self._steps = th.zeros(sum(map(len, sizes)), device=first.device)
         self._params: list[nn.Parameter] = []
         self._networks: list[tuple[list[th.Tensor], list[th.Tensor], list[Activation | None]]] = []
         self._adams: list[_Adam] = []
         start = 0
-        for (online, target, optimizer), network_sizes in zip(pairs, sizes, strict=True):
+        all_steps = self._steps.split([len(network_sizes) for network_sizes in sizes])
+        for (online, target, optimizer), network_sizes, steps in zip(pairs, sizes, all_steps, strict=True):
             end = start + sum(network_sizes)
             flat, flat_grads, flat_moments = self._stacked[:, start:end], grads[start:end], moments[:, start:end]
             starts = [sum(network_sizes[:i]) for i in range(len(network_sizes))]
@@ -369,8 +373,9 @@ class FusedUpdate:
             activations = _activations(online)
             assert activations is not None, "why_not(policy) knows a reason against it"
             self._networks.append((stacked, param_grads, activations))
-            self._adams.append(_Adam(optimizer, flat[0], flat_grads, flat_moments, places))
+            self._adams.append(_Adam(optimizer, flat[0], flat_grads, flat_moments, steps, places))
             start = end
+        self._n_steps = int(self._steps[0])
         self._pointers = [param.data_ptr() for param in self._params]
         self._online, self._target = self._stacked
         stacked, _, activations = self._networks[0]
@@ -416,10 +421,6 @@ class FusedUpdate:
 
         :return: The sums of the actor's and the critic's losses since the last call
         """
-        # The moments of a unit that gets no gradient any more (a dead ReLU) decay into denormal numbers, with which
-        # Adam takes several times as long. What is so far below Adam's epsilon moves no weight.
-        th.hardshrink(self._means, _NEGLIGIBLE, out=self._means)
-        self._squares.clamp_min_(_NEGLIGIBLE)
         actor_loss, critic_loss = self._losses.tolist()
         self._losses.zero_()
         return actor_loss, critic_loss
@@ -440,8 +441,10 @@ class FusedUpdate:
         self._action, self._next_action = self._pairs[:, :, n_observations:]
         self._action_weights = self._networks[1][0][0][0][:, n_observations:]
         self._y, self._bootstrap = new(2, batch_size, 1)
-        self._gamma, self._ones = new(1, 1), new(1, batch_size).fill_(1)
-        self._delta_t = self._critic.delta.t()
+        # Tensors in place of numbers where PyTorch would make a tensor of the number each time
+        self._ones, self._two_nths = new(batch_size, 1).fill_(1), new(batch_size, 1).fill_(2 / batch_size)
+        self._one = th.ones_like(self._steps[0])
+        self._ones_t, self._delta_t = self._ones.t(), self._critic.delta.t()
         self._recorded = None
 
     @th.inference_mode()
@@ -459,34 +462,42 @@ class FusedUpdate:
         th.cat((batch.observations.flatten(1), batch.actions), 1, out=self._pair)
         self._next.copy_(batch.next_observations.flatten(1))
         self._y.copy_(batch.rewards)
-        discounts = self._gamma.fill_(gamma) if batch.discounts is None else batch.discounts
-        th.addcmul(discounts, discounts, batch.dones, value=-1, out=self._bootstrap)  # g (1 - d)
+        discounts, gamma = (self._ones, gamma) if batch.discounts is None else (batch.discounts, 1)
+        th.addcmul(discounts, discounts, batch.dones, value=-1, out=self._bootstrap)
         for adam in self._adams:
             adam.update_learning_rate()
-        self._run(tau)
+        self._run(gamma, tau)
 
-    def _compute(self, tau: float) -> None:
-        """The step on the minibatch that lies in the buffers."""
+        # The moments of a unit that gets no gradient any more (a dead ReLU) decay into denormal numbers, with which
+        # Adam takes several times as long. What is so far below Adam's epsilon moves no weight.
+        self._n_steps += 1
+        if self._n_steps % _CHECK_EVERY == 0:
+            th.hardshrink(self._means, _NEGLIGIBLE, out=self._means)
+            self._squares.clamp_min_(_NEGLIGIBLE)
+
+    def _compute(self, gamma: float, tau: float) -> None:
+        """The step on the minibatch that lies in the buffers: s, a, s', r in y, and 1 - d or g (1 - d)."""
         n, actor, critic = self._batch_size, self._actor, self._critic
 
         # y = r + g (1 - d) Q'(s', mu'(s')), with mu(s) and Q(s, a) on the way
         actor.forward_both(self._observations)
         self._next_action.copy_(actor.target_output)
         critic.forward_both(self._pairs)
-        self._y.addcmul_(self._bootstrap, critic.target_output)
+        self._y.addcmul_(self._bootstrap, critic.target_output, value=gamma)
 
         # L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n
         delta = critic.delta
         th.sub(critic.online_output, self._y, out=delta)
         self._critic_loss.addmm_(self._delta_t, delta, alpha=1 / n)
-        delta.mul_(2 / n)
+        delta.mul_(self._two_nths)
         critic.backward(self._pair)
+        self._steps.add_(self._one)
         self._adams[1].step()
 
         # L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, and on to dL / da through the critic's first layer
         self._action.copy_(actor.online_output)
         critic.forward(self._pair)
-        self._actor_loss.addmm_(self._ones, critic.online_output, alpha=-1 / n)
+        self._actor_loss.addmm_(self._ones_t, critic.online_output, alpha=-1 / n)
         delta.fill_(-1 / n)
         th.mm(critic.backward(None), self._action_weights, out=actor.delta)
         actor.backward(self._now)
@@ -495,14 +506,13 @@ class FusedUpdate:
         # theta' <- tau theta + (1 - tau) theta'
         self._target.lerp_(self._online, tau)
 
-    def _replay(self, tau: float) -> None:
+    def _replay(self, gamma: float, tau: float) -> None:
         """:meth:`_compute` as a recording, made anew where a number that is no tensor has changed."""
-        constants = (tau, *(adam.constants for adam in self._adams))
+        constants = (gamma, tau, *(adam.constants for adam in self._adams))
         if self._recorded is None or self._recorded[0] != constants:
-            steps = (adam.steps for adam in self._adams)
-            state = [self._stacked, self._means, self._squares, *steps, self._losses, self._pairs, self._y]
+            state = [self._stacked, self._means, self._squares, self._steps, self._losses, self._pairs, self._y]
             before = [tensor.clone() for tensor in state]
-            self._recorded = constants, _record(lambda: self._compute(tau))
+            self._recorded = constants, _record(lambda: self._compute(gamma, tau))
             for tensor, value in zip(state, before, strict=True):
                 tensor.copy_(value)  # recording took some steps
         self._recorded[1]()

@@ -47,7 +47,7 @@ class MlpPolicy(td3.TD3Policy):
         """
         if self._has_modes:
             super().set_training_mode(mode)
-        else:
+        elif self.training != mode:
             self.training = mode
 
 

@@ -376,7 +376,7 @@ def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str
     :param settings: Its settings
     :param label: What the user calls this algorithm with these settings
     :param stop: What ends it before its time
-    :return: The result record
+    :return: The result record (``"directory"`` says where)
     :raises FloatingPointError: If a return of an evaluation, or what CustomDDPG is given or gives, is not finite
     """
     name = env_name(args.env)
@@ -414,7 +414,6 @@ def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str
         **identity(args, settings, label),
         "status": "interrupted" if final is None else "finished",
         "error": None,
-        "directory": str(directory),
         "steps": model.num_timesteps,
         "updates": model._n_updates,
         "score": final,
@@ -425,7 +424,7 @@ def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str
         **versions_and_machine(),
     }
     write_record(directory, record)
-    return record
+    return {**record, "directory": str(directory)}
 
 
 def write_record(directory: Path, record: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def test_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     missing = run("sb3-ddpg", "train", "--env", "Pendulum-v1", "--tensorboard")
     assert missing.stderr == "error: tensorboard is not installed: pip install 'sb3_ddpg_ext[tensorboard]'\n"
     missing = run("sb3-ddpg", "compare", "--algos", "ddpg", "--envs", "Pendulum-v1", "--quiet")
-    assert missing.stderr == "error: distributed is not installed: pip install 'sb3_ddpg_ext[compare]'\n"
+    assert missing.stderr == "error: scipy is not installed: pip install 'sb3_ddpg_ext[compare]'\n"
     missing = run("sb3-ddpg", "train", "--env", "HalfCheetah-v5")
     assert missing.returncode == 2
     assert "pip install" in missing.stderr

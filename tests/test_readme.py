@@ -1,10 +1,16 @@
-"""Every block of the README is run, but for `make train` and `make test`, which CI runs on a clean checkout."""
+"""
+Every block of the README is run, but for `make train` and `make test`, which CI runs on a clean checkout; figures are
+those of the data in docs/.
+"""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import pytest
 
@@ -45,3 +51,30 @@ def test_shell(code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^h)][^)]*)\)", (ROOT / "README.md").read_text()))
 def test_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
+
+
+def speed_row(result: dict[str, Any]) -> str:
+    seconds = {
+        (name, measure): median(each[measure])
+        for name, each in result["contestants"].items()
+        for measure in ("learn", "update", "collect")
+    }
+    ours, sb3, sbx = "CustomDDPG", "SB3 DDPG", "SBX DDPG"
+    floor = median(result["gemm"])
+    cells = [
+        f"{result['env']}, {result['net_arch']}, {result['batch_size']}",
+        str(result["threads"]),
+        str(result["n_envs"]),
+        f"{seconds[sb3, 'learn'] / seconds[ours, 'learn']:.1f}",
+        f"{seconds[sbx, 'learn'] / seconds[ours, 'learn']:.1f}",
+        f"{seconds[ours, 'update'] / floor:.1f} ({seconds[sb3, 'update'] / floor:.1f})",
+        f"{seconds[ours, 'collect'] / seconds[sb3, 'collect']:.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_speed_is_what_was_measured() -> None:
+    record = json.loads((ROOT / "docs/benchmark/benchmark.json").read_text())
+    rows = [speed_row(result) for result in record["results"]]
+    assert len(rows) == 12
+    assert "\n".join(rows) in (ROOT / "README.md").read_text()
