@@ -48,7 +48,7 @@ def test_shell(code: str, tmp_path: Path) -> None:
         assert (tmp_path / "runs" / "compare" / "report.html").exists()
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^h)][^)]*)\)", (ROOT / "README.md").read_text()))
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^h#)][^)]*)\)", (ROOT / "README.md").read_text()))
 def test_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
 
