@@ -281,14 +281,15 @@ def train(args: TrainArgs) -> dict[str, Any]:
     One training run, from its arguments to its finished run directory.
 
     :param args: What to train, and how
-    :return: The result record, as written to ``result.json`` (``"directory"`` says where)
+    :return: The result record, as written to ``result.json``, and ``"directory"``, which says where
     :raises SettingsError: For anything that the caller has to mend
     """
     settings = settings_of(args)
     check(args, settings)
     directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
     with StopOnSignal() as stop:
-        return train_in(directory, args, settings, label=args.algo, stop=stop)
+        record = train_in(directory, args, settings, label=args.algo, stop=stop)
+    return {**record, "directory": str(directory)}
 
 
 def settings_of(args: TrainArgs) -> Settings:
@@ -376,7 +377,7 @@ def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str
     :param settings: Its settings
     :param label: What the user calls this algorithm with these settings
     :param stop: What ends it before its time
-    :return: The result record (``"directory"`` says where)
+    :return: The result record
     :raises FloatingPointError: If a return of an evaluation, or what CustomDDPG is given or gives, is not finite
     """
     name = env_name(args.env)
@@ -424,7 +425,7 @@ def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str
         **versions_and_machine(),
     }
     write_record(directory, record)
-    return {**record, "directory": str(directory)}
+    return record
 
 
 def write_record(directory: Path, record: dict[str, Any]) -> None:

@@ -188,7 +188,8 @@ def test_a_signal_ends_the_final_evaluation_and_the_record_is_written(tmp_path: 
     record = run(tmp_path, steps=100, eval_freq=0, eval_episodes=100_000)
     assert record["status"] == "interrupted"
     assert record["steps"] == 100
-    assert json.loads((model.parent / "result.json").read_text()) == record
+    saved = json.loads((model.parent / "result.json").read_text())
+    assert {**saved, "directory": str(model.parent)} == record
 
 
 def test_a_signal_ends_a_periodic_evaluation(tmp_path: Path) -> None:
