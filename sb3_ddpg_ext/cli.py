@@ -134,9 +134,10 @@ def _run_with_progress(args: CompareArgs, missing: Sequence[Run], records: dict[
                     n_failed += record["status"] == "failed"
                     progress.advance(bar)
                     show()
-                    progress.console.print(
-                        f"{_name(run)}: {_outcome(record)}", soft_wrap=True, highlight=False, markup=False
-                    )
+                    if not args.quiet:
+                        progress.console.print(
+                            f"{_name(run)}: {_outcome(record)}", soft_wrap=True, highlight=False, markup=False
+                        )
         except KeyboardInterrupt:
             progress.update(bar, description="stopping")
             raise

@@ -561,6 +561,7 @@ def test_two_commands_at_once_do_each_run_once(tmp_path: Path) -> None:
     assert sorted(seed for seed, _ in begun(tmp_path)) == [0, 1, 2]
     assert len({pid for _, pid in begun(tmp_path)}) == 2
     assert all("3 of 3" in output for output, _ in outputs)
+    assert ["seed 0: mean return" in output for output, _ in outputs] == [False, True]  # one is quiet
     assert results(tmp_path).keys() == {0, 1, 2}
 
 
