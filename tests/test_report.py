@@ -406,6 +406,19 @@ def test_curves_end_where_the_first_of_their_runs_ends(log_dir: Path) -> None:
     assert over_seconds == [[0.5, 5], [1, 5]]
 
 
+def test_legends_fit(tmp_path: Path) -> None:
+    for label in ("ddpg", "custom_ddpg", "custom_ddpg:hyperparams=ddpg", "ddpg:hyperparams=custom_ddpg"):
+        save(tmp_path, record(label, "Pendulum-v1", 0))
+    figure = pictures.CURVES[0].draw(comparison_of(tmp_path))
+    assert figure is not None
+    figure.savefig(tmp_path / "curves.png")
+    (legend,) = figure.legends
+    extent = legend.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.width
+    assert len(legend.get_texts()) == 4
+
+
 def test_curves_show_the_iqm_of_the_runs(log_dir: Path) -> None:
     figure = pictures.CURVES[0].draw(comparison_of(log_dir))
     assert lines(figure)[0].get_ydata() == pytest.approx(-999 + 0.9 * STEPS)  # seeds 0, 1 and 2 add 0, 1 and 2

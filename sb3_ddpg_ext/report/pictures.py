@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -69,7 +70,12 @@ def _legend(figure: Figure, comparison: Comparison, labels: Sequence[str]) -> No
     styles = [_style(comparison, label) for label in labels]
     handles = [Line2D([], [], color=colour, linestyle=dashes, linewidth=2) for colour, dashes in styles]
     texts = [_text(label, 40) for label in labels]
-    figure.legend(handles, texts, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    for columns in range(min(len(labels), 4), 0, -1):  # as many as fit
+        legend = figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            break
+        legend.remove()
 
 
 def _panels(number: int, height: float = 3.3) -> tuple[Figure, list[Axes]]:
