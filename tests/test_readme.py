@@ -78,3 +78,10 @@ def test_speed_is_what_was_measured() -> None:
     rows = [speed_row(result) for result in record["results"]]
     assert len(rows) == 12
     assert "\n".join(rows) in (ROOT / "README.md").read_text()
+
+
+def test_results_are_those_of_the_report() -> None:
+    rows = re.findall(r"^\| Pendulum-v1 \| .*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    report = (ROOT / "docs/compare/report.md").read_text().splitlines()
+    assert len(rows) == 5
+    assert [row for row in rows if row not in report] == []

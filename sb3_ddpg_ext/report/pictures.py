@@ -73,16 +73,18 @@ def _legend(figure: Figure, comparison: Comparison, labels: Sequence[str]) -> No
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     for columns in range(min(len(labels), 4), 0, -1):  # as many as fit
         legend = figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
-        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+        extent = legend.get_window_extent(renderer)
+        if columns == 1 or extent.width <= figure.bbox.width:
             break
         legend.remove()
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
 
 
 def _panels(number: int, height: float = 3.3) -> tuple[Figure, list[Axes]]:
     columns = 2 if number == 4 else min(number, 3)
     rows = math.ceil(number / columns)
     figure = Figure(
-        figsize=(max(4.4 * columns, 6), height * rows + 0.6), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1)
+        figsize=(max(4.4 * columns, 7.5), height * rows + 0.2), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1)
     )
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[number:]:
