@@ -41,6 +41,7 @@ _ALGORITHMS = {
     _OURS: "sb3_ddpg_ext:CustomDDPG",
 }
 _COLORS = {_BASELINE: "tab:gray", "SB3 TD3": "silver", _SBX: "tab:orange", _OURS: "tab:blue"}
+_RANGE = "{:.2f} ({:.2f} to {:.2f})"  # of a ratio
 _MEASURES = ("learn", "update", "collect")
 
 
@@ -228,10 +229,10 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
-    """Of the medians, and the range of the rounds' own ratios."""
+def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
+    """Of the medians, and the smallest and largest of the rounds' own ratios."""
     ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    return f"{median(numerators) / median(denominators):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return median(numerators) / median(denominators), min(ratios), max(ratios)
 
 
 def table(record: dict[str, Any]) -> str:
@@ -263,11 +264,11 @@ def table(record: dict[str, Any]) -> str:
         for name, each in contestants.items():
             cells = [
                 f"{1 / median(each['learn']):.0f}",
-                _ratio(baseline["learn"], each["learn"]),
+                _RANGE.format(*_ratio(baseline["learn"], each["learn"])),
                 f"{1e3 * median(each['update']):.2f}",
-                _ratio(each["update"], result["gemm"]),
+                _RANGE.format(*_ratio(each["update"], result["gemm"])),
                 f"{1e6 * median(each['collect']):.0f}",
-                _ratio(each["collect"], baseline["collect"]),
+                _RANGE.format(*_ratio(each["collect"], baseline["collect"])),
                 f"{each['peak_memory'] / 1e6:.0f}",
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -290,13 +291,13 @@ def picture(record: dict[str, Any]) -> Figure:
         names = list(shown[0]["contestants"])
         for i, name in enumerate(names):
             for x, result in enumerate(shown):
-                ours, baseline = (result["contestants"][key]["learn"] for key in (name, _BASELINE))
-                ratios = [b / a for a, b in zip(ours, baseline, strict=True)]
-                height, place = median(baseline) / median(ours), x + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+                contestants = result["contestants"]
+                height, low, high = _ratio(contestants[_BASELINE]["learn"], contestants[name]["learn"])
+                place = x + (i - (len(names) - 1) / 2) * 0.8 / len(names)
                 label = name if x == 0 else None
                 axes.bar(place, height, 0.8 / len(names), color=_COLORS[name], label=label)
-                axes.plot([place, place], [min(ratios), max(ratios)], color="black", linewidth=1)
-                axes.text(place, max(height, *ratios), f"{height:.1f}", ha="center", va="bottom", fontsize=8)
+                axes.plot([place, place], [low, high], color="black", linewidth=1)
+                axes.text(place, high, f"{height:.1f}", ha="center", va="bottom", fontsize=8)
         axes.set_xticks(
             range(len(shown)), [f"{r['env']}\n{r['net_arch']}, batch {r['batch_size']}" for r in shown], fontsize=8
         )

@@ -280,7 +280,8 @@ class _Mlp:
             )
             for i in reversed(range(len(weights)))
         ]
-        self._ones = weights[0].new_ones(1, batch_size)
+        self.ones = weights[0].new_ones(1, batch_size)
+        """``[1, batch]``: times something it is its sum over the batch"""
         self.online_output, self.target_output = h[-1]
         """``[batch, n_out]``"""
         self.delta = deltas[-1]
@@ -322,7 +323,7 @@ class _Mlp:
                 activation.backward(delta, kept)
             if inputs is not None:
                 th.mm(delta_t, inputs if h_below is None else h_below, out=weight_grad)
-                th.mm(self._ones, delta, out=bias_grad)  # their sum
+                th.mm(self.ones, delta, out=bias_grad)
             if delta_below is not None:
                 th.mm(delta, weight, out=delta_below)
         return self._down[-1][0]
@@ -442,9 +443,9 @@ class FusedUpdate:
         self._action_weights = self._networks[1][0][0][0][:, n_observations:]
         self._y, self._bootstrap = new(2, batch_size, 1)
         # Tensors in place of numbers where PyTorch would make a tensor of the number each time
-        self._ones, self._two_nths = new(batch_size, 1).fill_(1), new(batch_size, 1).fill_(2 / batch_size)
+        self._ones, self._two_nths = self._critic.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
         self._one = th.ones_like(self._steps[0])
-        self._ones_t, self._delta_t = self._ones.t(), self._critic.delta.t()
+        self._delta_t = self._critic.delta.t()
         self._recorded = None
 
     @th.inference_mode()
@@ -497,7 +498,7 @@ class FusedUpdate:
         # L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, and on to dL / da through the critic's first layer
         self._action.copy_(actor.online_output)
         critic.forward(self._pair)
-        self._actor_loss.addmm_(self._ones_t, critic.online_output, alpha=-1 / n)
+        self._actor_loss.addmm_(critic.ones, critic.online_output, alpha=-1 / n)
         delta.fill_(-1 / n)
         th.mm(critic.backward(None), self._action_weights, out=actor.delta)
         actor.backward(self._now)
