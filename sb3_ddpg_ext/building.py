@@ -14,18 +14,14 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
-from sb3_ddpg_ext.noise import NOISES, NoiseProcess
+from sb3_ddpg_ext.messages import one_line
+from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
 
 _SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
     "normal": NormalActionNoise,
-    "ou": OrnsteinUhlenbeckActionNoise,
+    "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
 }
-
-
-def one_line(error: BaseException) -> str:
-    """:return: The message of an error, without line breaks"""
-    return " ".join(str(error).split()) or repr(error)
 
 
 def make_env(
@@ -134,14 +130,14 @@ def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> Off
         raise SettingsError(f"{algo}: {one_line(error)}") from error
 
 
-def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | NoiseProcess | None:
-    if settings.noise_type is None:
+def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | Mapping[str, Any] | None:
+    name, std = settings.noise_type, settings.noise_std
+    if name is None:
         return None
-    if custom:
-        std = {} if settings.noise_std is None else {"std": settings.noise_std}
-        return NOISES[settings.noise_type](**std, **settings.noise_kwargs)
-    # The baselines get the noise that RL Zoo gives them
-    if settings.noise_type not in _SB3_NOISES:
-        raise SettingsError(f"the noise {settings.noise_type!r} is CustomDDPG's; here it is {' or '.join(_SB3_NOISES)}")
-    sigma = (0.1 if settings.noise_std is None else settings.noise_std) * np.ones(space.shape or 1)
-    return _SB3_NOISES[settings.noise_type](np.zeros_like(sigma), sigma, **settings.noise_kwargs)
+    if custom and name in NOISES:
+        return {"type": name, **({} if std is None else {"std": std}), **settings.noise_kwargs}
+    # The noise that RL Zoo gives an algorithm, also where CustomDDPG has its settings
+    if name not in _SB3_NOISES:
+        raise SettingsError(f"the noise {name!r} is CustomDDPG's; here it is {' or '.join(_SB3_NOISES)}")
+    sigma = (0.1 if std is None else std) * np.ones(space.shape or 1)
+    return _SB3_NOISES[name](np.zeros_like(sigma), sigma, **settings.noise_kwargs)

@@ -20,9 +20,10 @@ from urllib.parse import quote
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ddpg_ext.building import make_env, make_model, one_line
+from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.cluster import run_all
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require, unknown
+from sb3_ddpg_ext.messages import one_line, unknown
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require
 from sb3_ddpg_ext.training import (
     EVAL_ENVS,
     FINAL_SEED,

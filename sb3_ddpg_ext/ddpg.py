@@ -18,7 +18,7 @@ from stable_baselines3.td3.policies import Actor, TD3Policy
 from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.fused import FusedUpdate, why_not
-from sb3_ddpg_ext.noise import NoiseProcess, setup_action_noise
+from sb3_ddpg_ext.noise import NOISES, NoiseSpec, ScheduledNoise, current_std, setup_action_noise
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 SelfCustomDDPG = TypeVar("SelfCustomDDPG", bound="CustomDDPG")
@@ -49,8 +49,9 @@ class CustomDDPG(OffPolicyAlgorithm):
     :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``);
         ``-1`` means as many gradient steps as steps done in the environments during the rollout.
     :param action_noise: Exploration noise in the scaled action space [-1, 1]: ``"ou"`` (Ornstein-Uhlenbeck, the
-        default), ``"normal"`` (Gaussian), a process such as ``GaussianNoise(std=0.2)``, any SB3 ``ActionNoise``, or
-        None for no exploration at all.
+        default), ``"normal"`` (Gaussian), ``"pink"``, ``"colored"`` or ``"uniform"``; such a name with arguments and
+        perhaps a schedule, ``{"type": "pink", "std": 0.3, "schedule": "linear"}``; a process such as
+        ``GaussianNoise(std=0.2)``; a ``ScheduledNoise``; any SB3 ``ActionNoise``; or None for no exploration at all.
     :param replay_buffer_class: Replay buffer class to use (for instance ``HerReplayBuffer``).
         If ``None``, it will be automatically selected.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
@@ -101,7 +102,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
-        action_noise: ActionNoise | NoiseProcess | str | None = "ou",
+        action_noise: NoiseSpec | None = "ou",
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
@@ -144,6 +145,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         )
         self.fused = fused
         self._fused_update: FusedUpdate | None = None
+        self._n_actions = self._n_saturated = 0  # components of actions since the last log, and those near a bound
         if _init_setup_model:
             self._setup_model()
 
@@ -188,7 +190,13 @@ class CustomDDPG(OffPolicyAlgorithm):
 
     def _setup_action_noise(self) -> None:
         action_shape = cast(spaces.Box, self.action_space).shape
-        self.action_noise = setup_action_noise(self.action_noise, self.n_envs, action_shape, self.seed)
+        self.action_noise = setup_action_noise(
+            self.action_noise, self.n_envs, action_shape, self.seed, self._time_limit
+        )
+
+    def _time_limit(self) -> int | None:
+        (spec,) = [None] if self.env is None else self.env.get_attr("spec", indices=[0])
+        return None if spec is None else cast(int | None, spec.max_episode_steps)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -288,17 +296,24 @@ class CustomDDPG(OffPolicyAlgorithm):
         if self.action_noise is None:
             warnings.warn(
                 "action_noise=None: a deterministic actor without noise does not explore. "
-                "Choose 'ou', 'normal', or an ActionNoise.",
+                f"Choose {', '.join(map(repr, NOISES))}, or an ActionNoise.",
                 stacklevel=4,
             )
         # Users may have set another noise or changed the networks
         self._setup_action_noise()
         self._setup_fused()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        total_timesteps, callback = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        # SB3 does so after the first step, for which a noise's schedule would see the end of the previous call
+        self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+        return total_timesteps, callback
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(action_noise, ScheduledNoise):
+            action_noise.update(self._current_progress_remaining)
         if self._fused_update is None or self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         # What `predict` does for flat observations, without its checks at every step
@@ -317,8 +332,9 @@ class CustomDDPG(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
+        magnitudes = np.abs(buffer_action)  # of actions in [-1, 1]
         # One such number in the buffer turns all weights into NaN, some time later
-        if not np.isfinite(buffer_action).all():
+        if not np.isfinite(magnitudes).all():
             raise FloatingPointError(
                 f"The policy's action at step {self.num_timesteps} is {buffer_action.tolist()}: its weights have "
                 "diverged; a lower learning_rate may help."
@@ -331,7 +347,18 @@ class CustomDDPG(OffPolicyAlgorithm):
                 f"Environment {env} returned the reward {rewards[env]} at step {self.num_timesteps}; "
                 "rewards must be finite (stable_baselines3's VecCheckNan helps to find the cause)."
             )
+        self._n_actions += magnitudes.size
+        self._n_saturated += int(np.count_nonzero(magnitudes >= 0.99))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def dump_logs(self) -> None:
+        """Write log data: SB3's, the noise's standard deviation, and the share of actions within 1% of a bound."""
+        if (std := current_std(self.action_noise)) is not None:
+            self.logger.record("rollout/noise_std", std)
+        if self._n_actions:
+            self.logger.record("rollout/action_saturation", self._n_saturated / self._n_actions)
+        self._n_actions = self._n_saturated = 0
+        super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target"]

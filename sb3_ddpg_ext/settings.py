@@ -12,9 +12,8 @@ import inspect
 import math
 import re
 import reprlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn, optim
 
+from sb3_ddpg_ext.messages import unknown
 from sb3_ddpg_ext.noise import NOISES
 
 ALGORITHMS: Mapping[str, str] = {
@@ -64,7 +64,7 @@ _NAMES: Mapping[str, Any] = {
     for name in names.split()
 } | {"RMSpropTFLike": RMSpropTFLike, "HerReplayBuffer": HerReplayBuffer}
 
-_NOISE_TYPES = {name: name for name in NOISES} | {"ornstein-uhlenbeck": "ou"}  # the latter is RL Zoo's name
+_NOISE_TYPES = (*NOISES, "ornstein-uhlenbeck")  # the latter is RL Zoo's name for SB3's process
 
 _Path = str | dict[str, dict[str, Any] | None]
 _Paths = _Path | list[_Path] | None
@@ -126,9 +126,10 @@ class Settings:
     :param callback: Callback classes with their keyword arguments
     :param env_kwargs: Keyword arguments of the environment
     :param monitor_kwargs: Keyword arguments of the ``Monitor`` wrapper
-    :param noise_type: ``"normal"``, ``"ou"`` (Ornstein-Uhlenbeck) or ``None``
-    :param noise_std: Standard deviation of the action noise; ``None`` for the default of the noise process
-    :param noise_kwargs: Further keyword arguments of the noise process
+    :param noise_type: A name of :data:`sb3_ddpg_ext.noise.NOISES`, RL Zoo's ``"ornstein-uhlenbeck"`` or ``None``
+    :param noise_std: Standard deviation of the action noise (sigma of RL Zoo's ``"ornstein-uhlenbeck"``); ``None`` for
+        the default of the noise process
+    :param noise_kwargs: Further keyword arguments of the noise process, and ``schedule``
     :param hyperparams: Arguments of the algorithm's constructor, among them always ``policy``
     :param raw: The plain entry these settings were made from, ready to be written as YAML and to be parsed again
     """
@@ -273,11 +274,9 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
             # VecNormalize scales rewards by their discounted returns: the algorithm's discount, unless told otherwise
             discount = {"gamma": hyperparams["gamma"]} if "gamma" in hyperparams else {}
             run["normalize"] = discount | ({} if normalize is True else normalize)
-        if "noise_type" in run:
-            run["noise_type"] = _NOISE_TYPES[run["noise_type"]]
-        elif "noise_type" in raw:  # an explicit null switches the noise off, whatever its size
-            run = {name: value for name, value in run.items() if not name.startswith("noise_")}
-        elif orphan := next((name for name in run if name.startswith("noise_")), None):
+        if "noise_type" in raw and "noise_type" not in run:  # a null switches the noise off, whatever its size
+            run = {name: value for name, value in run.items() if name not in _NOISE_KEYS}
+        elif "noise_type" not in raw and (orphan := next((name for name in _NOISE_KEYS if name in run), None)):
             raise SettingsError(f"{orphan} without noise_type; add noise_type: normal or noise_type: ou")
         return Settings(**run, hyperparams=hyperparams, raw=copy.deepcopy(dict(raw)))
     except SettingsError as error:
@@ -455,11 +454,3 @@ def _parse_override(text: str) -> tuple[str, Any]:
         return name.strip(), _parse_yaml(value)
     except ValueError:
         return name.strip(), value  # not YAML: an expression such as dict(a={'b': 1}), or to be reported with its name
-
-
-def unknown(what: str, name: str, known: Collection[Any]) -> str:
-    """:return: The line that says that there is no such thing, with the nearest name, or with those there are"""
-    names = {str(item).lower(): str(item) for item in known}
-    near = get_close_matches(name.lower(), names, n=1)
-    message = f"unknown {what} {name!r};" + (f" did you mean {names[near[0]]!r}?" if near else "")
-    return message if near and len(names) > 9 else f"{message} known: {', '.join(sorted(names.values()))}"

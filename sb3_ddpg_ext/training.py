@@ -36,8 +36,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_ddpg_ext.building import make_env, make_model, one_line
+from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.messages import one_line
 from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings, require
 
 # All algorithms and runs are evaluated on the same episodes; the final ones are not those that chose the best model.

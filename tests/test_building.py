@@ -59,7 +59,7 @@ def test_evaluation_env_neither_learns_statistics_nor_normalizes_rewards() -> No
 def test_noise_of_the_settings() -> None:
     env = make_env("Pendulum-v1", settings(), 1, 0)
     ours = make_model(
-        settings(noise_type="ornstein-uhlenbeck", noise_std=0.5, noise_kwargs={"correlation_time": 50}),
+        settings(noise_type="ou", noise_std=0.5, noise_kwargs={"correlation_time": 50}),
         "custom_ddpg",
         env,
     )
@@ -72,13 +72,23 @@ def test_noise_of_the_settings() -> None:
     normal = make_model(settings(noise_type="normal", noise_std=0.2), "ddpg", env).action_noise
     assert isinstance(normal, NormalActionNoise)
     assert normal._sigma.tolist() == [0.2]
-    sb3s = make_model(settings(noise_type="ou", noise_std=0.2), "td3", env).action_noise
-    assert isinstance(sb3s, OrnsteinUhlenbeckActionNoise)
+    zoo = settings(noise_type="ornstein-uhlenbeck", noise_std=0.2, noise_kwargs={"theta": 0.3})
+    for algo in ("td3", "custom_ddpg"):  # equal settings mean equal noise
+        sb3s = make_model(zoo, algo, env).action_noise
+        assert isinstance(sb3s, OrnsteinUhlenbeckActionNoise)
+        assert (sb3s._sigma.tolist(), sb3s._theta, sb3s._dt) == ([0.2], 0.3, 0.01)
+
+
+def test_scheduled_noise_of_the_settings() -> None:
+    env = make_env("Pendulum-v1", settings(), 1, 0)
+    chosen = settings(action_noise={"type": "pink", "std": 0.5, "schedule": {"type": "linear", "end": 0.1}})
+    noise = make_model(chosen, "custom_ddpg", env).action_noise
+    assert repr(noise) == "ScheduledNoise(PinkNoise(std=0.5), LinearSchedule(start=1.0, end=0.1, end_fraction=1.0))"
 
 
 def test_the_baselines_have_the_noises_of_sb3_only() -> None:
     pink = Settings(100, noise_type="pink", hyperparams={"policy": "MlpPolicy"}, raw={"noise_type": "pink"})
-    with pytest.raises(SettingsError, match="ddpg: the noise 'pink' is CustomDDPG's; here it is normal or ou"):
+    with pytest.raises(SettingsError, match="ddpg: the noise 'pink' is CustomDDPG's; here it is normal or ornstein-"):
         make_model(pink, "ddpg", make_env("Pendulum-v1", pink, 1, 0))
 
 

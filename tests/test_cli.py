@@ -206,7 +206,7 @@ BAD = {
     "unknown noise": (["train", "--env", "Pendulum-v1", "-p", "noise_type=norml"], "unknown noise 'norml'"),
     "argument that the noise does not have": (
         ["train", "--env", "Pendulum-v1", "-p", "noise_kwargs={theta: 1}"],
-        "custom_ddpg: .*unexpected keyword argument 'theta'",
+        "custom_ddpg: unknown argument of the noise 'normal' 'theta'; known: schedule, std",
     ),
     "missing file": (
         ["train", "--env", "Pendulum-v1", "--hyperparams", "none.yml"],

@@ -1,6 +1,7 @@
 """Noise processes: stationary, seeded, one stream for each environment."""
 
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import TD3
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
+from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ddpg_ext import CustomDDPG, GaussianNoise, OrnsteinUhlenbeckNoise
-from sb3_ddpg_ext.noise import NOISES, NoiseProcess, ProcessActionNoise, setup_action_noise
+from sb3_ddpg_ext import (
+    ColoredNoise,
+    CustomDDPG,
+    ExponentialSchedule,
+    GaussianNoise,
+    OrnsteinUhlenbeckNoise,
+    PinkNoise,
+    ScheduledNoise,
+    UniformNoise,
+)
+from sb3_ddpg_ext.noise import NOISES, NoiseProcess, ProcessActionNoise, current_std, setup_action_noise
 
-MAKERS: list[Callable[[float], NoiseProcess]] = [
-    lambda std: GaussianNoise(std),
-    lambda std: OrnsteinUhlenbeckNoise(std, correlation_time=5),
+MAKERS: list[Any] = [
+    pytest.param(lambda std: GaussianNoise(std), id="normal"),
+    pytest.param(lambda std: UniformNoise(std), id="uniform"),
+    pytest.param(lambda std: OrnsteinUhlenbeckNoise(std, correlation_time=5), id="ou"),
+    # Horizons that are shorter than what is drawn below
+    pytest.param(lambda std: PinkNoise(std, horizon=16), id="pink"),
+    pytest.param(lambda std: ColoredNoise(2, std, horizon=17), id="red"),
 ]
+NAMES: list[Any] = [*(name for name in NOISES if name != "colored"), {"type": "colored", "beta": 0.5}]
 
 
 def bound(process: NoiseProcess, n_envs: int = 1, shape: tuple[int, ...] = (1,), seed: int | None = 0) -> NoiseProcess:
@@ -33,31 +55,81 @@ def draw(process: NoiseProcess, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_stationary_std_from_the_first_step_on(make: Callable[[float], NoiseProcess]) -> None:
-    noise = draw(bound(make(0.3), n_envs=4_000), 40)  # step, env, action
-    assert noise[0].std() == pytest.approx(0.3, rel=0.04)
-    assert noise[39].std() == pytest.approx(0.3, rel=0.04)
-    assert noise.std() == pytest.approx(0.3, rel=0.02)
+    noise = draw(bound(make(0.3), n_envs=20_000), 40)  # step, env, action
+    assert noise.std(axis=(1, 2)) == pytest.approx(0.3, rel=0.02)  # at each step
     assert abs(noise.mean()) < 0.01
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_stationary_again_after_a_reset(make: Callable[[float], NoiseProcess]) -> None:
-    process = bound(make(0.3), n_envs=4_000)
+    process = bound(make(0.3), n_envs=20_000)
     draw(process, 3)
-    process.reset(range(4_000))
-    assert process.sample().std() == pytest.approx(0.3, rel=0.04)
+    process.reset(range(20_000))
+    assert process.sample().std() == pytest.approx(0.3, rel=0.02)
 
 
-def test_std_for_each_action() -> None:
-    noise = draw(bound(OrnsteinUhlenbeckNoise([0.1, 0.4], 2), n_envs=500, shape=(2,)), 50)
+@pytest.mark.parametrize(
+    "process", [GaussianNoise([0.1, 0.4]), OrnsteinUhlenbeckNoise([0.1, 0.4], 2), PinkNoise([0.1, 0.4])]
+)
+def test_std_for_each_action(process: NoiseProcess) -> None:
+    noise = draw(bound(process, n_envs=2_000, shape=(2,)), 20)
     assert noise.std(axis=(0, 1)) == pytest.approx([0.1, 0.4], rel=0.04)
 
 
-def test_ou_autocorrelation() -> None:
-    noise = draw(bound(OrnsteinUhlenbeckNoise(0.3, correlation_time=8), n_envs=500), 400)[..., 0]
+def test_uniform_noise_has_sharp_ends() -> None:
+    noise = draw(bound(UniformNoise(0.2), n_envs=100), 100)
+    assert np.abs(noise).max() == pytest.approx(0.2 * 3**0.5, rel=0.001)
+    assert np.abs(noise).max() <= 0.2 * 3**0.5
+
+
+@pytest.mark.parametrize("correlation_time", [0.5, 8, 100])
+def test_ou_autocorrelation(correlation_time: float) -> None:
+    noise = draw(bound(OrnsteinUhlenbeckNoise(0.3, correlation_time), n_envs=2_000), 400)[..., 0]
     for lag in (1, 8):
         correlation = np.mean(noise[lag:] * noise[:-lag]) / noise.var()
-        assert correlation == pytest.approx(np.exp(-lag / 8), abs=0.02)
+        assert correlation == pytest.approx(np.exp(-lag / correlation_time), abs=0.01)
+
+
+def slope(series: np.ndarray, lowest: int) -> float:
+    """Of the periodogram, on logarithmic scales, from the frequency of so many periods in the series on."""
+    power = np.mean(np.abs(np.fft.rfft(series, axis=0)[lowest:-1]) ** 2, axis=1)
+    return float(np.polyfit(np.log(np.arange(lowest, lowest + len(power))), np.log(power), 1)[0])
+
+
+@pytest.mark.parametrize("beta", [0, 0.5, 1, 1.5, 2])
+@pytest.mark.parametrize("horizon", [500, 501])
+def test_the_spectrum_of_colored_noise(beta: float, horizon: int) -> None:
+    noise = draw(bound(ColoredNoise(beta, 0.3, horizon), n_envs=500), horizon)[..., 0]
+    assert slope(noise, 1) == pytest.approx(-beta, abs=0.1)
+
+
+@pytest.mark.parametrize("beta", [0, 1, 2])
+def test_past_the_horizon_colored_noise_keeps_its_spectrum_and_never_jumps(beta: float) -> None:
+    noise = draw(bound(ColoredNoise(beta, 0.3, horizon=250), n_envs=500), 1_000)[..., 0]
+    # What was cut out of a longer series leaks into high frequencies: less with soft ends
+    assert slope(noise * np.hanning(1_000)[:, np.newaxis], 8) == pytest.approx(-beta, abs=0.1)
+    steps = np.diff(noise, axis=0).std(axis=1)
+    assert steps[249::250] == pytest.approx(steps.mean(), rel=0.1)
+    assert not np.allclose(noise[:250], noise[250:500], atol=0.1)
+
+
+def test_pink_noise_is_colored_noise() -> None:
+    pink, colored = (draw(bound(p, 2), 50) for p in (PinkNoise(0.2, horizon=20), ColoredNoise(1, 0.2, horizon=20)))
+    assert np.array_equal(pink, colored)
+
+
+def test_the_horizon_is_the_time_limit_of_the_environment() -> None:
+    def horizon(env: Any, **kwargs: Any) -> int:
+        noise = {"type": "pink", **kwargs}
+        model = CustomDDPG("MlpPolicy", env, action_noise=noise, buffer_size=10, policy_kwargs={"net_arch": [8]})
+        return int(model.action_noise.process._length)  # type: ignore[union-attr]
+
+    unlimited = gym.make("Pendulum-v1").unwrapped
+    unlimited.spec = None
+    assert horizon("Pendulum-v1") == 200
+    assert horizon(gym.make("Pendulum-v1", max_episode_steps=50)) == 50
+    assert horizon(gym.wrappers.TimeLimit(unlimited, 30)) == 1000  # no spec to read it from
+    assert horizon("Pendulum-v1", horizon=77) == 77
 
 
 def test_the_default_ou_is_the_papers() -> None:
@@ -68,15 +140,37 @@ def test_the_default_ou_is_the_papers() -> None:
     start = x.copy()
     for _ in range(1_000):
         x += -theta * x * dt + sigma * np.sqrt(dt) * rng.standard_normal(x.shape)
-    process = bound(OrnsteinUhlenbeckNoise(), n_envs=1)
-    assert float(process.std) == pytest.approx(x.std(), rel=0.02)
-    assert np.corrcoef(start, x)[0, 1] == pytest.approx(process._rho, abs=0.01)
+    for process in (OrnsteinUhlenbeckNoise(), OrnsteinUhlenbeckNoise.from_sde(sigma)):
+        assert float(process.std) == pytest.approx(x.std(), rel=0.02)
+        assert np.corrcoef(start, x)[0, 1] == pytest.approx(process._rho, abs=0.01)
+
+
+def test_from_sde_is_sb3s_process_but_for_its_start() -> None:
+    ours = OrnsteinUhlenbeckNoise.from_sde([0.2, 0.4], theta=0.3, dt=0.1)
+    sb3s = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.array([0.2, 0.4]), theta=0.3, dt=0.1)
+    sb3s.noise_prev = np.array([1.0, 1.0])
+    np.random.seed(0)  # noqa: NPY002 (SB3's)
+    steps = np.empty((20_000, 2))
+    for i in range(len(steps)):
+        sb3s.noise_prev = np.array([1.0, 1.0])
+        steps[i] = sb3s()
+    # One step from 1: its mean is the decay, its spread what is drawn
+    assert steps.mean(axis=0) == pytest.approx(ours._rho, abs=0.002)
+    assert steps.std(axis=0) == pytest.approx(ours._gain, rel=0.02)
+
+
+@pytest.mark.parametrize(("theta", "dt"), [(0, 1), (-1, 1), (0.1, 0), (float("nan"), 1)])
+def test_impossible_sde(theta: float, dt: float) -> None:
+    with pytest.raises(ValueError, match="theta and dt must be positive"):
+        OrnsteinUhlenbeckNoise.from_sde(0.2, theta, dt)
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_environments_and_actions_are_independent(make: Callable[[float], NoiseProcess]) -> None:
-    noise = draw(bound(make(1.0), n_envs=2, shape=(2,)), 20_000).reshape(20_000, 4)
-    correlations = np.corrcoef(noise.T)
+    noises = []
+    for seed in range(100):  # one long series would not do: red noise is correlated for long
+        noises.append(draw(bound(make(1.0), n_envs=2, shape=(2,), seed=seed), 200).reshape(200, 4))
+    correlations = np.corrcoef(np.concatenate(noises).T)
     assert np.abs(correlations - np.eye(4)).max() < 0.05
 
 
@@ -122,7 +216,7 @@ def test_a_pickled_process_goes_on_where_it_was(make: Callable[[float], NoisePro
     process = bound(make(0.2), 2)
     draw(process, 3)
     restored = pickle.loads(pickle.dumps(process))
-    assert np.array_equal(draw(process, 5), draw(restored, 5))
+    assert np.array_equal(draw(process, 200), draw(restored, 200))
 
 
 def test_reset_touches_only_the_episodes_that_ended() -> None:
@@ -134,10 +228,34 @@ def test_reset_touches_only_the_episodes_that_ended() -> None:
     assert abs(after[1, 0] - before[1, 0]) > 1e-3
 
 
+@pytest.mark.parametrize("make", MAKERS)
+def test_episodes_that_end_at_different_times(make: Callable[[float], NoiseProcess]) -> None:
+    """Environments are reset in their own time, and those that are not go on as if nobody had been."""
+    alone, among = bound(make(0.2), 1), bound(make(0.2), 3)
+    expected, seen = [], []
+    for step in range(100):
+        expected.append(alone.sample().copy())
+        seen.append(among.sample()[:1].copy())
+        among.reset([i for i in (1, 2) if step % (5 + 7 * i) == 0])
+    assert np.array_equal(expected, seen)
+
+
 @pytest.mark.parametrize(("std", "message"), [(-0.1, "negative"), (float("nan"), "finite"), ([0.1, -1], "negative")])
 def test_impossible_std(std: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GaussianNoise(std)
+
+
+@pytest.mark.parametrize("beta", [-1, float("nan"), float("inf")])
+def test_impossible_beta(beta: float) -> None:
+    with pytest.raises(ValueError, match="beta must be finite and not negative"):
+        ColoredNoise(beta)
+
+
+@pytest.mark.parametrize("horizon", [1, 0, -5])
+def test_impossible_horizon(horizon: int) -> None:
+    with pytest.raises(ValueError, match="horizon must be 2 steps or more"):
+        PinkNoise(horizon=horizon)
 
 
 @pytest.mark.parametrize("correlation_time", [0, -1, float("nan")])
@@ -151,8 +269,8 @@ def test_std_of_the_wrong_shape() -> None:
         CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=GaussianNoise([0.1, 0.1, 0.1]))
 
 
-@pytest.mark.parametrize("name", NOISES)
-def test_names(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_names(name: Any) -> None:
     model = CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=name, seed=1, buffer_size=10)
     assert isinstance(model.action_noise, ProcessActionNoise)
     assert model.action_noise().shape == (1, 1)
@@ -163,11 +281,40 @@ def test_ou_is_the_default() -> None:
     assert isinstance(model.action_noise.process, OrnsteinUhlenbeckNoise)
 
 
-def test_unknown_name_and_wrong_type() -> None:
-    with pytest.raises(ValueError, match=r"Unknown action_noise 'norml', .*did you mean 'normal'"):
-        CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise="norml")
-    with pytest.raises(TypeError, match=r"must be an ActionNoise.*got 0\.1"):
-        CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=0.1)
+def test_a_name_with_arguments() -> None:
+    noise = setup_action_noise({"type": "ou", "std": 0.3, "correlation_time": 50}, 1, (1,), 0)
+    assert isinstance(noise, ProcessActionNoise)
+    assert repr(noise) == "OrnsteinUhlenbeckNoise(std=0.3, correlation_time=50)"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("norml", "unknown noise 'norml'; did you mean 'normal'? known: colored, normal, ou, pink, uniform"),
+        ({"type": "pnik"}, "unknown noise 'pnik'; did you mean 'pink'? known: colored, normal, ou, pink, uniform"),
+        ({"type": "ou", "stdd": 1}, "unknown argument of the noise 'ou' 'stdd'; did you mean 'std'?"),
+        ({"std": 1}, "action_noise: expected a mapping such as {'type': name, ...}, got {'std': 1}"),
+        ("colored", "the noise 'colored' needs beta, such as {'type': 'colored', 'beta': 0.5}"),
+        ({"type": "ou", "correlation_time": "long"}, "the noise 'ou' cannot take {'correlation_time': 'long'}: '>'"),
+        ({"type": "normal", "std": "loud"}, "could not convert string to float"),
+        ({"type": "ou", "schedule": "linaer"}, "unknown schedule 'linaer'; did you mean 'linear'?"),
+        ({"type": "ou", "schedule": {"end": 1}}, "schedule: expected a mapping such as {'type': name, ...}"),
+        ({"type": "ou", "schedule": {"type": "linear", "end": -1}}, "end must be 0 or more and end_fraction above 0"),
+        ({"type": "ou", "schedule": {"type": "linear", "end_fraction": 0}}, "end must be 0 or more and end_fraction"),
+        ({"type": "ou", "schedule": {"type": "exponential", "end": 0}}, "end must be positive, since an exponential"),
+        ({"type": "ou", "schedule": -1}, "the noise's schedule gives -1.0 at the remaining progress 1; expected a fin"),
+    ],
+)
+def test_bad_specifications(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=given)
+
+
+def test_wrong_types() -> None:
+    with pytest.raises(TypeError, match=r"action_noise must be a name.*got 0\.1"):
+        CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=0.1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a schedule must be a number.*got \[1\]"):
+        ScheduledNoise("ou", [1])  # type: ignore[arg-type]
 
 
 def test_one_specification_serves_two_models() -> None:
@@ -196,12 +343,12 @@ def make_model(n_envs: int, **kwargs: Any) -> CustomDDPG:
     return CustomDDPG("MlpPolicy", env, learning_starts=1_000, buffer_size=200, seed=0, **kwargs)
 
 
-@pytest.mark.parametrize("name", NOISES)
-def test_noise_goes_on_after_save_and_load(name: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_goes_on_after_save_and_load(name: Any, tmp_path: Any) -> None:
     model = make_model(2, action_noise=name).learn(10)
     model.save(tmp_path / "model")
     loaded = CustomDDPG.load(tmp_path / "model", env=model.get_env())
-    for _ in range(3):
+    for _ in range(300):
         assert np.array_equal(loaded.action_noise(), model.action_noise())
 
 
@@ -221,7 +368,16 @@ def test_noise_set_after_construction() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (2, 4), (1, 3)])
-@pytest.mark.parametrize("noise", ["ou", "normal", NormalActionNoise(np.zeros(1), np.ones(1)), None])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        *NAMES,
+        {"type": "pink", "schedule": "linear"},
+        NormalActionNoise(np.zeros(1), np.ones(1)),
+        ScheduledNoise(NormalActionNoise(np.zeros(1), np.ones(1)), 0.5),
+        None,
+    ],
+)
 @pytest.mark.filterwarnings("ignore:action_noise=None")
 def test_another_number_of_environments_after_load(before: int, after: int, noise: Any, tmp_path: Any) -> None:
     """SB3 crashes here: the noise keeps the size it was saved with."""
@@ -232,3 +388,137 @@ def test_another_number_of_environments_after_load(before: int, after: int, nois
     if noise is not None:
         assert np.shape(loaded.action_noise())[0] == after
     assert not isinstance(loaded.action_noise, VectorizedActionNoise) or loaded.action_noise.n_envs == after
+
+
+class OtherPackagesNoise(ActionNoise):
+    def __call__(self) -> np.ndarray:
+        return np.full(1, 0.25, dtype=np.float32)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("schedule", [None, 2.0])
+def test_noise_of_another_package(n_envs: int, schedule: float | None) -> None:
+    noise = OtherPackagesNoise()
+    model = make_model(n_envs, action_noise=noise if schedule is None else ScheduledNoise(noise, schedule))
+    model.learn(10)
+    assert np.array_equal(np.ravel(model.action_noise()), np.full(n_envs, 0.25 * (schedule or 1)))  # type: ignore[misc]
+    assert current_std(model.action_noise) is None
+
+
+def half(progress_remaining: float) -> float:
+    return 0.5 if progress_remaining > 0.5 else 0.25
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (3, [3, 3, 3, 3]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ({"type": "linear", "end": 0.2, "end_fraction": 0.5}, [1, 0.6, 0.2, 0.2]),
+        ("exponential", [1, 0.1**0.25, 0.1**0.5, 0.1**0.75]),
+        ({"type": "exponential", "end": 2.0}, [1, 2**0.25, 2**0.5, 2**0.75]),
+        (LinearSchedule(0.5, 1.5, 1.0), [0.5, 0.75, 1, 1.25]),
+        (half, [0.5, 0.5, 0.25, 0.25]),
+    ],
+)
+def test_schedules(schedule: Any, expected: list[float]) -> None:
+    noise = ScheduledNoise("normal", schedule)
+    scales = []
+    for progress_remaining in (1, 0.75, 0.5, 0.25):
+        noise.update(progress_remaining)
+        scales.append(float(noise.scale))
+    assert scales == pytest.approx(expected)
+    assert current_std(noise) == pytest.approx(0.1 * expected[-1])
+
+
+@pytest.mark.parametrize("fused", [False, "auto"])
+def test_the_schedule_follows_training(fused: Any) -> None:
+    noise = ScheduledNoise(OtherPackagesNoise(), "linear")
+    model = CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=noise, learning_starts=0, batch_size=4, fused=fused)
+    scales = []
+    unscaled = model._sample_action
+
+    def sample_action(*args: Any) -> Any:
+        result = unscaled(*args)
+        scales.append(float(model.action_noise.scale))  # type: ignore[union-attr]
+        return result
+
+    model._sample_action = sample_action  # type: ignore[method-assign]
+    model.learn(10)
+    assert scales == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    model.learn(10, reset_num_timesteps=False)
+    assert scales[10:] == pytest.approx([0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05])
+    model.learn(2)
+    assert scales[20:] == pytest.approx([1, 0.5])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "exponential", lambda progress: progress**2])
+def test_a_schedule_survives_save_and_load(schedule: Any, tmp_path: Any) -> None:
+    model = make_model(2, action_noise={"type": "pink", "std": 0.4, "schedule": schedule}).learn(20)
+    model.save(tmp_path / "model")
+    loaded = CustomDDPG.load(tmp_path / "model", env=model.get_env())
+    assert np.array_equal(loaded.action_noise(), model.action_noise())
+    for each in (model, loaded):
+        each.learn(20, reset_num_timesteps=False)
+    assert 0 < loaded.action_noise.scale == model.action_noise.scale < 0.5
+    assert np.array_equal(loaded.action_noise(), model.action_noise())
+
+
+def test_a_schedule_that_gives_nonsense_ends_training_with_its_progress() -> None:
+    model = make_model(1, action_noise=ScheduledNoise("ou", lambda progress: progress - 0.5))
+    with pytest.raises(ValueError, match=r"the noise's schedule gives -0\.0.* at the remaining progress 0\.4"):
+        model.learn(20)
+
+
+def test_a_scheduled_specification_serves_two_models() -> None:
+    noise = ScheduledNoise(GaussianNoise(0.2), ExponentialSchedule(0.5))
+    first, second = (make_model(1, action_noise=noise) for _ in range(2))
+    assert np.array_equal(first.action_noise(), second.action_noise())  # type: ignore[misc]
+    assert first.action_noise is not second.action_noise
+
+
+def actions(seed: int, n_envs: int, noise: Any) -> np.ndarray:
+    env = make_vec_env("Pendulum-v1", n_envs=n_envs, seed=seed)
+    model = CustomDDPG(
+        "MlpPolicy", env, learning_starts=40, buffer_size=99, action_noise=noise, seed=seed, batch_size=8
+    )
+    model.learn(80)
+    assert model.replay_buffer is not None
+    return np.array(model.replay_buffer.actions[: model.replay_buffer.pos])
+
+
+@pytest.mark.parametrize("noise", NAMES)
+def test_same_seed_same_actions_of_warm_up_and_training(noise: Any) -> None:
+    first, second, other = actions(0, 2, noise), actions(0, 2, noise), actions(1, 2, noise)
+    assert np.array_equal(first, second)
+    for part in (slice(20), slice(20, 40)):  # two environments: 40 steps of warm-up are 20 actions of each
+        for others in (other[part], first[part, ::-1]):  # those of another seed, and of the other environment
+            same = np.isclose(first[part], others, atol=1e-6) & (np.abs(others) < 1)  # but for the bounds
+            assert not same.any()
+
+
+def test_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(2, action_noise=ScheduledNoise(GaussianNoise(1e-3), "linear"), fused=False)
+    logged: list[dict[str, float]] = []
+    model.set_logger(configure(format_strings=[]))
+    monkeypatch.setattr(model.logger, "dump", lambda step: logged.append(dict(model.logger.name_to_value)))
+    monkeypatch.setattr(model.action_space, "sample", lambda: np.array([2.0], dtype=np.float32))
+    model.learn(800, log_interval=2)
+    assert [log["rollout/noise_std"] for log in logged] == pytest.approx([0.5e-3, 0.0], abs=1e-5)
+    assert [log["rollout/action_saturation"] for log in logged] == [1.0, 1.0]  # warm-up, all at the upper bound
+    monkeypatch.setattr(model.action_space, "sample", lambda: np.array([1.97], dtype=np.float32))
+    model.learn(400, log_interval=2)
+    assert logged[-1]["rollout/action_saturation"] == 0.0  # 1.5% of 2 away from it
+
+
+@pytest.mark.parametrize(
+    ("noise", "std"),
+    [
+        (None, 0.0),
+        (UniformNoise([0.2, 0.4]), 0.3),
+        (ScheduledNoise(NormalActionNoise(np.zeros(2), np.array([0.2, 0.4])), 0.5), 0.15),
+    ],
+)
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_current_std(noise: Any, std: float, n_envs: int) -> None:
+    assert current_std(setup_action_noise(noise, n_envs, (2,), 0)) == pytest.approx(std)

@@ -194,7 +194,7 @@ def test_zoo_entry(zoo_file):
     settings = load_settings("ddpg", "Pendulum-v1", zoo_file)
     assert settings.n_timesteps == 20_000
     assert isinstance(settings.n_timesteps, int)
-    assert (settings.noise_type, settings.noise_std) == ("ou", 0.5)
+    assert (settings.noise_type, settings.noise_std) == ("ornstein-uhlenbeck", 0.5)
     assert settings.hyperparams == {
         "policy": "MlpPolicy",
         "gamma": 0.98,
@@ -522,14 +522,15 @@ def test_normalize(entry, expected):
     assert parse(**entry).normalize == expected
 
 
-@pytest.mark.parametrize(("name", "expected"), [("normal", "normal"), ("ou", "ou"), (" ornstein-uhlenbeck ", "ou")])
+@pytest.mark.parametrize(("name", "expected"), [("pink", "pink"), (" ornstein-uhlenbeck ", "ornstein-uhlenbeck")])
 def test_noise_type(name, expected):
     settings = parse(noise_type=name)
     assert (settings.noise_type, settings.noise_std, settings.noise_kwargs) == (expected, None, {})
 
 
 def test_unknown_noise_type():
-    expected = "noise_type: unknown noise 'nromal'; did you mean 'normal'? known: normal, ornstein-uhlenbeck, ou"
+    known = "known: colored, normal, ornstein-uhlenbeck, ou, pink, uniform"
+    expected = f"noise_type: unknown noise 'nromal'; did you mean 'normal'? {known}"
     assert error_of(noise_type="nromal") == expected
 
 
@@ -567,7 +568,7 @@ def test_an_override_of_action_noise_replaces_all_noise_of_the_file(zoo_file):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"action_noise": "pnik"}, "noise_type: unknown noise 'pnik'; known: normal, ornstein-uhlenbeck, ou"),
+        ({"action_noise": {"type": 5}}, "noise_type: expected str | None, got 5"),
         ({"action_noise": {"std": 1}}, "action_noise: expected a name, {type: ..., std: ...} or null, got {'std': 1}"),
         ({"action_noise": 0.1}, "action_noise: expected a name, {type: ..., std: ...} or null, got 0.1"),
         ({"action_noise": {"type": "ou", "std": -1}}, "noise_std: expected 0 or more, got -1"),

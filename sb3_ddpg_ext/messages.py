@@ -1,0 +1,18 @@
+"""Errors in one line."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import Any
+
+
+def one_line(error: BaseException) -> str:
+    """:return: The message of an error, without line breaks"""
+    return " ".join(str(error).split()) or repr(error)
+
+
+def unknown(what: str, name: str, known: Collection[Any]) -> str:
+    """:return: The line that says that there is no such thing, with the nearest name, or with those there are"""
+    names = {str(item).lower(): str(item) for item in known}
+    near = get_close_matches(name.lower(), names, n=1)
+    message = f"unknown {what} {name!r};" + (f" did you mean {names[near[0]]!r}?" if near else "")
+    return message if near and len(names) > 9 else f"{message} known: {', '.join(sorted(names.values()))}"

@@ -1,0 +1,37 @@
+"""Exploration noise: processes, and their adapters to SB3's ``ActionNoise``."""
+
+from sb3_ddpg_ext.noise.action_noise import (
+    NOISES,
+    SCHEDULES,
+    ExponentialSchedule,
+    NoiseSpec,
+    ProcessActionNoise,
+    ScheduledNoise,
+    current_std,
+    setup_action_noise,
+)
+from sb3_ddpg_ext.noise.processes import (
+    ColoredNoise,
+    GaussianNoise,
+    NoiseProcess,
+    OrnsteinUhlenbeckNoise,
+    PinkNoise,
+    UniformNoise,
+)
+
+__all__ = [
+    "NOISES",
+    "SCHEDULES",
+    "ColoredNoise",
+    "ExponentialSchedule",
+    "GaussianNoise",
+    "NoiseProcess",
+    "NoiseSpec",
+    "OrnsteinUhlenbeckNoise",
+    "PinkNoise",
+    "ProcessActionNoise",
+    "ScheduledNoise",
+    "UniformNoise",
+    "current_std",
+    "setup_action_noise",
+]
