@@ -23,7 +23,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from sb3_ddpg_ext import contestant
+from sb3_ddpg_ext import contestant, noise_cost
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import SettingsError, require
 from sb3_ddpg_ext.training import versions_and_machine
@@ -49,9 +49,9 @@ _MEASURES = ("learn", "update", "collect")
 class BenchmarkArgs:
     """Measure CustomDDPG's speed against SB3's DDPG and TD3, and SBX's DDPG where it is installed."""
 
-    cases: tuple[Literal["small", "mujoco", "default"], ...] = ("small", "mujoco", "default")
+    cases: tuple[Literal["small", "mujoco", "default", "noise"], ...] = ("small", "mujoco", "default", "noise")
     """small: Pendulum-v1, [64, 64], batches of 64; mujoco: HalfCheetah-v5, [256, 256], 256; default: Pendulum-v1,
-    [400, 300], 256"""
+    [400, 300], 256; noise: calls of action noise alone"""
     threads: tuple[int, ...] = (1, 2)
     """threads and cores of each contestant"""
     n_envs: tuple[int, ...] = (1, 8)
@@ -131,6 +131,7 @@ def benchmark(args: BenchmarkArgs) -> dict[str, Any]:
     configurations = [
         {**_CASES[case], "threads": threads, "n_envs": n_envs}
         for threads, n_envs, case in product(args.threads, args.n_envs, args.cases)
+        if case in _CASES
     ]
     record: dict[str, Any] = {
         "rounds": args.rounds,
@@ -140,6 +141,9 @@ def benchmark(args: BenchmarkArgs) -> dict[str, Any]:
         "results": [],
     }
     record["versions"] |= versions
+    if "noise" in args.cases:
+        record["noise"] = noise_cost.measure(args.rounds)
+        _write(record, args.log_dir)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("", total=len(configurations) * args.rounds)
@@ -209,12 +213,11 @@ def _collect(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _write(record: dict[str, Any], directory: Path) -> None:
     with contextlib.ExitStack() as files:
-        json_file, markdown, png = (
-            files.enter_context(atomic(directory / f"benchmark.{suffix}")) for suffix in ("json", "md", "png")
-        )
+        json_file, markdown = (files.enter_context(atomic(directory / f"benchmark.{s}")) for s in ("json", "md"))
         json_file.write_text(json.dumps(record, indent=1))
         markdown.write_text(table(record))
-        picture(record).savefig(png)
+        if record["results"]:  # of noise there is a table only
+            picture(record).savefig(files.enter_context(atomic(directory / "benchmark.png")))
 
 
 def describe(configuration: dict[str, Any]) -> str:
@@ -247,8 +250,8 @@ def table(record: dict[str, Any]) -> str:
         f"{machine['processor']}, {_count(machine['cores'], 'core')} (load at the start {record['load']:.1f}), "
         f"{machine['system']}; " + ", ".join(f"{name} {number}" for name, number in versions.items()),
         "",
-        f"Medians of {_count(record['rounds'], 'round')}, in which the contestants took turns with measurements of "
-        f"{record['seconds']:g} s; in brackets the range over the rounds. One gradient step for each transition.",
+        f"Medians of {_count(record['rounds'], 'round')}, in which the contestants took turns; in brackets the range "
+        f"over the rounds. Algorithms: measurements of {record['seconds']:g} s, one gradient step for each transition.",
     ]
     for result in record["results"]:
         contestants = result["contestants"]
@@ -272,6 +275,8 @@ def table(record: dict[str, Any]) -> str:
                 f"{each['peak_memory'] / 1e6:.0f}",
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
+    if "noise" in record:
+        lines += ["", "**Noise**", "", *noise_cost.table(record["noise"])]
     return "\n".join(lines) + "\n"
 
 

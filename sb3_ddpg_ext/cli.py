@@ -82,7 +82,7 @@ def _evaluate(args: EvaluateArgs) -> int:
 
 def _benchmark(args: BenchmarkArgs) -> int:
     print(table(benchmark(args)))
-    print(f"Written to {args.log_dir}: benchmark.json, benchmark.md, benchmark.png")
+    print(f"Written to {args.log_dir}: {', '.join(sorted(path.name for path in args.log_dir.glob('benchmark.*')))}")
     return 0
 
 

@@ -77,6 +77,14 @@ def test_it_measures(tmp_path: Path) -> None:
             assert 50e6 < each["peak_memory"] < 5e9
 
 
+def test_noise_alone(tmp_path: Path) -> None:
+    record = benchmark(BenchmarkArgs(cases=("noise",), rounds=2, log_dir=tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"benchmark.json", "benchmark.md"}
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == record
+    assert record["noise"].keys() == {"1", "64"}
+    assert all(f"| {name} |" in table(record) for name in record["noise"]["64"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
