@@ -46,11 +46,11 @@ def record(label: str, env: str, seed: int, *, steps: int = 1_000, speed: float 
         "score": {"returns": [means[-1] - 10, means[-1] + 10], "episodes": 2, "seed": 2_000_000},
         "evaluations": {
             "steps": evaluated.tolist(),
-            "seconds": (evaluated / speed).tolist(),
-            "cpu_seconds": (evaluated / speed / 2).tolist(),
+            "seconds": (evaluated / speed * 2).tolist(),  # it had half a core
+            "cpu_seconds": (evaluated / speed).tolist(),
             "returns": np.stack([means - 1, means + 1], axis=1).tolist(),
         },
-        "seconds": {"train": steps / speed, "evaluate": 1.0, "cpu": steps / speed / 2},
+        "seconds": {"train": steps / speed * 2, "evaluate": 1.0, "cpu": steps / speed},
         "settings": {"n_timesteps": steps},
         "device": "cpu",
         "threads": 1,
@@ -95,12 +95,12 @@ def test_records_are_read(log_dir: Path) -> None:
     assert len(runs) == 12
     run = next(run for run in runs if (run.label, run.env, run.seed) == ("custom_ddpg", "Pendulum-v1", 2))
     assert (run.name, run.status, run.steps) == ("custom_ddpg/Pendulum-v1_2", "finished", 1_000)
-    assert (run.seconds, run.cpu_seconds) == (5, 2.5)
+    assert (run.seconds, run.cpu_seconds) == (10, 5)
     assert run.returns is not None
     assert run.returns.tolist() == [-108, -88]
     assert run.evaluations is not None
     assert run.evaluations.means[:2].tolist() == [-908, -818]
-    assert run.evaluations.seconds[:2].tolist() == [0.5, 1]
+    assert run.evaluations.seconds[:2].tolist() == [1, 2]
 
 
 def test_seeds_are_numbers(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_shorter_and_longer_runs(log_dir: Path) -> None:
     save(log_dir, record("ddpg", "Pendulum-v1", 3, steps=500))
     longer = record("custom_ddpg", "Pendulum-v1", 3, speed=200.0)
     longer["evaluations"] = {key: [*value, value[-1]] for key, value in longer["evaluations"].items()}
-    longer["evaluations"]["steps"][-1], longer["evaluations"]["seconds"][-1] = 2_000, 10.0
+    longer["evaluations"]["steps"][-1], longer["evaluations"]["cpu_seconds"][-1] = 2_000, 10.0
     longer["evaluations"]["returns"] = [[-500, -500]] * 10 + [[0, 0]]
     save(log_dir, {**longer, "steps": 2_000, "planned_steps": 2_000})
     comparison = comparison_of(log_dir)
@@ -502,13 +502,13 @@ def test_csv_files_are_tidy(reported: Path) -> None:
     assert by_name["ddpg/Pendulum-v1_4"]["seconds"] == ""
     run = by_name["custom_ddpg/Pendulum-v1_2"]
     assert (run["label"], run["env"], run["seed"], run["steps"]) == ("custom_ddpg", "Pendulum-v1", "2", "1000")
-    assert [float(run[key]) for key in ("final_score", "final_episodes", "seconds", "cpu_seconds")] == [-98, 2, 10, 5]
+    assert [float(run[key]) for key in ("final_score", "final_episodes", "seconds", "cpu_seconds")] == [-98, 2, 20, 10]
     assert sum(run["label"] == AWKWARD for run in runs) == 6
     with (reported / "evaluations.csv").open(newline="") as file:
         evaluations = [row for row in csv.DictReader(file) if row["directory"] == "custom_ddpg/Pendulum-v1_2"]
     assert [int(row["step"]) for row in evaluations] == STEPS.tolist()
     last = evaluations[-1]
-    assert [float(last[key]) for key in ("mean", "seconds", "cpu_seconds", "episodes")] == [-98, 10, 5, 2]
+    assert [float(last[key]) for key in ("mean", "seconds", "cpu_seconds", "episodes")] == [-98, 20, 10, 2]
 
 
 def test_markdown_tables_are_whole(reported: Path) -> None:

@@ -9,6 +9,8 @@ What is compared with what:
   score.
 - Areas are taken between the latest first and the earliest last evaluation of all runs on an environment, so that all
   are averages over the same steps, or the same seconds.
+- Seconds are of CPU time: runs that share a machine's cores with one another, or with somebody else, wait for them,
+  which says nothing about an algorithm.
 - All environments together: scores normalised by :data:`sb3_ddpg_ext.report.scales.SCALES`, for the algorithms that
   have scores on every environment of that table.
 
@@ -46,8 +48,8 @@ class Group:
     :param runs: All its finished runs
     :param scores: For each of :data:`SCORES` those of the runs that have one, ``[runs]``
     :param steps_to: Steps to the environment's threshold, infinity where it was not reached, ``[runs]``
-    :param seconds_to: Seconds of training to it, ``[runs]``
-    :param pace: Environment steps per second of training, ``[runs]``
+    :param seconds_to: CPU seconds of training to it, ``[runs]``
+    :param pace: Environment steps per CPU second of training, ``[runs]``
     :param updates: Gradient steps for each environment step, ``[runs]``
     """
 
@@ -104,7 +106,7 @@ class ThresholdRow:
 @dataclass(frozen=True)
 class PaceRow:
     """
-    Environment steps per second of training (IQM), and how many times the baseline's that is; on all environments
+    Environment steps per CPU second of training (IQM), and how many times the baseline's that is; on all environments
     (``env`` is None) the geometric mean of these ratios. Gradient steps for each environment step (mean).
     """
 
@@ -297,11 +299,11 @@ def _groups(env: str, runs: Mapping[str, tuple[Run, ...]], budget: int) -> dict[
             {
                 "final": np.array([run.returns.mean() for run in in_time if run.returns is not None]),
                 "steps": _areas(evaluations[label], [e.steps for e in everyone], lambda e: e.steps),
-                "seconds": _areas(evaluations[label], [e.seconds for e in everyone], lambda e: e.seconds),
+                "seconds": _areas(evaluations[label], [e.cpu_seconds for e in everyone], lambda e: e.cpu_seconds),
             },
             np.array([statistics.first_at(e.steps, e.means, threshold or 0) for e in reached]),
-            np.array([statistics.first_at(e.seconds, e.means, threshold or 0) for e in reached]),
-            np.array([run.steps / run.seconds for run in in_time]),
+            np.array([statistics.first_at(e.cpu_seconds, e.means, threshold or 0) for e in reached]),
+            np.array([run.steps / run.cpu_seconds for run in in_time]),
             np.array([run.updates / run.steps for run in in_time]),
         )
     return groups

@@ -259,7 +259,7 @@ def _thresholds(comparison: Comparison) -> Figure | None:
         _times(over_steps, comparison, labels, {label: group.steps_to for label, group in groups.items()})
         _times(over_seconds, comparison, labels, {label: group.seconds_to for label, group in groups.items()})
         over_steps.set_xlabel("environment steps")
-        over_seconds.set_xlabel("seconds of training")
+        over_seconds.set_xlabel("CPU seconds of training")
     return figure
 
 
@@ -303,7 +303,7 @@ def _speed(comparison: Comparison) -> Figure | None:
                 times = "" if math.isnan(speedup) else f" ({speedup:.2f}x)"
                 axes.text(ends[label], position, f" {pace.value:,.0f}{times}", va="center", fontsize=9)
         axes.set_xlim(0, 1.5 * max(ends.values()))
-        axes.set(title=env, xlabel="steps per second of training")
+        axes.set(title=env, xlabel="steps per CPU second of training")
     return figure
 
 
@@ -318,8 +318,8 @@ CURVES = (
     ),
     Picture(
         "learning_curves_seconds",
-        "The same over seconds of training (evaluations not counted), linear between the evaluations of each run.",
-        lambda comparison: _curves(comparison, lambda e: e.seconds, "seconds of training"),
+        "The same over CPU seconds of training (evaluations not counted), linear between the evaluations of each run.",
+        lambda comparison: _curves(comparison, lambda e: e.cpu_seconds, "CPU seconds of training"),
     ),
 )
 INTERVALS = {

@@ -89,7 +89,7 @@ _SCORES = {
         "the latest first and the earliest last evaluation of all runs on an environment.",
     ),
     "seconds": (
-        "The mean height of a run's evaluation curve over seconds of training, in the time that all runs on an "
+        "The mean height of a run's evaluation curve over CPU seconds of training, in the time that all runs on an "
         "environment have in common: what computing time buys. It holds for the machine and the threads below.",
     ),
 }
@@ -107,7 +107,7 @@ _THRESHOLD = (
     "median is 'not reached' where half of the runs or more did not.",
 )
 _SPEED = (
-    "Environment steps over wall-clock time of training, evaluations not counted. Whoever does fewer gradient steps "
+    "Environment steps over CPU time of training, evaluations not counted. Whoever does fewer gradient steps "
     "for an environment step, or starts to learn later, is faster for it: compare the last column.",
 )
 _NORMALISATION = ("A normalised score is 0 for uniformly random actions and 1 for published results of TD3.",)
@@ -223,7 +223,7 @@ def _improvement(comparison: Comparison, score: str) -> Table:
 def _thresholds(comparison: Comparison) -> Table:
     return Table(
         "Runs that reached the threshold, and the medians over runs with 95% intervals.",
-        ("environment", "algorithm", "threshold", "reached", "steps", "seconds of training"),
+        ("environment", "algorithm", "threshold", "reached", "steps", "CPU seconds of training"),
         tuple(
             (
                 row.env,
@@ -241,7 +241,14 @@ def _thresholds(comparison: Comparison) -> Table:
 def _pace(comparison: Comparison) -> Table:
     return Table(
         "IQM over runs and 95% interval; of all environments, the geometric mean of the ratios.",
-        ("environment", "algorithm", "runs", "steps per second", f"times {comparison.baseline}", "updates per step"),
+        (
+            "environment",
+            "algorithm",
+            "runs",
+            "steps per CPU second",
+            f"times {comparison.baseline}",
+            "updates per step",
+        ),
         tuple(
             (row.env or _ALL, row.label, str(row.runs), *map(interval, (row.pace, row.speedup)), number(row.updates))
             for row in comparison.pace_rows
@@ -267,7 +274,8 @@ def _budgets(comparison: Comparison) -> Table:
             )
         )
     return Table(
-        "Finished runs. Seconds: of training, all runs of the row together.",
+        "Finished runs. Seconds: of training, all runs of the row together; where they are more than the CPU seconds, runs "
+        "waited for a core.",
         (
             *("environment", "algorithm", "seeds", "steps", "evaluations", "final episodes"),
             *("seconds", "CPU seconds", "threads"),
