@@ -274,8 +274,8 @@ def _budgets(comparison: Comparison) -> Table:
             )
         )
     return Table(
-        "Finished runs. Seconds: of training, all runs of the row together; where they are more than the CPU seconds, runs "
-        "waited for a core.",
+        "Finished runs. Seconds: of training, all runs of the row together; where they are more than the CPU seconds, "
+        "runs waited for a core.",
         (
             *("environment", "algorithm", "seeds", "steps", "evaluations", "final episodes"),
             *("seconds", "CPU seconds", "threads"),
