@@ -103,6 +103,15 @@ def test_the_spectrum_of_colored_noise(beta: float, horizon: int) -> None:
     assert slope(noise, 1) == pytest.approx(-beta, abs=0.1)
 
 
+@pytest.mark.parametrize("horizon", [20, 21])
+def test_the_ends_of_the_spectrum(horizon: int) -> None:
+    """The constant has the power of one period in the horizon; the highest frequency of an even one has its own."""
+    noise = draw(bound(ColoredNoise(1, 0.3, horizon), n_envs=20_000), horizon)[..., 0]
+    power = np.mean(np.abs(np.fft.rfft(noise, axis=0)) ** 2, axis=1)
+    assert power[0] == pytest.approx(power[1], rel=0.05)
+    assert power[1:] == pytest.approx(power[1] / np.arange(1, horizon // 2 + 1), rel=0.05)
+
+
 @pytest.mark.parametrize("beta", [0, 1, 2])
 def test_past_the_horizon_colored_noise_keeps_its_spectrum_and_never_jumps(beta: float) -> None:
     noise = draw(bound(ColoredNoise(beta, 0.3, horizon=250), n_envs=500), 1_000)[..., 0]
