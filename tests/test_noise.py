@@ -237,6 +237,20 @@ def test_reset_touches_only_the_episodes_that_ended() -> None:
     assert abs(after[1, 0] - before[1, 0]) > 1e-3
 
 
+@pytest.mark.parametrize(
+    "noise", [OrnsteinUhlenbeckNoise(0.3, 1e9), OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))]
+)
+@pytest.mark.parametrize("indices", [None, [1]])
+def test_scheduled_noise_is_reset_likewise(noise: Any, indices: list[int] | None) -> None:
+    scheduled = setup_action_noise(ScheduledNoise(noise, 1), 3, (1,), 0)
+    assert isinstance(scheduled, ScheduledNoise)
+    for _ in range(500):
+        before = scheduled()
+    scheduled.reset(indices)
+    changed = np.abs(scheduled() - before)[:, 0] > 0.2  # SB3's starts at 0 again
+    assert changed.tolist() == ([True] * 3 if indices is None else [False, True, False])
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_episodes_that_end_at_different_times(make: Callable[[float], NoiseProcess]) -> None:
     """Environments are reset in their own time, and those that are not go on as if nobody had been."""
