@@ -80,7 +80,7 @@ _RUN_KEYS: Mapping[str, Any] = {
     "env_kwargs": dict[str, Any] | None,
     "monitor_kwargs": dict[str, Any] | None,
     "noise_type": str | None,
-    "noise_std": float | None,
+    "noise_std": float | list[float] | None,
     "noise_kwargs": dict[str, Any] | None,
 }
 _NOISE_KEYS = ("noise_type", "noise_std", "noise_kwargs")
@@ -127,8 +127,8 @@ class Settings:
     :param env_kwargs: Keyword arguments of the environment
     :param monitor_kwargs: Keyword arguments of the ``Monitor`` wrapper
     :param noise_type: A name of :data:`sb3_ddpg_ext.noise.NOISES`, RL Zoo's ``"ornstein-uhlenbeck"`` or ``None``
-    :param noise_std: Standard deviation of the action noise (sigma of RL Zoo's ``"ornstein-uhlenbeck"``); ``None`` for
-        the default of the noise process
+    :param noise_std: Standard deviation of the action noise (sigma of RL Zoo's ``"ornstein-uhlenbeck"``), one number or
+        one for each action; ``None`` for the default of the noise process
     :param noise_kwargs: Further keyword arguments of the noise process, and ``schedule``
     :param hyperparams: Arguments of the algorithm's constructor, among them always ``policy``
     :param raw: The plain entry these settings were made from, ready to be written as YAML and to be parsed again
@@ -144,7 +144,7 @@ class Settings:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     monitor_kwargs: Mapping[str, Any] = field(default_factory=dict)
     noise_type: str | None = None
-    noise_std: float | None = None
+    noise_std: float | Sequence[float] | None = None
     noise_kwargs: Mapping[str, Any] = field(default_factory=dict)
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)

@@ -79,6 +79,17 @@ def test_noise_of_the_settings() -> None:
         assert (sb3s._sigma.tolist(), sb3s._theta, sb3s._dt) == ([0.2], 0.3, 0.01)
 
 
+@pytest.mark.parametrize("algo", ["custom_ddpg", "td3"])
+def test_noise_of_a_strength_for_each_action(algo: str) -> None:
+    chosen = settings(noise_type="normal", noise_std=[0.1, 0.4])
+    env = make_env("Reacher-v5", chosen, 1, 0)
+    noise = make_model(chosen, algo, env).action_noise
+    stds = noise._sigma if isinstance(noise, NormalActionNoise) else noise.process.std  # type: ignore[union-attr]
+    assert stds.tolist() == [0.1, 0.4]
+    with pytest.raises(SettingsError, match="shape"):
+        make_model(chosen, algo, make_env("HalfCheetah-v5", chosen, 1, 0))
+
+
 def test_scheduled_noise_of_the_settings() -> None:
     env = make_env("Pendulum-v1", settings(), 1, 0)
     chosen = settings(action_noise={"type": "pink", "std": 0.5, "schedule": {"type": "linear", "end": 0.1}})

@@ -456,7 +456,7 @@ def test_zoo_keys_may_be_null():
         ("frame_stack", 0, "expected 1 or more, got 0"),
         ("normalize", 1, "expected bool | dict[str, Any] | None, got 1"),
         ("noise_std", -0.1, "expected 0 or more, got -0.1"),
-        ("noise_std", "loud", "expected float | None, got 'loud'"),
+        ("noise_std", "loud", "expected float | list[float] | None, got 'loud'"),
         ("env_kwargs", "render_mode", "'render_mode' is not allowed here; expected numbers, strings, lists, dict(...)"),
     ],
 )
@@ -551,6 +551,7 @@ def test_an_override_switches_the_noise_off(zoo_file):
         ("normal", {"noise_type": "normal"}),
         (None, {"noise_type": None}),
         ({"type": "normal", "std": 0.3}, {"noise_type": "normal", "noise_std": 0.3}),
+        ({"type": "normal", "std": [0.3, 1]}, {"noise_type": "normal", "noise_std": [0.3, 1]}),
         ({"type": "ou", "correlation_time": 9}, {"noise_type": "ou", "noise_kwargs": {"correlation_time": 9}}),
     ],
 )
