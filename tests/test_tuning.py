@@ -1,6 +1,7 @@
 """Studies, and what becomes of them: in this process first, then as commands to which everything happens."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -109,6 +110,29 @@ def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(tmp_path: Pat
     job, _ = prepare(args)
     assert "comparison_envs.py" in connect(job)[0].trials[0].user_attrs["void"]
     assert search.progress(job).finished == 0
+
+
+def test_a_trial_too_many_is_none(tmp_path: Path) -> None:
+    """Two workers that see one trial left both ask for one."""
+    job, _ = tune(arguments(tmp_path, trials=2))
+    found, ours = connect(job)
+    found.optimize(lambda trial: search._attempt(trial, ours, job, []), n_trials=1, catch=(objective.TrialFailedError,))
+    assert found.trials[2].user_attrs["void"] == "another worker had begun with the last trial"
+    assert search.progress(job).finished == 2
+    _, trials = tune(arguments(tmp_path, trials=3))
+    assert list(search.chains(trials)) == [0, 1, 3]
+
+
+def test_trials_whose_workers_died_before_a_sign_of_life_are_repeated(tmp_path: Path) -> None:
+    args = arguments(tmp_path, trials=2)
+    job, _ = prepare(args)
+    job = dataclasses.replace(job, heartbeat=1, grace=1)
+    with pytest.warns(UserWarning, match="Heartbeat of storage"):  # here there is none
+        connect(job)[0].ask()
+    search.search(job, workers=0)
+    trials = connect(job)[0].trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[2].params.items() >= trials[0].params.items()
 
 
 # --- Pruning, with learning curves that are made up ---

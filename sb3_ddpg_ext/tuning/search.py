@@ -119,13 +119,7 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
             _search(study, job, workers, scheduler)
         except BaseException:
             if scheduler is None:  # workers of a cluster end the trial that they are at
-                mine = [
-                    t
-                    for t in chains(study.trials).values()
-                    if t.user_attrs.get(_WORKER, {}).get("command") == job.command
-                ]
-                for trial in mine:
-                    _repeat(study, trial.number)
+                _release(study, job)
             raise
 
 
@@ -193,6 +187,13 @@ def _attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> f
     except Exception:
         trial.set_user_attr(_VOID, traceback.format_exc())
         raise
+
+
+def _release(study: optuna.Study, job: Job) -> None:
+    """Queue again what the workers of this command were at when they were ended."""
+    for trial in chains(study.trials).values():
+        if trial.user_attrs.get(_WORKER, {}).get("command") == job.command:
+            _repeat(study, trial.number)
 
 
 def _is_over(study: optuna.Study, number: int) -> bool:

@@ -6,9 +6,10 @@ import logging
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ddpg_ext.building import one_line
 from sb3_ddpg_ext.files import lock
@@ -144,6 +145,23 @@ class _Sampler(BaseSampler):
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
         return self._tpe.sample_independent(study, trial, param_name, distribution)
+
+
+class _Median(MedianPruner):
+    """
+    Compares a trial with those that were complete when it began. Optuna's would read all trials that are running from
+    the database at each evaluation of each of them, which a thousand workers cannot do.
+    """
+
+    _number = -1
+    _complete: Sequence[FrozenTrial] = ()
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        if trial.number != self._number:
+            self._number = trial.number
+            self._complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        then: Any = SimpleNamespace(get_trials=lambda **_: self._complete, direction=study.direction)
+        return super().prune(then, trial)
 
 
 @contextlib.contextmanager
@@ -277,7 +295,7 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
 def _pruner(study: Study) -> BasePruner:
     match study.asked["pruner"]:
         case "median":  # not before a quarter of the first run
-            return MedianPruner(n_warmup_steps=points(study, study.space.settings({}, "previous settings")) // 4)
+            return _Median(n_warmup_steps=points(study, study.space.settings({}, "previous settings")) // 4)
         case "halving":
             return SuccessiveHalvingPruner()
         case "wilcoxon":
