@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run one command.
 
     :param argv: Its arguments; those of the process if not given
-    :return: Exit status: 0, 1 if runs of a comparison failed, 2 for what the caller has to mend, 130 for Ctrl-C
+    :return: Exit status: 0, 1 if runs of a comparison or all trials failed, 2 for what the caller has to mend, 130 for
+        Ctrl-C
     """
     command = tyro.cli(Command, prog="sb3-ddpg", args=argv, description="DDPG for Stable-Baselines3.")
     try:
@@ -167,8 +168,10 @@ def _tune(args: TuneArgs) -> int:
         print("Interrupted. What is finished is kept; the same command does the rest")
         return 130
     if args.top == 0 or done.best is None:
+        if done.best is None:
+            print("No trial came to its end; the report says why")
         print(f"Report: {pages.write(args, job, found, (), '')}")
-        return 0
+        return int(done.best is None)
     runs = confirmation.plan(args, job, found)
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     try:
@@ -210,7 +213,8 @@ def _search_with_progress(args: TuneArgs, job: "Job", found: "Study") -> "Tuning
 
         def watch() -> None:
             while not over.wait(2):
-                show()
+                with contextlib.suppress(Exception):  # it only shows: those who work on the study deal with errors
+                    show()
 
         watcher = threading.Thread(target=watch)
         if not args.quiet:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+import sqlalchemy
 from comparison_envs import Quick
 from optuna.trial import FrozenTrial, TrialState
 from postgres import Server, postgres  # noqa: F401 (a fixture)
@@ -102,14 +104,24 @@ def test_a_lack_of_memory_is_a_failed_trial_with_its_reason(
     assert search.progress(job).failed == 2
 
 
-def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(tmp_path: Path) -> None:
-    args = arguments(tmp_path, "comparison_envs:Crash-v0", trials=3, steps=400)
-    with pytest.raises(RuntimeError, match="a trial raised RuntimeError, see above") as caught:
-        tune(args)
-    assert str(caught.value.__cause__) == "the simulator\nhas exploded"
+@pytest.mark.parametrize("error", [RuntimeError("oh"), ValueError("oh"), KeyError("oh")])
+def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_in(*_: Any, **__: Any) -> None:
+        raise error
+
+    args = arguments(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(objective, "train_in", train_in)
+        with pytest.raises(RuntimeError, match=f"a trial raised {type(error).__name__}, see above") as caught:
+            tune(args)
+    assert caught.value.__cause__ is error
     job, _ = prepare(args)
-    assert "comparison_envs.py" in connect(job)[0].trials[0].user_attrs["void"]
+    assert "in train_in" in connect(job)[0].trials[0].user_attrs["void"]
     assert search.progress(job).finished == 0
+    _, trials = tune(args)
+    check_exact(trials, 3)
 
 
 def test_a_trial_too_many_is_none(tmp_path: Path) -> None:
@@ -213,6 +225,30 @@ def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: list[l
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
     assert trials[1].user_attrs["reason"] == "4 times as slow as the best trial in run 0"
     assert max(trials[1].intermediate_values) == 5
+
+
+# --- What a trial costs the database: docs/tuning.md has these numbers ---
+
+
+def test_what_a_trial_costs_the_database(tmp_path: Path, curves: list[list[float]]) -> None:
+    n_trials, n_seeds = 8, 3
+    args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=n_trials, seeds=n_seeds)
+    curves[:] = [[-900.0, -800, -700, -600 + i] for i in range(n_trials * n_seeds)]
+    job, _ = prepare(args)
+    counts = Counter[str]()
+    found, _ = connect(job)
+    engine = found._storage._backend.engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda _c, _u, sql, *_: counts.update([sql.split()[0]]))
+    sqlalchemy.event.listen(engine, "commit", lambda _: counts.update(["transaction"]))
+    for _ in range(n_trials - 1):
+        search.work(job)
+    counts.clear()
+    search.work(job)
+    trial = found.trials[n_trials - 1]
+    assert trial.state == TrialState.COMPLETE
+    reports, parameters = 4 * n_seeds, len(trial.params)
+    assert counts["transaction"] == reports + parameters + 13
+    assert counts["INSERT"] + counts["UPDATE"] == reports + parameters + 6
 
 
 # --- What is refused ---
@@ -393,18 +429,16 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on_with_what_was_interrup
 
 def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) -> None:
     """Its trial is given to another; when it wakes up, it is told so."""
-    with (
-        started(command("--workers", "0", "--quiet"), tmp_path) as sleeper,
-        started(command("--workers", "0", "--quiet"), tmp_path) as other,
-    ):
-        wait_until(lambda: sleeper.pid in begun(tmp_path))
+    with started(command("--workers", "0", "--quiet", trials=2), tmp_path) as sleeper:
+        wait_until(lambda: begun(tmp_path))
         sleeper.send_signal(signal.SIGSTOP)
-        finish(other)
-        check_exact(trials_of(tmp_path), 4)
+        with started(command("--workers", "0", "--quiet", trials=2), tmp_path) as other:
+            finish(other)
+        check_exact(trials_of(tmp_path), 2)
         sleeper.send_signal(signal.SIGCONT)
         finish(sleeper)
     trials = trials_of(tmp_path)
-    check_exact(trials, 4)
+    check_exact(trials, 2)
     assert len(repeated(trials)) == 1
 
 

@@ -115,40 +115,50 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
     """
     with quiet():
         study, _ = connect(job)
+        silent: dict[int, float] = {}  # since when trials are running that nobody has signed
+        lost = 0
         try:
-            _search(study, job, workers, scheduler)
+            while lost < 3:
+                try:
+                    if progress(job).finished >= job.trials:
+                        return
+                    _do_what_there_is(study, job, workers, scheduler, silent)
+                    lost = 0
+                except StorageInternalError:  # in the middle of a transaction: connecting waits for the server
+                    lost += 1
         except BaseException:
             if scheduler is None:  # workers of a cluster end the trial that they are at
                 _release(study, job)
             raise
+    raise SettingsError(
+        f"the database of the study is lost; what is finished is kept, the same command goes on: {job.url}"
+    )
 
 
-def _search(study: optuna.Study, job: Job, workers: int, scheduler: str | None) -> None:
-    silent: dict[int, float] = {}  # since when trials are running that nobody has signed
-    while progress(job).finished < job.trials:
-        number = _to_do(study, job)
-        if number == 0:  # others are at the rest, or died at it
-            optuna.storages.fail_stale_trials(study)
-            _bury_stillborn(study, job, silent)
-            time.sleep(min(job.heartbeat, 5))
-            continue
-        results = run_all(
-            functools.partial(work, job), range(number), workers=min(workers, number), scheduler=scheduler
-        )
-        died = 0
-        with contextlib.closing(results):
-            for _, result in results:
-                if isinstance(result, WorkersDiedError):
-                    died += 1  # each trial is repeated so many times and not more often
-                elif isinstance(result, SettingsError):
-                    raise result
-                elif isinstance(result, Exception):
-                    raise RuntimeError(
-                        f"a trial raised {type(result).__name__}, see above; the study is kept, and the same command "
-                        "goes on with it"
-                    ) from result
-        if died == number:
-            raise SettingsError("the worker processes die as fast as they are started; --workers 0 may show why")
+def _do_what_there_is(
+    study: optuna.Study, job: Job, workers: int, scheduler: str | None, silent: dict[int, float]
+) -> None:
+    number = _to_do(study, job)
+    if number == 0:  # others are at the rest, or died at it
+        optuna.storages.fail_stale_trials(study)
+        _bury_stillborn(study, job, silent)
+        time.sleep(min(job.heartbeat, 5))
+        return
+    results = run_all(functools.partial(work, job), range(number), workers=min(workers, number), scheduler=scheduler)
+    died = 0
+    with contextlib.closing(results):
+        for _, result in results:
+            if isinstance(result, WorkersDiedError):
+                died += 1  # each trial is repeated so many times and not more often
+            elif isinstance(result, SettingsError):
+                raise result
+            elif isinstance(result, Exception):
+                raise RuntimeError(
+                    f"a trial raised {type(result).__name__}, see above; the study is kept, and the same command goes "
+                    "on with it"
+                ) from result
+    if died == number:
+        raise SettingsError("the worker processes die as fast as they are started; --workers 0 may show why")
 
 
 def work(job: Job, _: int = 0) -> None:
@@ -160,17 +170,17 @@ def work(job: Job, _: int = 0) -> None:
     """
     with quiet():
         study, ours = connect(job)
-        if _to_do(study, job) == 0:
-            return
         begun: list[int] = []
         try:
-            study.optimize(lambda trial: _attempt(trial, ours, job, begun), n_trials=1, catch=(TrialFailedError,))
-        except (StorageInternalError, UpdateFinishedTrialError, ValueError) as error:
-            # The database went away in the middle of a transaction; or this process was away for so long that its
-            # trial was given to another
-            if not begun or not (isinstance(error, StorageInternalError) or _is_over(study, begun[0])):
+            if _to_do(study, job):
+                study.optimize(lambda trial: _attempt(trial, ours, job, begun), n_trials=1, catch=(TrialFailedError,))
+        except StorageInternalError:  # the database went away in the middle of a transaction
+            for number in begun:
+                _repeat(study, number)
+        except (UpdateFinishedTrialError, ValueError):
+            # Unless this process was away for so long that its trial was given to another
+            if not (begun and _is_taken(study.trials[begun[0]])):
                 raise
-            _repeat(study, begun[0])
 
 
 def _attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> float:
@@ -196,8 +206,8 @@ def _release(study: optuna.Study, job: Job) -> None:
             _repeat(study, trial.number)
 
 
-def _is_over(study: optuna.Study, number: int) -> bool:
-    return study.trials[number].state.is_finished()
+def _is_taken(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and _VOID not in trial.user_attrs
 
 
 def _repeat(study: optuna.Study, number: int) -> None:
