@@ -276,6 +276,11 @@ REFUSED = {
         {"storage": "postgresql+psycopg://optuna@127.0.0.1:1/optuna"},
         "--storage postgresql.*Connection refused.*; expected a URL of SQLAlchemy",
     ),
+    "password": (
+        {"storage": "postgresql+psycopg://optuna:secret@127.0.0.1:1/optuna"},
+        r"--storage postgresql\+psycopg://optuna:\*\*\*@127.0.0.1:1/optuna: ",
+    ),
+    "not a URL": ({"storage": "optuna.db"}, "--storage optuna.db: .*; expected a URL of SQLAlchemy"),
 }
 
 
@@ -292,6 +297,18 @@ def test_a_study_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
     tune(args)
     with pytest.raises(SettingsError, match="is there, but with other steps and seeds; choose another --study or"):
         prepare(arguments(tmp_path, steps=240, seeds=2))
+
+
+def test_a_study_that_somebody_died_making_is_made(tmp_path: Path) -> None:
+    args = arguments(tmp_path, trials=2)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    optuna.create_study(storage=url, study_name="half", direction="maximize")
+    _, trials = tune(dataclasses.replace(args, storage=url, study="half"))
+    check_exact(trials, 2)
+    assert trials[0].user_attrs["previous"] is True
+    optuna.create_study(storage=url, study_name="theirs").optimize(lambda trial: 1.0, n_trials=1)
+    with pytest.raises(SettingsError, match="the study theirs is not one of sb3-ddpg tune; choose another --study"):
+        prepare(dataclasses.replace(args, storage=url, study="theirs"))
 
 
 # --- The command, and what can happen to it ---

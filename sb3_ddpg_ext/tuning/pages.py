@@ -74,7 +74,7 @@ def write(args: TuneArgs, job: Job, study: Study, ranked: Sequence[Confirmed], e
         confirmed=bool(ranked),
         entry=entry,
         figures=_figures(found, study),
-        dashboard=f"optuna-dashboard {job.url}",
+        dashboard=f"optuna-dashboard {job.shown_url}",
     )
     file = run_directory(args) / "report.html"
     with atomic(file) as partial:

@@ -131,7 +131,7 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
                 _release(study, job)
             raise
     raise SettingsError(
-        f"the database of the study is lost; what is finished is kept, the same command goes on: {job.url}"
+        f"the database {job.shown_url} is lost; what is finished is kept, and the same command goes on with it"
     )
 
 

@@ -87,6 +87,14 @@ class Job:
     heartbeat: int = field(default_factory=lambda: HEARTBEAT_SECONDS)
     grace: int = field(default_factory=lambda: GRACE_SECONDS)
 
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password"""
+        try:
+            return sqlalchemy.make_url(self.url).render_as_string(hide_password=True)
+        except sqlalchemy.exc.ArgumentError:
+            return self.url
+
 
 class _Storage(RDBStorage):
     """
@@ -245,21 +253,20 @@ def run_directory(args: TuneArgs) -> Path:
 
 
 def _find_or_make(job: Job, study: Study) -> Study:
-    try:
-        storage = _Storage(job)
-    except Exception as error:  # drivers raise anything
-        raise SettingsError(
-            f"--storage {job.url}: {one_line(error.__cause__ or error)}; expected a URL of SQLAlchemy such as "
-            "postgresql+psycopg://user@host/optuna, of a database that is there"
-        ) from error
+    storage = _open(job)
     try:
         found = optuna.create_study(storage=storage, study_name=job.name, direction="maximize")
-        first = study.space.previous()
-        found.enqueue_trial(first, user_attrs={"previous": True})
-        found.set_user_attr("study", {"asked": study.asked, "previous": study.previous})
+        _make(found, study)
     except DuplicatedStudyError:
         found = optuna.load_study(storage=storage, study_name=job.name)
-    there = _read(found)
+        if _content(found) is None:  # whoever was making it died
+            if not all(trial.user_attrs.get("previous") for trial in found.trials):
+                raise SettingsError(
+                    f"the study {job.name} is not one of sb3-ddpg tune; choose another --study"
+                ) from None
+            _make(found, study)
+    there = _content(found)
+    assert there is not None
     if differing := [name for name in study.asked if there.asked.get(name) != study.asked[name]]:
         raise SettingsError(
             f"the study {job.name} is there, but with other {' and '.join(differing)}; choose another --study or "
@@ -268,12 +275,31 @@ def _find_or_make(job: Job, study: Study) -> Study:
     return there
 
 
-def _read(study: optuna.Study) -> Study:
-    for _ in range(30):
-        if content := study.user_attrs.get("study"):
+def _open(job: Job) -> _Storage:
+    for last in (False, False, True):
+        try:
+            return _Storage(job)
+        except Exception as error:  # drivers raise anything
+            if last:
+                raise SettingsError(
+                    f"--storage {job.shown_url}: {one_line(error.__cause__ or error)}; expected a URL of SQLAlchemy "
+                    "such as postgresql+psycopg://user@host/optuna, of a database that is there"
+                ) from error
+            time.sleep(0.5)  # two that make the tables at once get in each other's way
+    raise AssertionError
+
+
+def _make(found: optuna.Study, study: Study) -> None:
+    found.enqueue_trial(study.space.previous(), user_attrs={"previous": True}, skip_if_exists=True)
+    found.set_user_attr("study", {"asked": study.asked, "previous": study.previous})
+
+
+def _content(found: optuna.Study) -> Study | None:
+    for _ in range(10):
+        if content := found.user_attrs.get("study"):
             return Study(content["asked"], content["previous"])
-        time.sleep(1)  # somebody is making it
-    raise SettingsError(f"the study {study.study_name} was not made by sb3-ddpg tune; choose another --study")
+        time.sleep(0.5)  # somebody is making it
+    return None
 
 
 @functools.lru_cache(maxsize=1)  # a process does one trial after the other
@@ -286,7 +312,9 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
     """
     with quiet():
         found = optuna.load_study(storage=_Storage(job), study_name=job.name, sampler=_Sampler(0))
-        study = _read(found)
+        study = _content(found)
+        if study is None:
+            raise SettingsError(f"the study {job.name} is not one of sb3-ddpg tune; choose another --study")
         found.sampler = _Sampler(study.asked["seed"])
         found.pruner = _pruner(study)
         return found, study
