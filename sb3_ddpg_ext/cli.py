@@ -2,11 +2,12 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.box import SIMPLE
@@ -21,11 +22,18 @@ from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import SettingsError
 from sb3_ddpg_ext.training import TrainArgs, train
+from sb3_ddpg_ext.tuning import TuneArgs, require_packages
+
+if TYPE_CHECKING:
+    from sb3_ddpg_ext.tuning.confirmation import Confirmed
+    from sb3_ddpg_ext.tuning.search import Progress as TuningProgress
+    from sb3_ddpg_ext.tuning.study import Job, Study
 
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]
     | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
     | Annotated[CompareArgs, tyro.conf.subcommand("compare")]
+    | Annotated[TuneArgs, tyro.conf.subcommand("tune")]
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
 )
 
@@ -35,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run one command.
 
     :param argv: Its arguments; those of the process if not given
-    :return: Exit status: 0, 1 if runs of a comparison failed, 2 for what the caller has to mend, 130 for Ctrl-C
+    :return: Exit status: 0, 1 if runs of a comparison or all trials failed, 2 for what the caller has to mend, 130 for
+        Ctrl-C
     """
     command = tyro.cli(Command, prog="sb3-ddpg", args=argv, description="DDPG for Stable-Baselines3.")
     try:
@@ -46,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _evaluate(command)
             case CompareArgs():
                 return _compare(command)
+            case TuneArgs():
+                return _tune(command)
             case BenchmarkArgs():
                 return _benchmark(command)
     except (SettingsError, FloatingPointError, OSError) as error:  # the last: a full disk, say
@@ -107,7 +118,9 @@ def _compare(args: CompareArgs) -> int:
     return 1 if any(record["status"] == "failed" for record in records.values()) else 0
 
 
-def _run_with_progress(args: CompareArgs, missing: Sequence[Run], records: dict[Path, dict[str, Any]]) -> None:
+def _run_with_progress(
+    args: CompareArgs | TuneArgs, missing: Sequence[Run], records: dict[Path, dict[str, Any]]
+) -> None:
     """Do the missing runs and put their records to the others."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     running: set[Path] = set()
@@ -141,6 +154,91 @@ def _run_with_progress(args: CompareArgs, missing: Sequence[Run], records: dict[
         except KeyboardInterrupt:
             progress.update(bar, description="stopping")
             raise
+
+
+def _tune(args: TuneArgs) -> int:
+    require_packages()
+    from sb3_ddpg_ext.tuning import confirmation, pages, study  # Optuna takes a second
+
+    file = confirmation.target(args) if args.write and args.top else None
+    job, found = study.prepare(args)
+    try:
+        done = _search_with_progress(args, job, found)
+    except KeyboardInterrupt:
+        print("Interrupted. What is finished is kept; the same command does the rest")
+        return 130
+    if args.top == 0 or done.best is None:
+        if done.best is None:
+            print("No trial came to its end; the report says why")
+        print(f"Report: {pages.write(args, job, found, (), '')}")
+        return int(done.best is None)
+    runs = confirmation.plan(args, job, found)
+    records = {run.directory: record for run in runs if (record := finished(run)) is not None}
+    try:
+        _run_with_progress(args, [run for run in runs if run.directory not in records], records)
+    except KeyboardInterrupt:
+        print("Interrupted while confirming. What is finished is kept; the same command does the rest")
+        return 130
+    report.write_report(confirmation.confirm_directory(args), baseline=confirmation.PREVIOUS)
+    ranked = confirmation.rank(runs, records, found)
+    entry = confirmation.winner(args, found, ranked, done.finished)
+    page = pages.write(args, job, found, ranked, entry.text if entry else "")
+    _print_ranking(found, ranked)
+    if entry is None:
+        print("The previous settings stay: nothing was better on fresh seeds")
+    else:
+        print(entry.text)
+        if file is not None:
+            confirmation.write_entry(file, entry)
+            print(f"Written to {file}")
+    print(f"Report: {page}")
+    return 0
+
+
+def _search_with_progress(args: TuneArgs, job: "Job", found: "Study") -> "TuningProgress":
+    """Do the trials that are missing; a thread looks at the database, for others may be at it, too."""
+    from sb3_ddpg_ext.tuning.scoring import describe
+    from sb3_ddpg_ext.tuning.search import progress, search
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    over = threading.Event()
+    with Progress(*columns, disable=args.quiet, refresh_per_second=1) as bars:
+        bar = bars.add_task("", total=args.trials)
+
+        def show() -> None:
+            now = progress(job)
+            best = "no score yet" if now.best is None else f"best {describe(found.asked['score'], now.best)}"
+            counts = f"{now.running} running, {now.pruned} pruned, {now.failed} failed"
+            bars.update(bar, completed=now.finished, description=f"{best}, {counts}")
+
+        def watch() -> None:
+            while not over.wait(2):
+                with contextlib.suppress(Exception):  # it only shows: those who work on the study deal with errors
+                    show()
+
+        watcher = threading.Thread(target=watch)
+        if not args.quiet:
+            watcher.start()
+        try:
+            search(job, workers=args.workers, scheduler=args.scheduler)
+            show()
+        finally:
+            over.set()
+            if watcher.ident is not None:
+                watcher.join()
+    return progress(job)
+
+
+def _print_ranking(found: "Study", ranked: "Sequence[Confirmed]") -> None:
+    from sb3_ddpg_ext.report.sections import interval
+    from sb3_ddpg_ext.tuning.scoring import SCORES
+
+    table = Table(box=SIMPLE)
+    for column in ("settings", "runs", "failed", SCORES[found.asked["score"]], "better than the previous"):
+        table.add_column(column)
+    for c in ranked:
+        table.add_row(c.label, str(len(c.scores)), str(c.failed), interval(c.estimate), interval(c.better))
+    Console(markup=False).print(table)
 
 
 def _print_plan(args: CompareArgs, runs: Sequence[Run], missing: Sequence[Run]) -> None:

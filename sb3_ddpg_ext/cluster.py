@@ -24,9 +24,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CONNECT_SECONDS = 10
+
 # Calls in one process would share its random generators, its threads and its CPU time. This is about workers that
 # somebody else started, with several threads: ours have one.
 _ONE_AT_A_TIME = threading.Lock()
+
+
+class WorkersDiedError(RuntimeError):
+    """Every worker process that tried an item died, one after the other."""
 
 
 def run_all(
@@ -47,7 +52,8 @@ def run_all(
     :param workers: Processes to start on this machine; 0 for this process alone, without Dask
     :param scheduler: Address of a Dask scheduler whose workers are used instead, such as tcp://host:8786
     :param on_start: Called with an item when a worker begins with it, now and then twice
-    :return: Each item with its result, or with the exception that was raised, as they come
+    :return: Each item with its result, or with the exception that was raised (or :class:`WorkersDiedError`), as they
+        come
     :raises SettingsError: If Dask is not installed, or there is no such scheduler, or no longer
     """
     if not items:
@@ -91,7 +97,7 @@ def _outcome(future: "Future[Any]") -> Any:
             "the connection to the Dask scheduler is lost; what is finished is kept, the same command does the rest"
         ) from None
     except KilledWorker:
-        return RuntimeError("the worker processes that tried it died, one after the other; out of memory?")
+        return WorkersDiedError("the worker processes that tried it died, one after the other; out of memory?")
     except Exception as error:
         return error
 

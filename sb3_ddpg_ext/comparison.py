@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.cluster import run_all
+from sb3_ddpg_ext.files import LOCK, lock
 from sb3_ddpg_ext.messages import one_line, unknown
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require
 from sb3_ddpg_ext.training import (
@@ -38,7 +39,6 @@ from sb3_ddpg_ext.training import (
     write_record,
 )
 
-LOCK = ".lock"
 MIN_EVAL_EPISODES = 10
 
 
@@ -258,7 +258,7 @@ def left_over(run: Run) -> str | None:
         return None
     if not (run.directory / LOCK).exists():
         raise SettingsError(f"{run.directory} was not made by a comparison; choose another --log-dir or remove it")
-    with _lock(run.directory, wait=False) as free:
+    with lock(run.directory, wait=False) as free:
         if not free:
             return "another process is at it, whose result is waited for"
     try:
@@ -315,7 +315,7 @@ def execute(run: Run, wait: bool) -> dict[str, Any] | None:
     :raises SettingsError: If somebody has meanwhile put something else in its place
     """
     run.directory.mkdir(parents=True, exist_ok=True)
-    with _lock(run.directory, wait) as free:
+    with lock(run.directory, wait) as free:
         if not free:
             return None
         if (record := finished(run)) is not None:
@@ -344,24 +344,10 @@ def _failure(run: Run, error: Exception) -> dict[str, Any]:
 def _failed(run: Run, error: Exception) -> dict[str, Any]:
     """For what `execute` could not write itself: its process died, its disk is full."""
     record = _failure(run, error)
-    with contextlib.suppress(OSError), _lock(run.directory, wait=False) as free:
+    with contextlib.suppress(OSError), lock(run.directory, wait=False) as free:
         if free and finished(run) is None:
             write_record(run.directory, record)
     return record
-
-
-@contextlib.contextmanager
-def _lock(directory: Path, wait: bool) -> Iterator[bool]:
-    """Whether this process alone may write to a run directory; until the end of the block, or of the process."""
-    import fcntl  # not on Windows, where everything else runs
-
-    with (directory / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and directories that one process has to itself."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -20,3 +22,23 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(directory: Path, wait: bool) -> Iterator[bool]:
+    """
+    Have a directory to oneself among all processes that ask, until the end of the block, or of the process.
+
+    :param directory: The directory, which gets a file for it.
+    :param wait: Whether to wait for another process that has it.
+    :return: Whether this process alone may write to it.
+    """
+    import fcntl  # not on Windows, where everything else runs
+
+    with (directory / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -212,7 +212,7 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
         raise SettingsError(f"{source}: expected a mapping of hyperparameters, got {reprlib.repr(entry)}")
     if overrides:
         source += f" with {' '.join(overrides)}"
-    chosen = dict(map(_parse_override, overrides))
+    chosen = dict(map(parse_override, overrides))
     if "action_noise" in chosen:
         entry = {name: value for name, value in entry.items() if name not in _NOISE_KEYS}
     return parse_settings(algo, {**entry, **chosen}, source)
@@ -446,7 +446,14 @@ def _parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(e).split())) from e
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """
+    Read one override.
+
+    :param text: ``name=value``, the value in YAML
+    :return: The name and the value
+    :raises SettingsError: If there is no name
+    """
     name, equals, value = text.partition("=")
     if not (equals and name.strip()):
         raise SettingsError(f"override {text!r}: expected name=value, such as gamma=0.98")

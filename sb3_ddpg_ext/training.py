@@ -21,7 +21,7 @@ import platform
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -176,12 +176,22 @@ class Evaluation(EvalCallback):
     :param eval_freq: Steps of the vectorized environment between two evaluations, 0 for none
     :param episodes: Episodes of each evaluation
     :param stop: What interrupts an evaluation
+    :param on_evaluation: Called after each with :meth:`record`; what it raises ends training
     """
 
-    def __init__(self, directory: Path, eval_env: VecEnv, eval_freq: int, episodes: int, stop: StopOnSignal) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        eval_env: VecEnv,
+        eval_freq: int,
+        episodes: int,
+        stop: StopOnSignal,
+        on_evaluation: Callable[[dict[str, Any]], object] = lambda _: None,
+    ) -> None:
         super().__init__(eval_env, n_eval_episodes=episodes, eval_freq=eval_freq, verbose=0, log_path=str(directory))
         self.directory = directory
         self.stop = stop
+        self.on_evaluation = on_evaluation
         self.clock = TrainingClock()
         self.clock_readings: list[tuple[float, float]] = []
 
@@ -218,6 +228,7 @@ class Evaluation(EvalCallback):
         _check_returns(self.evaluations_results[-1], f"An episode of the evaluation at step {self.num_timesteps}")
         if self.best_mean_reward > best:
             save_model(self.model, self.directory / "best_model.zip", self.directory / "best_model_vecnormalize.pkl")
+        self.on_evaluation(self.record())
         return True
 
     def record(self) -> dict[str, Any]:
@@ -369,7 +380,15 @@ def _eval_freq(args: TrainArgs, settings: Settings) -> int:
     return max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
 
 
-def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str, stop: StopOnSignal) -> dict[str, Any]:
+def train_in(
+    directory: Path,
+    args: TrainArgs,
+    settings: Settings,
+    *,
+    label: str,
+    stop: StopOnSignal,
+    on_evaluation: Callable[[dict[str, Any]], object] = lambda _: None,
+) -> dict[str, Any]:
     """
     One training run in a directory that is there, and is its own. Its record is written last.
 
@@ -378,6 +397,7 @@ def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str
     :param settings: Its settings
     :param label: What the user calls this algorithm with these settings
     :param stop: What ends it before its time
+    :param on_evaluation: Called after each evaluation with those so far; what it raises ends the run without a record
     :return: The result record
     :raises FloatingPointError: If a return of an evaluation, or what CustomDDPG is given or gives, is not finite
     """
@@ -402,7 +422,7 @@ def train_in(directory: Path, args: TrainArgs, settings: Settings, *, label: str
         )
         # At least so many steps of all environments together
         eval_freq = -(-_eval_freq(args, settings) // settings.n_envs)
-        evaluation = Evaluation(directory, eval_env, eval_freq, args.eval_episodes, stop)
+        evaluation = Evaluation(directory, eval_env, eval_freq, args.eval_episodes, stop, on_evaluation)
         callbacks = [*_make_callbacks(settings), evaluation, stop]
 
         try:

@@ -23,7 +23,7 @@ PATH = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH'
 
 def test_the_blocks_are_found() -> None:
     assert len(PYTHON) == 2
-    assert len(SHELL) == 2
+    assert len(SHELL) == 3
     assert len(PYTHON[0].strip().splitlines()) <= 8
 
 
@@ -43,6 +43,10 @@ def test_shell(code: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     if "--video" in code:
         assert (tmp_path / "videos" / "best_model-episode-0.mp4").exists()
+    if "tune" in code:
+        runs = tmp_path / "runs" / "tune" / "custom_ddpg_Pendulum-v1"
+        assert len(list(runs.glob("confirm/*/*/result.json"))) == 3 * 3
+        assert (runs / "report.html").exists()
     if "compare" in code:
         assert len(list((tmp_path / "runs" / "compare").glob("*/*/result.json"))) == 2 + 3 + 3
         assert (tmp_path / "runs" / "compare" / "report.html").exists()

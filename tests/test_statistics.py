@@ -42,6 +42,8 @@ def rng(seed: int = 0) -> np.random.Generator:
         ([0, 1, 2, 3, 4, 5, 900], 3),  # of 7 as well
         ([-900, -800, 1, 2, 3, 4, 800, 900], 2.5),
         ([5, 5, 5, 5, 5], 5),
+        ([math.inf, 1, 2, 3], 2.5),  # one of four that never got there
+        ([math.inf, math.inf, 1, 2], math.inf),
     ],
 )
 def test_iqm_by_hand(scores: list[float], expected: float) -> None:

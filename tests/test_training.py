@@ -24,7 +24,9 @@ from sb3_ddpg_ext.training import (
     StopOnSignal,
     TrainArgs,
     score,
+    settings_of,
     train,
+    train_in,
 )
 
 TINY = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "batch_size=8", "buffer_size=1000")
@@ -276,3 +278,20 @@ def test_learning_curve(normalized_run: Path) -> None:
 def test_learning_curve_of_a_run_that_was_stopped_at_once(tmp_path: Path) -> None:
     (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "Pendulum-v1"}\nr,l,t\n')
     assert len(report.learning_curve(tmp_path).axes[0].get_lines()) == 1
+
+
+def test_evaluations_are_told_as_they_come_and_what_that_raises_ends_the_run(tmp_path: Path) -> None:
+    args = TrainArgs("Pendulum-v1", steps=120, eval_freq=40, eval_episodes=1, params=TINY, quiet=True)
+    seen: list[dict[str, Any]] = []
+
+    def enough(record: dict[str, Any]) -> None:
+        seen.append(record)
+        if len(record["steps"]) == 2:
+            raise StopIteration("enough")
+
+    with pytest.raises(StopIteration, match="enough"):
+        train_in(tmp_path, args, settings_of(args), label="", stop=StopOnSignal(), on_evaluation=enough)
+    assert [record["steps"] for record in seen] == [[40], [40, 80]]
+    assert [len(record["cpu_seconds"]) for record in seen] == [1, 2]
+    assert (tmp_path / "Pendulum-v1.zip").exists()  # what was reached
+    assert not (tmp_path / "result.json").exists()

@@ -54,7 +54,8 @@ def iqm(strata: Strata) -> Array:
     total = int(weights.sum())
     cut = total // 4
     kept = np.clip(ends, cut, total - cut) - np.clip(ends - weights[order], cut, total - cut)
-    result: Array = (kept * np.take_along_axis(scores, order, axis=-1)).sum(axis=-1) / (total - 2 * cut)
+    middle = np.where(kept > 0, np.take_along_axis(scores, order, axis=-1), 0)  # what is cut may be infinite
+    result: Array = (kept * middle).sum(axis=-1) / (total - 2 * cut)
     return result
 
 

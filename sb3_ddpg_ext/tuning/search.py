@@ -1,0 +1,235 @@
+"""
+Any number of processes that work on a study, on any number of machines.
+
+The database alone says what there is to do. A trial whose worker died is repeated with the same parameters, as a new
+trial of Optuna's that names the first one: together they are one chain. A study of n trials has n chains, each of which
+ends in one finished trial. What is not to be counted at all, because it came too much when two workers asked at once,
+or because a programming error ended it, is marked as void.
+"""
+
+import contextlib
+import functools
+import platform
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
+from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
+from sb3_ddpg_ext.tuning.study import Job, Study, connect, quiet
+
+_VOID, _WORKER = "void", "worker"
+
+
+def chains(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """
+    The trials that count.
+
+    :param trials: All trials of a study
+    :return: By the number of the first attempt, in its order, the last one
+    """
+    last = {}
+    for trial in trials:
+        if _VOID not in trial.user_attrs:
+            last[_first_attempt(trial)] = trial
+    return dict(sorted(last.items()))
+
+
+def _first_attempt(trial: FrozenTrial) -> int:
+    return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+def _to_do(study: optuna.Study, job: Job) -> int:
+    """How many trials nobody has begun."""
+    attempts = chains(study.get_trials(deepcopy=False))
+    waiting = sum(trial.state == TrialState.WAITING for trial in attempts.values())
+    return max(job.trials - len(attempts), 0) + waiting
+
+
+@dataclass(frozen=True)
+class Progress:
+    """
+    How far a study is.
+
+    :param finished: Trials that are over, those that are pruned or failed included
+    :param running: Trials that somebody is at, or was when he died
+    :param pruned: Trials that were ended early
+    :param failed: Trials without a score
+    :param best: Value of the best trial, None if there is none
+    """
+
+    finished: int
+    running: int
+    pruned: int
+    failed: int
+    best: float | None
+
+
+def progress(job: Job) -> Progress:
+    """
+    :param job: Where the study is
+    :return: How far it is
+    """
+    trials = list(chains(connect(job)[0].get_trials(deepcopy=False)).values())
+    return Progress(
+        finished=sum(trial.state.is_finished() for trial in trials),
+        running=sum(trial.state == TrialState.RUNNING for trial in trials),
+        pruned=sum(map(is_pruned, trials)),
+        failed=sum(trial.state == TrialState.FAIL for trial in trials),
+        best=next((trial.value for trial in ranking(job)), None),
+    )
+
+
+def is_pruned(trial: FrozenTrial) -> bool:
+    """:return: Whether a trial was ended early; after a Wilcoxon test it has a value all the same"""
+    return trial.state == TrialState.PRUNED or (trial.state == TrialState.COMPLETE and REASON in trial.user_attrs)
+
+
+def ranking(job: Job) -> list[FrozenTrial]:
+    """
+    :param job: Where the study is
+    :return: The trials that came to their end, the best first
+    """
+    trials = chains(connect(job)[0].get_trials(deepcopy=False)).values()
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and not is_pruned(t)]
+    return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)
+
+
+def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
+    """
+    Work on a study until it has all its trials, together with whoever else does. What is interrupted is done first the
+    next time.
+
+    :param job: Where it is
+    :param workers: See :func:`sb3_ddpg_ext.cluster.run_all`
+    :param scheduler: Likewise
+    :raises SettingsError: As ``run_all``, and if workers die as fast as they are started
+    :raises RuntimeError: If a trial raised what no trial should; the cause says what and where
+    """
+    with quiet():
+        study, _ = connect(job)
+        silent: dict[int, float] = {}  # since when trials are running that nobody has signed
+        lost = 0
+        try:
+            while lost < 3:
+                try:
+                    if progress(job).finished >= job.trials:
+                        return
+                    _do_what_there_is(study, job, workers, scheduler, silent)
+                    lost = 0
+                except StorageInternalError:  # in the middle of a transaction: connecting waits for the server
+                    lost += 1
+        except BaseException:
+            if scheduler is None:  # workers of a cluster end the trial that they are at
+                _release(study, job)
+            raise
+    raise SettingsError(
+        f"the database {job.shown_url} is lost; what is finished is kept, and the same command goes on with it"
+    )
+
+
+def _do_what_there_is(
+    study: optuna.Study, job: Job, workers: int, scheduler: str | None, silent: dict[int, float]
+) -> None:
+    number = _to_do(study, job)
+    if number == 0:  # others are at the rest, or died at it
+        optuna.storages.fail_stale_trials(study)
+        _bury_stillborn(study, job, silent)
+        time.sleep(min(job.heartbeat, 5))
+        return
+    results = run_all(functools.partial(work, job), range(number), workers=min(workers, number), scheduler=scheduler)
+    died = 0
+    with contextlib.closing(results):
+        for _, result in results:
+            if isinstance(result, WorkersDiedError):
+                died += 1  # each trial is repeated so many times and not more often
+            elif isinstance(result, SettingsError):
+                raise result
+            elif isinstance(result, Exception):
+                raise RuntimeError(
+                    f"a trial raised {type(result).__name__}, see above; the study is kept, and the same command goes "
+                    "on with it"
+                ) from result
+    if died == number:
+        raise SettingsError("the worker processes die as fast as they are started; --workers 0 may show why")
+
+
+def work(job: Job, _: int = 0) -> None:
+    """
+    Do one trial, if there is one to do.
+
+    :param job: Where the study is
+    :raises Exception: What a trial raises that no trial should
+    """
+    with quiet():
+        study, ours = connect(job)
+        begun: list[int] = []
+        try:
+            if _to_do(study, job):
+                study.optimize(lambda trial: _attempt(trial, ours, job, begun), n_trials=1, catch=(TrialFailedError,))
+        except StorageInternalError:  # the database went away in the middle of a transaction
+            for number in begun:
+                _repeat(study, number)
+        except (UpdateFinishedTrialError, ValueError):
+            # Unless this process was away for so long that its trial was given to another
+            if not (begun and _is_taken(study.trials[begun[0]])):
+                raise
+
+
+def _attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> float:
+    begun.append(trial.number)
+    trial.set_user_attr(_WORKER, {"trial": trial.number, "command": job.command, "host": platform.node()})
+    trials = trial.study.get_trials(deepcopy=False)
+    if _first_attempt(trials[trial.number]) in list(chains(trials))[job.trials :]:
+        trial.set_user_attr(_VOID, "another worker had begun with the last trial")
+        raise TrialFailedError
+    try:
+        return objective(trial, study)
+    except (optuna.TrialPruned, TrialFailedError, StorageInternalError, UpdateFinishedTrialError):
+        raise
+    except Exception:
+        trial.set_user_attr(_VOID, traceback.format_exc())
+        raise
+
+
+def _release(study: optuna.Study, job: Job) -> None:
+    """Queue again what the workers of this command were at when they were ended."""
+    for trial in chains(study.trials).values():
+        if trial.user_attrs.get(_WORKER, {}).get("command") == job.command:
+            _repeat(study, trial.number)
+
+
+def _is_taken(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and _VOID not in trial.user_attrs
+
+
+def _repeat(study: optuna.Study, number: int) -> None:
+    """Queue an interrupted trial again, unless that is done or it is over."""
+    with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # somebody else was first
+        if study.trials[number].state == TrialState.RUNNING:
+            study.tell(number, state=TrialState.FAIL)
+    trial = study.trials[number]
+    latest = chains(study.trials).get(_first_attempt(trial))
+    if (
+        latest is not None
+        and latest.number == number
+        and trial.state == TrialState.FAIL
+        and REASON not in trial.user_attrs
+    ):
+        RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
+def _bury_stillborn(study: optuna.Study, job: Job, silent: dict[int, float]) -> None:
+    """Trials whose worker died before their first sign of life, which Optuna would wait for."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(_WORKER, {}).get("trial") == trial.number:
+            continue
+        if time.monotonic() - silent.setdefault(trial.number, time.monotonic()) > job.grace:
+            _repeat(study, trial.number)

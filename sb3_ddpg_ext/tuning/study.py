@@ -1,0 +1,338 @@
+"""A study in a database: made once, with all that it depends on, and opened by whoever works on it."""
+
+import contextlib
+import functools
+import logging
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from sb3_ddpg_ext.files import lock
+from sb3_ddpg_ext.messages import one_line
+from sb3_ddpg_ext.settings import Settings, SettingsError, parse_settings, read_yaml
+from sb3_ddpg_ext.training import TrainArgs, check, env_name, identity, settings_of
+from sb3_ddpg_ext.tuning import TuneArgs, require_packages, scoring
+from sb3_ddpg_ext.tuning.space import Space, make_space
+
+HEARTBEAT_SECONDS, GRACE_SECONDS = 60, 300
+# How long a worker waits for a database that does not answer: a restart or a failover, not an end
+PATIENCE_SECONDS = 600
+MAX_RETRIES = 3
+WILCOXON_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    What a study is, as its database has it: the same for all who work on it.
+
+    :param asked: The arguments that make it what it is
+    :param previous: The previous settings, as an entry of a hyperparameter file
+    """
+
+    asked: Mapping[str, Any]
+    previous: Mapping[str, Any]
+
+    @functools.cached_property
+    def space(self) -> Space:
+        """What is searched"""
+        settings = parse_settings(self.asked["algo"], self.previous, "previous settings")
+        return make_space(self.asked["algo"], settings, self.asked["space"], self.asked["fix"])
+
+    def train_args(self, seed: int) -> TrainArgs:
+        """:return: The arguments of one run"""
+        return TrainArgs(
+            env=self.asked["env"],
+            algo=self.asked["algo"],
+            eval_freq=self.asked["eval_freq"],
+            eval_episodes=self.asked["eval_episodes"],
+            seed=seed,
+            device="cpu",
+            threads=1,
+            quiet=True,
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    Where a study is, and what a worker has to know besides. Plain data that can be sent to another machine.
+
+    :param url: Of the database
+    :param name: Of the study
+    :param trials: How many the study is to have
+    :param command: Who works for whom
+    :param heartbeat: Seconds between two signs of life of a trial
+    :param grace: Seconds without one after which its worker counts as dead
+    """
+
+    url: str
+    name: str
+    trials: int
+    command: str = field(default_factory=lambda: str(uuid.uuid4()))
+    heartbeat: int = field(default_factory=lambda: HEARTBEAT_SECONDS)
+    grace: int = field(default_factory=lambda: GRACE_SECONDS)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password"""
+        try:
+            return sqlalchemy.make_url(self.url).render_as_string(hide_password=True)
+        except sqlalchemy.exc.ArgumentError:
+            return self.url
+
+
+class _Storage(RDBStorage):
+    """
+    Optuna's storage, for databases that are away for a while, with a connection for each transaction: a thousand
+    workers hold none, and none of them has one that died.
+    """
+
+    def __init__(self, job: Job) -> None:
+        sqlite = job.url.startswith("sqlite")
+        engine = {"poolclass": sqlalchemy.NullPool, "connect_args": {"timeout": PATIENCE_SECONDS} if sqlite else {}}
+        super().__init__(
+            job.url,
+            engine,
+            heartbeat_interval=job.heartbeat,
+            grace_period=job.grace,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
+        )
+        sqlalchemy.event.listen(self.engine, "do_connect", _connect_patiently)  # from now on: it was there once
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with contextlib.suppress(StorageInternalError):  # the next one will do
+            super().record_heartbeat(trial_id)
+
+
+def _connect_patiently(dialect: Any, _: Any, args: Any, kwargs: Any) -> Any:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return dialect.connect(*args, **kwargs)
+        except dialect.loaded_dbapi.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+class _Sampler(BaseSampler):
+    """
+    TPE whose draws depend on the seed and the number of the trial alone: workers never draw the same, and a study that
+    was interrupted goes on as if it had not been.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._tpe = TPESampler()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        seed = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]
+        self._tpe = TPESampler(seed=int(seed))
+        self._tpe.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
+        return self._tpe.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
+        return self._tpe.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
+        return self._tpe.sample_independent(study, trial, param_name, distribution)
+
+
+class _Median(MedianPruner):
+    """
+    Compares a trial with those that were complete when it began. Optuna's would read all trials that are running from
+    the database at each evaluation of each of them, which a thousand workers cannot do.
+    """
+
+    _number = -1
+    _complete: Sequence[FrozenTrial] = ()
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        if trial.number != self._number:
+            self._number = trial.number
+            self._complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        then: Any = SimpleNamespace(get_trials=lambda **_: self._complete, direction=study.direction)
+        return super().prune(then, trial)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna says on its own that trials end, and that heartbeats are experimental."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(level)
+
+
+def prepare(args: TuneArgs) -> tuple[Job, Study]:
+    """
+    Make the study, or find it. Whatever is refused is refused here.
+
+    :param args: What to tune, and how
+    :return: What the workers have to know, and the study
+    :raises SettingsError: For anything that the caller has to mend
+    """
+    require_packages()
+    _check_numbers(args)
+    scoring.check(args.score, args.env)
+    train_args = TrainArgs(
+        args.env,
+        args.algo,
+        args.steps,
+        hyperparams=args.hyperparams,
+        eval_freq=args.eval_freq,
+        eval_episodes=args.eval_episodes,
+        device="cpu",
+        quiet=True,
+    )
+    settings = settings_of(train_args)
+    check(train_args, settings)
+    freq = identity(train_args, settings, "")["protocol"]["eval_freq"]
+    if not 1 <= freq <= settings.n_timesteps:
+        raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
+    asked = {
+        "env": args.env,
+        "algo": args.algo,
+        "steps": args.steps,
+        "seeds": args.seeds,
+        "score": args.score,
+        "pruner": args.pruner or ("wilcoxon" if args.seeds >= WILCOXON_SEEDS else "median"),
+        "fix": list(args.fix),
+        "space": {} if args.space is None else read_yaml(args.space),
+        "eval_freq": args.eval_freq,
+        "eval_episodes": args.eval_episodes,
+        "seed": args.seed,
+    }
+    study = Study(asked, settings.raw)
+    check(train_args, study.space.settings(study.space.previous(), "previous settings"))
+    directory = run_directory(args)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"cannot write to {directory}: {error.strerror}; choose another --log-dir") from error
+    job = Job(args.storage or f"sqlite:///{directory / 'study.db'}", directory.name, args.trials)
+    with quiet(), lock(directory, wait=True):
+        return job, _find_or_make(job, study)
+
+
+def _check_numbers(args: TuneArgs) -> None:
+    least = {"trials": 1, "seeds": 1, "top": 0, "confirm_seeds": 1, "workers": 0, "eval_episodes": 1, "seed": 0}
+    for name, low in least.items():
+        if getattr(args, name) < low:
+            raise SettingsError(f"--{name.replace('_', '-')} must be {low} or more, got {getattr(args, name)}")
+    if args.pruner == "wilcoxon" and args.seeds < WILCOXON_SEEDS:
+        raise SettingsError(
+            f"--pruner wilcoxon needs --seeds {WILCOXON_SEEDS} or more to tell anything, got {args.seeds}"
+        )
+
+
+def run_directory(args: TuneArgs) -> Path:
+    """:return: Where the files of a study are"""
+    return args.log_dir.absolute() / (args.study or f"{args.algo}_{env_name(args.env)}")
+
+
+def _find_or_make(job: Job, study: Study) -> Study:
+    storage = _open(job)
+    try:
+        found = optuna.create_study(storage=storage, study_name=job.name, direction="maximize")
+        _make(found, study)
+    except DuplicatedStudyError:
+        found = optuna.load_study(storage=storage, study_name=job.name)
+        if _content(found) is None:  # whoever was making it died
+            if not all(trial.user_attrs.get("previous") for trial in found.trials):
+                raise SettingsError(
+                    f"the study {job.name} is not one of sb3-ddpg tune; choose another --study"
+                ) from None
+            _make(found, study)
+    there = _content(found)
+    assert there is not None
+    if differing := [name for name in study.asked if there.asked.get(name) != study.asked[name]]:
+        raise SettingsError(
+            f"the study {job.name} is there, but with other {' and '.join(differing)}; choose another --study or "
+            "--log-dir"
+        )
+    return there
+
+
+def _open(job: Job) -> _Storage:
+    for last in (False, False, True):
+        try:
+            return _Storage(job)
+        except Exception as error:  # drivers raise anything
+            if last:
+                raise SettingsError(
+                    f"--storage {job.shown_url}: {one_line(error.__cause__ or error)}; expected a URL of SQLAlchemy "
+                    "such as postgresql+psycopg://user@host/optuna, of a database that is there"
+                ) from error
+            time.sleep(0.5)  # two that make the tables at once get in each other's way
+    raise AssertionError
+
+
+def _make(found: optuna.Study, study: Study) -> None:
+    found.enqueue_trial(study.space.previous(), user_attrs={"previous": True}, skip_if_exists=True)
+    found.set_user_attr("study", {"asked": study.asked, "previous": study.previous})
+
+
+def _content(found: optuna.Study) -> Study | None:
+    for _ in range(10):
+        if content := found.user_attrs.get("study"):
+            return Study(content["asked"], content["previous"])
+        time.sleep(0.5)  # somebody is making it
+    return None
+
+
+@functools.lru_cache(maxsize=1)  # a process does one trial after the other
+def connect(job: Job) -> tuple[optuna.Study, Study]:
+    """
+    Open a study that was prepared.
+
+    :param job: Where it is
+    :return: Optuna's study, and ours
+    """
+    with quiet():
+        found = optuna.load_study(storage=_Storage(job), study_name=job.name, sampler=_Sampler(0))
+        study = _content(found)
+        if study is None:
+            raise SettingsError(f"the study {job.name} is not one of sb3-ddpg tune; choose another --study")
+        found.sampler = _Sampler(study.asked["seed"])
+        found.pruner = _pruner(study)
+        return found, study
+
+
+def _pruner(study: Study) -> BasePruner:
+    match study.asked["pruner"]:
+        case "median":  # not before a quarter of the first run
+            return _Median(n_warmup_steps=points(study, study.space.settings({}, "previous settings")) // 4)
+        case "halving":
+            return SuccessiveHalvingPruner()
+        case "wilcoxon":
+            return WilcoxonPruner()
+    return NopPruner()
+
+
+def points(study: Study, settings: Settings) -> int:
+    """:return: How many evaluations a run has"""
+    freq = identity(study.train_args(0), settings, "")["protocol"]["eval_freq"]
+    # Evaluations come with steps of all environments together
+    return int(-(-settings.n_timesteps // settings.n_envs) // -(-freq // settings.n_envs))

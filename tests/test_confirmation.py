@@ -1,0 +1,215 @@
+"""What is trained again, who wins, and how that gets into a hyperparameter file."""
+
+import datetime
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from test_tuning import ENVIRONMENT, ROOT, TINY, arguments, tune
+
+from sb3_ddpg_ext.comparison import Run
+from sb3_ddpg_ext.settings import ALGORITHMS, SettingsError, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.tuning import TuneArgs, confirmation
+from sb3_ddpg_ext.tuning.confirmation import Entry, plan, rank, target, winner, write_entry
+from sb3_ddpg_ext.tuning.study import Job, Study, prepare
+
+FILES = [hyperparams_file(algo) for algo in ALGORITHMS if not algo.startswith("sbx_")]
+ENTRY = {"n_timesteps": 5, "policy_kwargs": {"net_arch": [64, 64]}, "noise_kwargs": {"correlation_time": 3.5}}
+
+
+def record(mean: float, times: tuple[float, ...] = (), **kwargs: Any) -> dict[str, Any]:
+    """Of a run on Pendulum: its final score, and when it reached the threshold, after so many evaluations."""
+    seconds = list(range(1, 5))
+    returns = [[-150.0 if second in times else -900.0] for second in seconds]
+    evaluations = {"steps": seconds, "seconds": seconds, "cpu_seconds": seconds, "returns": returns}
+    return {"status": "finished", "env": "Pendulum-v1", "score": {"mean": mean}, "evaluations": evaluations, **kwargs}
+
+
+def ranked(
+    tmp_path: Path, records: Mapping[str, list[dict[str, Any]]], **kwargs: Any
+) -> tuple[TuneArgs, Study, tuple[confirmation.Confirmed, ...]]:
+    args = arguments(tmp_path, "Pendulum-v1", **kwargs)
+    _, study = prepare(args)
+    settings = load_settings("custom_ddpg", "Pendulum-v1")
+    runs = [
+        Run(label, study.train_args(seed), settings, tmp_path / label / str(seed))
+        for label, group in records.items()
+        for seed in range(len(group))
+    ]
+    return args, study, rank(runs, {run.directory: records[run.label][run.args.seed] for run in runs}, study)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[TuneArgs, Job]:
+    args = arguments(
+        tmp_path_factory.mktemp("tuned"), trials=4, seeds=2, steps=60, top=2, confirm_seeds=3, pruner="none"
+    )
+    return args, tune(args)[0]
+
+
+def test_the_best_and_the_previous_settings_are_trained_on_fresh_seeds(tuned: tuple[TuneArgs, Job]) -> None:
+    args, job = tuned
+    study = prepare(args)[1]
+    runs = plan(args, job, study)
+    trials = sorted(optuna.load_study(storage=job.url, study_name=job.name).trials, key=lambda t: -(t.value or 0))
+    labels = ["previous", f"trial {trials[0].number}", f"trial {trials[1].number}"]
+    assert [(run.label, run.args.seed) for run in runs] == [(label, s) for s in (2, 3, 4) for label in labels]
+    assert runs[1].settings.hyperparams["gamma"] == trials[0].params["gamma"]
+    assert runs[0].settings == load_settings("custom_ddpg", args.env, overrides=["n_timesteps=60"])
+    assert {run.args.eval_episodes for run in runs} == {1}
+    assert runs[0].directory == args.log_dir / job.name / "confirm" / "previous" / "Quick-v0_2"
+
+
+def test_the_highest_iqm_wins(tmp_path: Path) -> None:
+    records = {
+        "previous": [record(x) for x in (-150, -151, -152, -153)],
+        "trial 3": [record(x) for x in (-149, -148, -900, -149)],
+        "trial 5": [record(x) for x in (-140, -160, -161, -162)],
+    }
+    args, study, order = ranked(tmp_path, records)
+    assert [c.label for c in order] == ["trial 3", "previous", "trial 5"]
+    assert order[0].estimate.value == -149
+    assert order[0].estimate.low < -149 <= order[0].estimate.high
+    assert order[0].better.value == 12 / 16
+    entry = winner(args, study, order, 7)
+    assert entry is not None
+    assert entry.env == "Pendulum-v1"
+    assert entry.values == load_settings("custom_ddpg", "Pendulum-v1").raw
+    text = " ".join(entry.comments)
+    for said in (
+        f"{datetime.date.today()}: trial 3 of 7 of the study custom_ddpg_Pendulum-v1, 1 seeds each",
+        "final return, IQM of 4 fresh seeds (1 to 4) and 95% interval: -149 [-",
+        "the settings before: -151.5 [-15",
+        "optuna 5.",
+        "torch 2.",
+    ):
+        assert said in text
+
+
+def test_times_are_better_when_they_are_short_and_failed_runs_are_the_worst(tmp_path: Path) -> None:
+    failed = {"status": "failed", "error": "FloatingPointError: no"}
+    records = {
+        "trial 1": [record(0, (2,)), record(0, (2, 3)), record(0, (2,)), failed],
+        "previous": [record(0, (3,))] * 4,
+        "trial 2": [record(0, (1,)), record(0, (1,)), record(0), failed],
+    }
+    _, _, order = ranked(tmp_path, records, score="seconds")
+    assert [(c.label, c.estimate.value, c.failed) for c in order] == [
+        ("trial 1", 2, 1),
+        ("previous", 3, 0),
+        ("trial 2", math.inf, 1),
+    ]
+    assert order[0].better.value == 0.75
+
+
+def test_the_previous_settings_stay_where_nothing_is_better(tmp_path: Path) -> None:
+    for name, best in (("a", -150.0), ("b", -151.0)):
+        records = {"previous": [record(-150.0)] * 3, "trial 1": [record(best)] * 3}
+        args, study, order = ranked(tmp_path / name, records)
+        assert winner(args, study, order, 1) is None
+    args, study, order = ranked(
+        tmp_path / "c", {"trial 1": [record(0)] * 2, "previous": [record(0)] * 2}, score="steps"
+    )
+    assert np.isinf(order[0].estimate.value)
+    assert winner(args, study, order, 1) is None
+
+
+# --- The file ---
+
+
+def comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("#")]
+
+
+@pytest.mark.parametrize(
+    ("file", "env"), [(file, env) for file in FILES for env in [*read_yaml(file), "New-v0"]], ids=str
+)
+def test_any_entry_can_be_replaced_and_nothing_else_changes(file: Path, env: str, tmp_path: Path) -> None:
+    copy = tmp_path / file.name
+    shutil.copy(file, copy)
+    write_entry(copy, Entry(env, ENTRY, ("first", "second")))
+    assert read_yaml(copy) == {**read_yaml(file), env: ENTRY}
+    assert comments(copy.read_text()) == comments(file.read_text())
+    assert f"{env}:\n  # first\n  # second\n  n_timesteps: 5\n" in copy.read_text()
+    write_entry(copy, Entry(env, {"n_timesteps": 6}, ("third",)))
+    assert read_yaml(copy) == {**read_yaml(file), env: {"n_timesteps": 6}}
+    assert "first" not in copy.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
+def test_what_is_around_the_entry_stays_to_the_byte(tmp_path: Path) -> None:
+    file = tmp_path / "x.yml"
+    before = "# a\nA-v0: {n_timesteps:   1}\n\n# of b\n"
+    after = "\n# of c\nC-v0:\n\n  n_timesteps: 1_000  # many\n"
+    file.write_text(f"{before}B-v0: # old\n  n_timesteps: 1\n\n  # inside\n  gamma: 1.0e-1\n{after}")
+    write_entry(file, Entry("B-v0", {"n_timesteps": 2}, ()))
+    assert file.read_text() == f"{before}B-v0:\n  n_timesteps: 2\n{after}"
+
+
+def test_an_anchor_moves_to_the_first_entry_that_refers_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "x.yml"
+    file.write_text("A: &a\n  x: 1\n  y: {z: 2}\nB:\n  <<: *a\n  x: 2\nC:\n  <<: *a\n")
+    write_entry(file, Entry("A", {"x": 3}, ()))
+    assert file.read_text() == "A:\n  x: 3\nB:\n  <<: &a\n    x: 1\n    y: {z: 2}\n  x: 2\nC:\n  <<: *a\n"
+
+
+@pytest.mark.parametrize("text", ["A: &a {x: 1}\nB: *a\n", "'A':\n  x: 1\nB: 1\n", "{A: {x: 1}, B: 2}\n"])
+def test_what_cannot_be_replaced_is_left_alone(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.yml"
+    file.write_text(text)
+    with pytest.raises(
+        SettingsError, match=r"x.yml: A cannot be replaced without touching other entries; do it by hand"
+    ):
+        write_entry(file, Entry("A", {"x": 3}, ()))
+    assert file.read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["x.yml"]
+
+
+def test_a_file_that_cannot_be_written_to_is_found_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot be written to: .*; name a copy of it with --hyperparams, or use"):
+        target(TuneArgs("Pendulum-v1", hyperparams=tmp_path))
+
+
+# --- All of it ---
+
+
+def test_from_the_search_to_the_file(tmp_path: Path) -> None:
+    shutil.copy(hyperparams_file("custom_ddpg"), tmp_path / "mine.yml")
+    fixed = [word for setting in TINY for word in ("--fix", setting)]
+    numbers = "--trials 4 --steps 120 --seeds 1 --eval-freq 40 --eval-episodes 10 --top 2 --confirm-seeds 2 --workers 0"
+    where = ["--env", "comparison_envs:Quick-v0", "--hyperparams", "mine.yml", "--log-dir", "out", "--quiet"]
+    command = [sys.executable, ROOT / "scripts" / "tune.py", *where, *numbers.split(), *fixed]
+
+    def run(*further: str) -> str:
+        result = subprocess.run([*command, *further], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        return result.stdout
+
+    before = read_yaml(tmp_path / "mine.yml")
+    printed = run("--no-write")
+    assert read_yaml(tmp_path / "mine.yml") == before
+    page = (tmp_path / "out" / "custom_ddpg_Quick-v0" / "report.html").read_text()
+    for title in ("History", "Importance of the hyperparameters", "Slices", "Parallel coordinates"):
+        assert title in page
+    assert page.count('class="plotly-graph-div"') == 4
+    assert re.search(r"<code>optuna-dashboard sqlite:///.*study.db</code>", page)
+    assert "Confirmation on fresh seeds: final return." in page
+    after = run()
+    assert page.count("previous") > 1
+    if "The previous settings stay" in printed:
+        assert read_yaml(tmp_path / "mine.yml") == before
+    else:
+        assert "Written to mine.yml" in after
+        written = read_yaml(tmp_path / "mine.yml")
+        assert {**written, "Quick-v0": None} == {**before, "Quick-v0": None}
+        assert load_settings("custom_ddpg", "comparison_envs:Quick-v0", tmp_path / "mine.yml").n_timesteps == 120
+    assert (tmp_path / "out" / "custom_ddpg_Quick-v0" / "confirm" / "report.html").exists()

@@ -1,0 +1,66 @@
+"""Values of trials, worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sb3_ddpg_ext.report.records import Evaluations
+from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.tuning import scoring
+
+PENDULUM = "Pendulum-v1"  # threshold -200, random -1211.8
+
+
+def run(*means: float, seconds: float = 1.0) -> Evaluations:
+    """Evaluations at 100, 200, ... steps, so many CPU seconds apart, of two episodes."""
+    n = np.arange(1, len(means) + 1, dtype=float)
+    return Evaluations(100 * n, 10 * n, seconds * n, np.array([[mean - 1, mean + 1] for mean in means]))
+
+
+def test_final_return_and_area() -> None:
+    runs = [run(-900, -300), run(-700, -100), run(-500, 50)]
+    assert scoring.value("final", runs, PENDULUM) == pytest.approx((-300 - 100 + 50) / 3)
+    assert scoring.value("area", runs, PENDULUM) == pytest.approx((-600 - 400 - 225) / 3)
+    assert scoring.value("area", [run(-900)], PENDULUM) == -900  # there is no area yet
+    assert scoring.value("final", [run(x) for x in (-9000, -4, -2, -1)], PENDULUM) == -3  # the middle half
+
+
+def test_time_to_the_threshold() -> None:
+    runs = [run(-900, -199, -900), run(-150), run(-900, -900, -200)]
+    assert scoring.value("steps", runs, PENDULUM) == 1_000_000 / 200
+    assert scoring.value("seconds", [run(-900, -199, seconds=3), run(-199, seconds=2)], PENDULUM) == 3600 / 4
+    assert scoring.time_of("steps", 5000) == 200
+    assert scoring.time_of("steps", -0.1) == math.inf
+
+
+def test_without_a_time_how_far_is_left_counts_and_is_below_all_times() -> None:
+    half = (-200 - 1211.8) / 2
+    assert scoring.value("steps", [run(-1211.8, -1300)], PENDULUM) == pytest.approx(-1)
+    assert scoring.value("steps", [run(-1300, half, -1300)], PENDULUM) == pytest.approx(-0.5)
+    # One of two that got there is not enough, one of four that did not is cut off
+    assert scoring.value("steps", [run(half), run(-100)], PENDULUM) == pytest.approx(-0.25)
+    assert scoring.value("steps", [run(half), run(-100), run(-100), run(-100)], PENDULUM) == 10_000
+
+
+def test_only_a_time_is_known_before_the_end() -> None:
+    assert scoring.is_known("seconds", run(-900, -150), PENDULUM)
+    assert not scoring.is_known("seconds", run(-900), PENDULUM)
+    assert not scoring.is_known("final", run(-150), PENDULUM)
+
+
+def test_in_words() -> None:
+    assert scoring.describe("final", -151.26) == "-151.3"
+    assert scoring.describe("steps", 250.0) == "4,000 steps to the threshold"
+    assert scoring.describe("seconds", 240.0) == "15.0 CPU s to the threshold"
+    assert scoring.describe("seconds", -0.25) == "threshold not reached, 25% of the way left"
+
+
+def test_environments_without_a_threshold() -> None:
+    for env in ("Walker2d-v5", "Nowhere-v0"):
+        scoring.check("final", env)
+        with pytest.raises(
+            SettingsError, match=f"--score steps needs a threshold, which {env} does not have; use final"
+        ):
+            scoring.check("steps", env)
+    scoring.check("steps", PENDULUM)

@@ -1,0 +1,174 @@
+"""The table of what can be tuned, for each algorithm and environment that there are settings for."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.tuning.space import TABLE, Space, make_space
+
+ALGOS = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]
+ENTRIES = [(algo, env) for algo in ALGOS for env in read_yaml(hyperparams_file(algo))]
+
+
+def space(algo: str = "custom_ddpg", env: str = "Pendulum-v1", *fix: str, **given: Any) -> Space:
+    return make_space(algo, load_settings(algo, env), given, fix)
+
+
+def meaning(settings: Settings) -> dict[str, Any]:
+    """What settings mean, with what the constructors of SB3 do where they say nothing."""
+    silent = {"tau": 0.005, "gamma": 0.99, "n_steps": 1, "learning_starts": 100, "buffer_size": 1_000_000}
+    silent |= {"batch_size": 256, "gradient_steps": 1, "train_freq": 1, "ent_coef": "auto"}
+    said = {**silent, **settings.hyperparams}
+    said["policy_kwargs"] = {k: v for k, v in (said.get("policy_kwargs") or {}).items() if k != "activation_fn"}
+    for name in ("learning_rate", "policy_delay"):  # not the same in all
+        said.pop(name, None)
+    if said["gradient_steps"] == -1:
+        said["gradient_steps"] = said["train_freq"] * settings.n_envs
+    said["noise"] = settings.noise_type, settings.noise_std, dict(settings.noise_kwargs)
+    return said
+
+
+@pytest.mark.parametrize(("algo", "env"), ENTRIES)
+def test_the_previous_settings_are_a_point_of_the_space(algo: str, env: str) -> None:
+    found, previous = space(algo, env), load_settings(algo, env)
+    settings = found.settings(found.previous(), "")
+    assert meaning(settings) == meaning(previous)
+    assert settings.n_timesteps == previous.n_timesteps
+    rate, before = (s.hyperparams.get("learning_rate") for s in (settings, previous))
+    if before is not None:
+        assert getattr(rate, "start", rate) == getattr(before, "start", before)
+        assert type(rate) is type(before)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_whatever_is_sampled_can_be_used_and_does_not_change_what_is_not_tuned(algo: str) -> None:
+    found = space(algo, "MountainCarContinuous-v0")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    names = set()
+    for _ in range(60):
+        trial = study.ask()
+        values = found.sample(trial)
+        settings = found.settings(values, "")
+        assert trial.params == values
+        assert settings.n_timesteps == found.base["n_timesteps"]
+        assert yaml.safe_load(yaml.safe_dump(dict(settings.raw))) == settings.raw
+        names |= values.keys()
+        if algo == "custom_ddpg":
+            assert ("correlation_time" in values) == (settings.noise_type == "ou")
+            assert set(settings.noise_kwargs) == ({"correlation_time"} if settings.noise_type == "ou" else set())
+    assert names == {dimension.name for dimension in found.dimensions}
+
+
+def test_rows_belong_to_the_algorithms_that_have_them() -> None:
+    names = {algo: {d.name for d in space(algo, "Hopper-v5").dimensions} for algo in ALGOS}
+    assert "policy_delay" in names["td3"] - names["ddpg"]
+    assert "ent_coef" in names["sac"] - names["td3"]
+    assert "noise_type" in names["ddpg"] - names["sac"]
+    assert "tau" in names["tqc"] - names["crossq"]
+    assert {"correlation_time"} == names["custom_ddpg"] - names["ddpg"]
+    assert names["custom_ddpg"] == {row.name for row in TABLE} - {"policy_delay", "ent_coef"}
+
+
+def test_ranges_are_widened_so_that_they_hold_the_previous_settings() -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["gamma=0.5", "tau=0.5"])
+    values = {d.name: d.values for d in make_space("custom_ddpg", previous, {}, ()).dimensions}
+    assert values["gamma"].choices[-1] == 0.5  # type: ignore[attr-defined]
+    assert values["buffer_size"].choices[-1] == 200_000  # type: ignore[attr-defined]
+    assert values["tau"] == FloatDistribution(0.001, 0.5, log=True)
+
+
+def test_what_no_value_can_say_stays_as_it_is() -> None:
+    previous = load_settings("ddpg", "Pendulum-v1", overrides=["train_freq=[1, episode]", "gradient_steps=-1"])
+    found = make_space("ddpg", previous, {}, ())
+    assert "updates_per_step" not in {d.name for d in found.dimensions}
+    settings = found.settings(found.previous(), "")
+    assert (settings.hyperparams["train_freq"], settings.hyperparams["gradient_steps"]) == ((1, "episode"), -1)
+
+
+def test_settings_as_rl_zoo_writes_them(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.yml"
+    text = 'policy_kwargs: "dict(net_arch=[32], activation_fn=nn.Tanh, optimizer_class=th.optim.AdamW)"'
+    file.write_text(f"Pendulum-v1:\n  n_timesteps: 100\n  learning_rate: lin_1e-3\n  {text}\n")
+    found = make_space("ddpg", load_settings("ddpg", "Pendulum-v1", file), {}, ())
+    entry = found.entry(found.previous())
+    assert entry["policy_kwargs"] == {
+        "optimizer_class": "th.optim.AdamW", "net_arch": [32], "activation_fn": "nn.Tanh"
+    }  # fmt: skip
+    assert entry["learning_rate"] == "lin_0.001"
+    assert entry["noise_type"] is None
+
+
+def test_fixed_settings() -> None:
+    found = space(
+        "custom_ddpg", "Pendulum-v1", "gamma=0.9", "net_arch=[8, 8]", "n_envs=4", "noise_type=normal", "tau=1e-2"
+    )
+    assert found.fixed == {"gamma": 0.9, "net_arch": "[8, 8]", "noise_type": "normal", "tau": 0.01}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        entry = found.entry(found.sample(trial))
+        assert not trial.params.keys() & {"gamma", "net_arch", "noise_type", "correlation_time", "tau"}
+        assert (entry["gamma"], entry["policy_kwargs"]["net_arch"], entry["n_envs"]) == (0.9, [8, 8], 4)
+        updates = trial.params["updates_per_step"] * trial.params["train_freq"] * 4
+        assert entry["gradient_steps"] == max(round(updates), 1)
+
+
+@pytest.mark.parametrize(
+    ("fix", "changed", "gone"),
+    [
+        ("action_noise=null", ["noise_type", "noise_std"], {"noise_type", "noise_std", "correlation_time"}),
+        ("action_noise={type: normal, std: 0.2}", ["noise_std"], {"noise_type", "noise_std", "correlation_time"}),
+        ("policy_kwargs={net_arch: [8]}", ["policy_kwargs"], {"net_arch", "activation_fn"}),
+        ("gradient_steps=3", ["gradient_steps"], {"updates_per_step"}),
+    ],
+)
+def test_what_a_fixed_setting_replaces_is_not_tuned(fix: str, changed: list[str], gone: set[str]) -> None:
+    found = space("custom_ddpg", "Pendulum-v1", fix)
+    assert {row.name for row in TABLE} - {d.name for d in found.dimensions} == gone | {"policy_delay", "ent_coef"}
+    said = load_settings("custom_ddpg", "Pendulum-v1", overrides=[fix]).raw
+    entry = found.entry(found.previous())
+    assert [entry.get(name) for name in changed] == [said.get(name) for name in changed]
+
+
+def test_a_file_narrows_and_extends_the_table() -> None:
+    given = yaml.safe_load(
+        "gamma: [0.98, 0.99]\nlearning_rate: {low: 0.0001, high: 0.001, log: true}\nnet_arch: [[8], [8, 8]]\n"
+        "batch_size: {low: 16, high: 64}\ntau: 0.01\n"
+        "stats_window_size: [10, 20]\nenv_kwargs.g: {low: 9.0, high: 11.0}\n"
+    )
+    found = space("custom_ddpg", "Pendulum-v1", **given)
+    values = {d.name: d.values for d in found.dimensions}
+    assert values["gamma"] == CategoricalDistribution((0.98, 0.99))
+    assert values["learning_rate"] == FloatDistribution(1e-4, 1e-3, log=True)
+    assert values["batch_size"] == IntDistribution(16, 64)
+    assert found.fixed == {"tau": 0.01}
+    assert "batch_size" not in found.previous()  # 128 is not among them
+    entry = found.entry({**found.previous(), "net_arch": "[8, 8]", "batch_size": 20, "env_kwargs.g": 10.0})
+    assert (entry["policy_kwargs"]["net_arch"], entry["batch_size"], entry["env_kwargs"]) == ([8, 8], 20, {"g": 10.0})
+    assert found.settings({"stats_window_size": 20}, "").hyperparams["stats_window_size"] == 20
+
+
+REFUSED = {
+    "choice": ({"gamma": [0.9, 2]}, "gamma=2: gamma: expected between 0 and 1, got 2"),
+    "end": ({"tau": {"low": 0.1, "high": 3.0}}, "tau=3.0: tau: expected above 0 and at most 1"),
+    "type": ({"gamma": ["high"]}, "gamma=high: gamma: expected float"),
+    "name": ({"gama": [0.9]}, "gama=0.9: unknown hyperparameter 'gama'; did you mean 'gamma'"),
+    "other keys": (
+        {"tau": {"low": 0.1, "high": 1, "scale": "log"}},
+        r"--space: tau: expected .* or \{low: 0.1, high: 1, log",
+    ),
+    "wrong way round": ({"tau": {"low": 1, "high": 0.1}}, r"--space: tau: expected .*\{low"),
+    "nothing": ({"gamma": []}, r"--space: gamma: expected choices such as \[0.1, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        space("custom_ddpg", "Pendulum-v1", **given)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,494 @@
+"""Studies, and what becomes of them: in this process first, then as commands to which everything happens."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import sqlalchemy
+from comparison_envs import Quick
+from optuna.trial import FrozenTrial, TrialState
+from postgres import Server, postgres  # noqa: F401 (a fixture)
+from test_cluster import cluster_started_by_hand, gone, wait_until
+
+from sb3_ddpg_ext.settings import SettingsError, load_settings
+from sb3_ddpg_ext.tuning import TuneArgs, objective, scoring, search
+from sb3_ddpg_ext.tuning.study import Job, connect, prepare
+
+ROOT = Path(__file__).parent.parent
+TINY = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "buffer_size=1000", "train_freq=1")
+
+
+def arguments(log_dir: Path, env: str = "comparison_envs:Quick-v0", **kwargs: Any) -> TuneArgs:
+    defaults = {"trials": 3, "steps": 120, "seeds": 1, "eval_freq": 60, "eval_episodes": 1, "workers": 0, "fix": TINY}
+    return TuneArgs(env, log_dir=log_dir, **{**defaults, **kwargs})
+
+
+def tune(args: TuneArgs) -> tuple[Job, list[FrozenTrial]]:
+    job, _ = prepare(args)
+    search.search(job, workers=args.workers)
+    return job, connect(job)[0].trials
+
+
+# --- Trials ---
+
+
+def test_same_seed_same_trials_also_when_the_study_was_interrupted(tmp_path: Path) -> None:
+    def content(trials: Sequence[FrozenTrial]) -> list[Any]:
+        return [(t.number, t.state, t.value, t.params, t.intermediate_values) for t in trials]
+
+    few = {"steps": 60, "eval_freq": 60}
+    _, once = tune(arguments(tmp_path / "a", trials=12, **few))
+    tune(arguments(tmp_path / "b", trials=5, **few))
+    _, twice = tune(arguments(tmp_path / "b", trials=12, **few))
+    _, other = tune(arguments(tmp_path / "c", trials=2, seed=1, **few))
+    assert content(once) == content(twice)
+    assert len({tuple(trial.params.items()) for trial in once}) == 12
+    assert content(once)[0] == content(other)[0]
+    assert content(once)[1] != content(other)[1]
+
+
+def test_the_first_trial_has_the_previous_settings(tmp_path: Path) -> None:
+    args = arguments(tmp_path, "Pendulum-v1", trials=1, fix=())
+    job, (trial,) = tune(args)
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_timesteps=120"])
+    settings = connect(job)[1].space.settings(trial.params, "")
+    for name in ("gamma", "batch_size", "learning_starts", "buffer_size", "learning_rate", "gradient_steps"):
+        assert settings.hyperparams[name] == previous.hyperparams[name]
+    assert settings.hyperparams["policy_kwargs"]["net_arch"] == [64, 64]
+    assert (settings.noise_type, settings.noise_std, settings.n_timesteps) == ("normal", 0.1, 120)
+    assert trial.user_attrs["previous"] is True
+
+
+def test_each_run_has_its_seed_and_its_evaluations(tmp_path: Path) -> None:
+    Quick.seeds.clear()
+    _, trials = tune(arguments(tmp_path, trials=2, seeds=2))
+    assert [seed for seed in Quick.seeds if seed < 1_000_000] == [0, 1, 0, 1]
+    assert [sorted(trial.intermediate_values) for trial in trials] == [[1, 2, 3, 4]] * 2
+    for trial in trials:
+        assert trial.value == trial.intermediate_values[4]
+    assert not list(tmp_path.glob("**/*.zip"))
+
+
+def test_training_that_diverges_is_a_pruned_trial_with_its_reason(tmp_path: Path) -> None:
+    job, trials = tune(arguments(tmp_path, "comparison_envs:Nan-v0", trials=2))
+    assert [trial.state for trial in trials] == [TrialState.PRUNED] * 2
+    assert trials[0].user_attrs["reason"].startswith("diverged: Environment 0 returned the reward nan at step 1;")
+    assert search.progress(job) == search.Progress(finished=2, running=0, pruned=2, failed=0, best=None)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 7 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_lack_of_memory_is_a_failed_trial_with_its_reason(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_in(*_: Any, **__: Any) -> None:
+        raise SettingsError("custom_ddpg: Unable to allocate") from error  # as `make_model` does
+
+    monkeypatch.setattr(objective, "train_in", train_in)
+    job, trials = tune(arguments(tmp_path, trials=2))
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
+    assert trials[0].user_attrs["reason"] == "out of memory: custom_ddpg: Unable to allocate"
+    assert search.progress(job).failed == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("oh"), ValueError("oh"), KeyError("oh")])
+def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_in(*_: Any, **__: Any) -> None:
+        raise error
+
+    args = arguments(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(objective, "train_in", train_in)
+        with pytest.raises(RuntimeError, match=f"a trial raised {type(error).__name__}, see above") as caught:
+            tune(args)
+    assert caught.value.__cause__ is error
+    job, _ = prepare(args)
+    assert "in train_in" in connect(job)[0].trials[0].user_attrs["void"]
+    assert search.progress(job).finished == 0
+    _, trials = tune(args)
+    check_exact(trials, 3)
+
+
+def test_a_trial_too_many_is_none(tmp_path: Path) -> None:
+    """Two workers that see one trial left both ask for one."""
+    job, _ = tune(arguments(tmp_path, trials=2))
+    found, ours = connect(job)
+    found.optimize(lambda trial: search._attempt(trial, ours, job, []), n_trials=1, catch=(objective.TrialFailedError,))
+    assert found.trials[2].user_attrs["void"] == "another worker had begun with the last trial"
+    assert search.progress(job).finished == 2
+    _, trials = tune(arguments(tmp_path, trials=3))
+    assert list(search.chains(trials)) == [0, 1, 3]
+
+
+def test_trials_whose_workers_died_before_a_sign_of_life_are_repeated(tmp_path: Path) -> None:
+    args = arguments(tmp_path, trials=2)
+    job, _ = prepare(args)
+    job = dataclasses.replace(job, heartbeat=1, grace=1)
+    with pytest.warns(UserWarning, match="Heartbeat of storage"):  # here there is none
+        connect(job)[0].ask()
+    search.search(job, workers=0)
+    trials = connect(job)[0].trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[2].params.items() >= trials[0].params.items()
+
+
+# --- Pruning, with learning curves that are made up ---
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+    """Runs that have these returns at 4 evaluations, a CPU second after one another, one curve after the other."""
+    given: list[list[float]] = []
+
+    def train_in(*_: Any, on_evaluation: Any, **__: Any) -> None:
+        curve = given.pop(0)
+        for n in range(1, len(curve) + 1):
+            seconds = [float(s) for s in range(1, n + 1)]
+            steps = [30 * s for s in range(1, n + 1)]
+            returns = [[r] for r in curve[:n]]
+            on_evaluation({"steps": steps, "seconds": seconds, "cpu_seconds": seconds, "returns": returns})
+
+    monkeypatch.setattr(objective, "train_in", train_in)
+    return given
+
+
+def made_up(
+    tmp_path: Path, curves: list[list[float]], given: Sequence[Sequence[float]], **kwargs: Any
+) -> list[FrozenTrial]:
+    curves[:] = map(list, given)
+    seeds = kwargs.get("seeds", 1)
+    args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=len(given) // seeds, **kwargs)
+    _, trials = tune(args)
+    return trials
+
+
+def test_median_pruning(tmp_path: Path, curves: list[list[float]]) -> None:
+    ordinary = [[-900.0, -800, -700, -600 - i] for i in range(5)]
+    trials = made_up(tmp_path, curves, [*ordinary, [-1000, -950, -100, -100], [-800, -800, -900, -900]])
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["PRUNED", "PRUNED"]
+    assert trials[5].intermediate_values == {1: -1000}
+    assert trials[5].user_attrs["reason"] == "behind the others at step 30 of run 0"
+    assert sorted(trials[6].intermediate_values) == [1, 2, 3]
+
+
+def test_successive_halving(tmp_path: Path, curves: list[list[float]]) -> None:
+    good, bad = [-200.0] * 4, [-900.0] * 4
+    trials = made_up(tmp_path, curves, [good] * 4 + [bad] * 2, pruner="halving")
+    assert [trial.state.name for trial in trials[4:]] == ["PRUNED", "PRUNED"]
+
+
+def test_wilcoxon_across_seeds(tmp_path: Path, curves: list[list[float]]) -> None:
+    good = [[-200.0 - seed] * 4 for seed in range(8)]
+    bad = [[-300.0 - 2 * seed] * 4 for seed in range(8)]
+    curves[:] = good + bad
+    args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=2, seeds=8)
+    job, trials = tune(args)
+    n_runs = len(trials[1].intermediate_values)
+    assert trials[0].intermediate_values == {seed: -200.0 - seed for seed in range(8)}
+    assert 2 <= n_runs < 8
+    assert trials[1].state == TrialState.COMPLETE
+    assert trials[1].user_attrs["reason"] == f"worse than the best trial in {n_runs} runs (Wilcoxon test)"
+    assert [trial.number for trial in search.ranking(job)] == [0]
+    assert search.progress(job).pruned == 1
+
+
+def test_time_to_the_threshold_is_known_when_it_is_reached(tmp_path: Path, curves: list[list[float]]) -> None:
+    trials = made_up(
+        tmp_path, curves, [[-900, -190.0, -150, -900], [-900.0] * 3 + [-800]], score="seconds", pruner="none"
+    )
+    assert trials[0].value == 3600 / 2
+    assert trials[0].intermediate_values.keys() == {1, 4}
+    assert trials[1].value == pytest.approx(-600 / (1211.8 - 200))
+    assert scoring.describe("seconds", trials[0].value) == "2.0 CPU s to the threshold"
+
+
+def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: list[list[float]]) -> None:
+    slow = [-900.0] * 4
+    curves[:] = [[-150.0], [*slow, *slow]]
+    args = arguments(tmp_path, "Pendulum-v1", steps=240, eval_freq=30, trials=2, score="seconds", pruner="none")
+    _, trials = tune(args)
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
+    assert trials[1].user_attrs["reason"] == "4 times as slow as the best trial in run 0"
+    assert max(trials[1].intermediate_values) == 5
+
+
+# --- What a trial costs the database: docs/tuning.md has these numbers ---
+
+
+def test_what_a_trial_costs_the_database(tmp_path: Path, curves: list[list[float]]) -> None:
+    n_trials, n_seeds = 8, 3
+    args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=n_trials, seeds=n_seeds)
+    curves[:] = [[-900.0, -800, -700, -600 + i] for i in range(n_trials * n_seeds)]
+    job, _ = prepare(args)
+    counts = Counter[str]()
+    found, _ = connect(job)
+    engine = found._storage._backend.engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda _c, _u, sql, *_: counts.update([sql.split()[0]]))
+    sqlalchemy.event.listen(engine, "commit", lambda _: counts.update(["transaction"]))
+    for _ in range(n_trials - 1):
+        search.work(job)
+    counts.clear()
+    search.work(job)
+    trial = found.trials[n_trials - 1]
+    assert trial.state == TrialState.COMPLETE
+    reports, parameters = 4 * n_seeds, len(trial.params)
+    assert counts["transaction"] == reports + parameters + 13
+    assert counts["INSERT"] + counts["UPDATE"] == reports + parameters + 6
+
+
+# --- What is refused ---
+
+REFUSED = {
+    "trials": ({"trials": 0}, "--trials must be 1 or more, got 0"),
+    "seeds": ({"seeds": 0}, "--seeds must be 1 or more, got 0"),
+    "top": ({"top": -1}, "--top must be 0 or more, got -1"),
+    "confirm seeds": ({"confirm_seeds": 0}, "--confirm-seeds must be 1 or more, got 0"),
+    "workers": ({"workers": -1}, "--workers must be 0 or more, got -1"),
+    "wilcoxon": ({"pruner": "wilcoxon"}, "--pruner wilcoxon needs --seeds 5 or more to tell anything, got 1"),
+    "no threshold": (
+        {"score": "seconds"},
+        "--score seconds needs a threshold, which comparison_envs:Quick-v0 does not",
+    ),
+    "evaluations": ({"eval_freq": 121}, "--eval-freq must be from 1 to 120 steps, got 121"),
+    "algorithm": ({"algo": "ddgp"}, "unknown algorithm 'ddgp'; did you mean"),
+    "environment": ({"env": "Pendulm-v1"}, "environment 'Pendulm-v1'"),
+    "fix": ({"fix": ("gama=0.9",)}, "--fix: unknown hyperparameter 'gama'; did you mean 'gamma'"),
+    "fix without a value": ({"fix": ("gamma",)}, "override 'gamma': expected name=value"),
+    "fix out of range": ({"fix": ("gamma=2",)}, "--fix: gamma: expected between 0 and 1, got 2"),
+    "space": ({"space": Path("none.yml")}, "none.yml: cannot be read"),
+    "storage": ({"storage": "nowhere://here"}, "--storage nowhere://here: .*; expected a URL of SQLAlchemy such as"),
+    "no server": (
+        {"storage": "postgresql+psycopg://optuna@127.0.0.1:1/optuna"},
+        "--storage postgresql.*Connection refused.*; expected a URL of SQLAlchemy",
+    ),
+    "password": (
+        {"storage": "postgresql+psycopg://optuna:secret@127.0.0.1:1/optuna"},
+        r"--storage postgresql\+psycopg://optuna:\*\*\*@127.0.0.1:1/optuna: ",
+    ),
+    "not a URL": ({"storage": "optuna.db"}, "--storage optuna.db: .*; expected a URL of SQLAlchemy"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        prepare(arguments(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("**/*.db"))
+
+
+def test_a_study_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
+    args = arguments(tmp_path, trials=1)
+    tune(args)
+    with pytest.raises(SettingsError, match="is there, but with other steps and seeds; choose another --study or"):
+        prepare(arguments(tmp_path, steps=240, seeds=2))
+
+
+def test_a_study_that_somebody_died_making_is_made(tmp_path: Path) -> None:
+    args = arguments(tmp_path, trials=2)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    optuna.create_study(storage=url, study_name="half", direction="maximize")
+    _, trials = tune(dataclasses.replace(args, storage=url, study="half"))
+    check_exact(trials, 2)
+    assert trials[0].user_attrs["previous"] is True
+    optuna.create_study(storage=url, study_name="theirs").optimize(lambda trial: 1.0, n_trials=1)
+    with pytest.raises(SettingsError, match="the study theirs is not one of sb3-ddpg tune; choose another --study"):
+        prepare(dataclasses.replace(args, storage=url, study="theirs"))
+
+
+# --- The command, and what can happen to it ---
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+    "COLUMNS": "200",
+    "OMP_NUM_THREADS": "1",
+}
+NAME = "study"
+
+
+def command(*further: str, trials: int = 4, env: str = "Slow", steps: int = 120) -> list[str]:
+    where = ["--env", f"comparison_envs:{env}-v0", "--study", NAME, "--log-dir", "out"]
+    numbers = f"--trials {trials} --steps {steps} --seeds 1 --eval-freq 60 --eval-episodes 1 --top 0 --pruner none"
+    fixed = [word for setting in TINY for word in ("--fix", setting)]
+    return [*where, *numbers.split(), *fixed, *further]
+
+
+@contextlib.contextmanager
+def started(arguments: Sequence[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "tune_hastily.py", *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, output + errors
+    assert errors == ""
+    return output
+
+
+def begun(cwd: Path) -> list[int]:
+    """The process of each training that has begun."""
+    file = cwd / "begun"
+    return [int(line.split()[1]) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def trials_of(cwd: Path, url: str | None = None) -> list[FrozenTrial]:
+    url = url or f"sqlite:///{cwd / 'out' / NAME / 'study.db'}"
+    return optuna.load_study(storage=url, study_name=NAME).trials
+
+
+def check_exact(trials: Sequence[FrozenTrial], n: int) -> None:
+    """Each trial of the study is there and finished, and once."""
+    last = search.chains(trials)
+    assert [trial.state for trial in last.values()] == [TrialState.COMPLETE] * n
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(complete) == n
+    assert len({str(trial.params) for trial in complete}) == n
+
+
+def repeated(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial]]:
+    """Trials that were begun again, and the first attempt of each."""
+    return [(trials[t.system_attrs["failed_trial"]], t) for t in trials if "failed_trial" in t.system_attrs]
+
+
+def test_sigkill_of_a_worker_repeats_its_trial_with_the_same_parameters(tmp_path: Path) -> None:
+    with started(command("--workers", "2"), tmp_path) as process:
+        wait_until(lambda: len(begun(tmp_path)) == 2)
+        os.kill(begun(tmp_path)[1], signal.SIGKILL)
+        output = finish(process)
+    trials = trials_of(tmp_path)
+    check_exact(trials, 4)
+    ((first, again),) = repeated(trials)
+    assert first.state == TrialState.FAIL
+    assert again.params == first.params
+    assert len(begun(tmp_path)) == 5
+    assert re.search(r"4/4 best -?[\d.]+, 0 running, 0 pruned, 0 failed", output)
+    assert re.search(r"Report: .*out.study.report\.html", output)
+
+
+def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> None:
+    with started(command("--workers", "1"), tmp_path) as process:
+        wait_until(lambda: len(begun(tmp_path)) == 2)
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        process.kill()
+        wait_until(lambda: all(map(gone, children)))
+    assert len([trial for trial in trials_of(tmp_path) if trial.state == TrialState.RUNNING]) == 1
+    with started(command("--workers", "0", "--quiet"), tmp_path) as process:
+        finish(process)
+    trials = trials_of(tmp_path)
+    check_exact(trials, 4)
+    ((first, again),) = repeated(trials)
+    assert again.params == first.params
+
+
+def test_two_commands_on_one_study(tmp_path: Path) -> None:
+    with (
+        started(command("--workers", "1", trials=5, env="Together"), tmp_path) as one,
+        started(command("--workers", "0", "--quiet", trials=5, env="Together"), tmp_path) as other,
+    ):
+        finish(one)
+        finish(other)
+    trials = trials_of(tmp_path)
+    check_exact(trials, 5)
+    assert len({trial.user_attrs["worker"]["command"] for trial in trials}) == 2
+    assert len(begun(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on_with_what_was_interrupted(
+    workers: str, tmp_path: Path
+) -> None:
+    with started(command("--workers", workers, trials=1, steps=1500), tmp_path) as process:
+        wait_until(lambda: len(begun(tmp_path)) == 1)
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
+        output, errors = process.communicate(timeout=60)
+        wait_until(lambda: all(map(gone, children)), seconds=10)
+    assert process.returncode == 130
+    assert errors == ""
+    assert "Interrupted. What is finished is kept; the same command does the rest" in output
+    assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.FAIL, TrialState.WAITING]
+    with started(command("--workers", "0", "--quiet", trials=1, steps=1500), tmp_path) as process:
+        finish(process)
+    trials = trials_of(tmp_path)
+    check_exact(trials, 1)
+    assert trials[1].params == trials[0].params
+
+
+def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) -> None:
+    """Its trial is given to another; when it wakes up, it is told so."""
+    with started(command("--workers", "0", "--quiet", trials=2), tmp_path) as sleeper:
+        wait_until(lambda: begun(tmp_path))
+        sleeper.send_signal(signal.SIGSTOP)
+        with started(command("--workers", "0", "--quiet", trials=2), tmp_path) as other:
+            finish(other)
+        check_exact(trials_of(tmp_path), 2)
+        sleeper.send_signal(signal.SIGCONT)
+        finish(sleeper)
+    trials = trials_of(tmp_path)
+    check_exact(trials, 2)
+    assert len(repeated(trials)) == 1
+
+
+def test_a_programming_error_ends_the_command_with_its_traceback(tmp_path: Path) -> None:
+    with started(command("--workers", "1", env="Crash", trials=2, steps=400), tmp_path) as p:
+        _, errors = p.communicate(timeout=150)
+    assert p.returncode == 1
+    assert 'raise RuntimeError("the simulator\\nhas exploded")' in errors
+    assert "comparison_envs.py" in errors
+    assert "the study is kept, and the same command goes on with it" in errors.splitlines()[-1]
+
+
+# --- PostgreSQL ---
+
+
+def test_restart_of_the_database_server(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
+    url = postgres.database("restart")
+    with started(command("--workers", "2", "--storage", url, trials=5), tmp_path) as process:
+        wait_until(lambda: len(begun(tmp_path)) == 2)
+        postgres.stop()
+        time.sleep(3)
+        postgres.start()
+        finish(process)
+    check_exact(trials_of(tmp_path, url), 5)
+
+
+def test_a_dask_cluster_started_by_hand(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
+    url = postgres.database("cluster")
+    with (
+        cluster_started_by_hand("--nthreads 1", "--nthreads 1", cwd=tmp_path) as (address, _),
+        started(command("--scheduler", address, "--storage", url, trials=6), tmp_path) as process,
+    ):
+        finish(process)
+    check_exact(trials_of(tmp_path, url), 6)
+    assert len(begun(tmp_path)) == 6
+    assert len(set(begun(tmp_path))) == 2
