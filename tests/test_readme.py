@@ -89,3 +89,37 @@ def test_results_are_those_of_the_report() -> None:
     report = (ROOT / "docs/compare/report.md").read_text().splitlines()
     assert len(rows) == 5
     assert [row for row in rows if row not in report] == []
+
+
+def noise_scores(section: str) -> dict[tuple[str, str], str]:
+    report = (ROOT / "docs/noise/report.md").read_text()
+    (part,) = (part for part in report.split("\n## ") if part.startswith(f"{section}\n"))
+    label = r"custom\\_ddpg:hyperparams=agent\.yml,action\\_noise="
+    rows = re.findall(rf"^\| ([\w -]+?) \| {label}(.*?) \| \d+ \| (.*?) \|", part, re.MULTILINE)
+    return {(env, noise.replace("\\", "")): score for env, noise, score in rows}
+
+
+def test_noise_is_what_was_compared() -> None:
+    final, area = noise_scores("Final score"), noise_scores("Area under the curve over steps")
+    noises = list(dict.fromkeys(noise for _, noise in final))
+    assert len(noises) == 12
+    for noise in noises:
+        cells = [
+            f"`{noise.replace('null', 'None')}`",
+            final["all environments", noise],
+            area["all environments", noise],
+            area["Pendulum-v1", noise],
+            final["MountainCarContinuous-v0", noise],
+            final["HalfCheetah-v5", noise],
+        ]
+        assert f"| {' | '.join(cells)} |\n" in (ROOT / "README.md").read_text()
+
+
+def test_calls_of_noise_cost_what_was_measured() -> None:
+    record = json.loads((ROOT / "docs/noise/benchmark.json").read_text())
+    one, many = ({name: median(times) for name, times in record["noise"][n].items()} for n in ("1", "64"))
+    ours = [name for name in one if not name.startswith("SB3")]
+    baseline = "SB3 NormalActionNoise"
+    assert max(one[name] for name in ours) < 0.51 * one[baseline]
+    ratios = [many[baseline] / many[name] for name in ours]
+    assert (round(min(ratios)), round(max(ratios), -1)) == (34, 110)

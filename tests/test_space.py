@@ -12,6 +12,7 @@ from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperpara
 from sb3_ddpg_ext.tuning.space import TABLE, Space, make_space
 
 ALGOS = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]
+NOISE = {"noise_type", "noise_std", "correlation_time", "noise_schedule"}
 ENTRIES = [(algo, env) for algo in ALGOS for env in read_yaml(hyperparams_file(algo))]
 
 
@@ -29,7 +30,8 @@ def meaning(settings: Settings) -> dict[str, Any]:
         said.pop(name, None)
     if said["gradient_steps"] == -1:
         said["gradient_steps"] = said["train_freq"] * settings.n_envs
-    said["noise"] = settings.noise_type, settings.noise_std, dict(settings.noise_kwargs)
+    noise_kwargs = ({"correlation_time": 6.6667} if settings.noise_type == "ou" else {}) | dict(settings.noise_kwargs)
+    said["noise"] = settings.noise_type, settings.noise_std, noise_kwargs
     return said
 
 
@@ -60,7 +62,8 @@ def test_whatever_is_sampled_can_be_used_and_does_not_change_what_is_not_tuned(a
         names |= values.keys()
         if algo == "custom_ddpg":
             assert ("correlation_time" in values) == (settings.noise_type == "ou")
-            assert set(settings.noise_kwargs) == ({"correlation_time"} if settings.noise_type == "ou" else set())
+            assert set(settings.noise_kwargs) - {"schedule"} == {"correlation_time"} & values.keys()
+            assert settings.noise_kwargs.get("schedule", "constant") == values["noise_schedule"]
     assert names == {dimension.name for dimension in found.dimensions}
 
 
@@ -70,7 +73,12 @@ def test_rows_belong_to_the_algorithms_that_have_them() -> None:
     assert "ent_coef" in names["sac"] - names["td3"]
     assert "noise_type" in names["ddpg"] - names["sac"]
     assert "tau" in names["tqc"] - names["crossq"]
-    assert {"correlation_time"} == names["custom_ddpg"] - names["ddpg"]
+    assert {"correlation_time", "noise_schedule"} == names["custom_ddpg"] - names["ddpg"]
+    noises = {algo: {d.name: d.values for d in space(algo, "Hopper-v5").dimensions}["noise_type"] for algo in ALGOS[:2]}
+    assert noises == {
+        "custom_ddpg": CategoricalDistribution(("normal", "ou", "pink")),
+        "ddpg": CategoricalDistribution(("normal", "ornstein-uhlenbeck")),
+    }
     assert names["custom_ddpg"] == {row.name for row in TABLE} - {"policy_delay", "ent_coef"}
 
 
@@ -121,8 +129,8 @@ def test_fixed_settings() -> None:
 @pytest.mark.parametrize(
     ("fix", "changed", "gone"),
     [
-        ("action_noise=null", ["noise_type", "noise_std"], {"noise_type", "noise_std", "correlation_time"}),
-        ("action_noise={type: normal, std: 0.2}", ["noise_std"], {"noise_type", "noise_std", "correlation_time"}),
+        ("action_noise=null", ["noise_type", "noise_std"], NOISE),
+        ("action_noise={type: normal, std: 0.2}", ["noise_std"], NOISE),
         ("policy_kwargs={net_arch: [8]}", ["policy_kwargs"], {"net_arch", "activation_fn"}),
         ("gradient_steps=3", ["gradient_steps"], {"updates_per_step"}),
     ],

@@ -150,14 +150,21 @@ def test_trials_whose_workers_died_before_a_sign_of_life_are_repeated(tmp_path: 
 # --- Pruning, with learning curves that are made up ---
 
 
+class Curves(list[list[float]]):
+    """:ivar told: Evaluations that there were"""
+
+    told = 0
+
+
 @pytest.fixture
-def curves(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+def curves(monkeypatch: pytest.MonkeyPatch) -> Curves:
     """Runs that have these returns at 4 evaluations, a CPU second after one another, one curve after the other."""
-    given: list[list[float]] = []
+    given = Curves()
 
     def train_in(*_: Any, on_evaluation: Any, **__: Any) -> None:
         curve = given.pop(0)
         for n in range(1, len(curve) + 1):
+            given.told += 1
             seconds = [float(s) for s in range(1, n + 1)]
             steps = [30 * s for s in range(1, n + 1)]
             returns = [[r] for r in curve[:n]]
@@ -167,9 +174,7 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
     return given
 
 
-def made_up(
-    tmp_path: Path, curves: list[list[float]], given: Sequence[Sequence[float]], **kwargs: Any
-) -> list[FrozenTrial]:
+def made_up(tmp_path: Path, curves: Curves, given: Sequence[Sequence[float]], **kwargs: Any) -> list[FrozenTrial]:
     curves[:] = map(list, given)
     seeds = kwargs.get("seeds", 1)
     args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=len(given) // seeds, **kwargs)
@@ -177,7 +182,7 @@ def made_up(
     return trials
 
 
-def test_median_pruning(tmp_path: Path, curves: list[list[float]]) -> None:
+def test_median_pruning(tmp_path: Path, curves: Curves) -> None:
     ordinary = [[-900.0, -800, -700, -600 - i] for i in range(5)]
     trials = made_up(tmp_path, curves, [*ordinary, [-1000, -950, -100, -100], [-800, -800, -900, -900]])
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["PRUNED", "PRUNED"]
@@ -186,13 +191,13 @@ def test_median_pruning(tmp_path: Path, curves: list[list[float]]) -> None:
     assert sorted(trials[6].intermediate_values) == [1, 2, 3]
 
 
-def test_successive_halving(tmp_path: Path, curves: list[list[float]]) -> None:
+def test_successive_halving(tmp_path: Path, curves: Curves) -> None:
     good, bad = [-200.0] * 4, [-900.0] * 4
     trials = made_up(tmp_path, curves, [good] * 4 + [bad] * 2, pruner="halving")
     assert [trial.state.name for trial in trials[4:]] == ["PRUNED", "PRUNED"]
 
 
-def test_wilcoxon_across_seeds(tmp_path: Path, curves: list[list[float]]) -> None:
+def test_wilcoxon_across_seeds(tmp_path: Path, curves: Curves) -> None:
     good = [[-200.0 - seed] * 4 for seed in range(8)]
     bad = [[-300.0 - 2 * seed] * 4 for seed in range(8)]
     curves[:] = good + bad
@@ -207,17 +212,18 @@ def test_wilcoxon_across_seeds(tmp_path: Path, curves: list[list[float]]) -> Non
     assert search.progress(job).pruned == 1
 
 
-def test_time_to_the_threshold_is_known_when_it_is_reached(tmp_path: Path, curves: list[list[float]]) -> None:
+def test_time_to_the_threshold_is_known_when_it_is_reached(tmp_path: Path, curves: Curves) -> None:
     trials = made_up(
         tmp_path, curves, [[-900, -190.0, -150, -900], [-900.0] * 3 + [-800]], score="seconds", pruner="none"
     )
+    assert curves.told == 2 + 4
     assert trials[0].value == 3600 / 2
     assert trials[0].intermediate_values.keys() == {1, 4}
     assert trials[1].value == pytest.approx(-600 / (1211.8 - 200))
     assert scoring.describe("seconds", trials[0].value) == "2.0 CPU s to the threshold"
 
 
-def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: list[list[float]]) -> None:
+def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: Curves) -> None:
     slow = [-900.0] * 4
     curves[:] = [[-150.0], [*slow, *slow]]
     args = arguments(tmp_path, "Pendulum-v1", steps=240, eval_freq=30, trials=2, score="seconds", pruner="none")
@@ -230,7 +236,7 @@ def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: list[l
 # --- What a trial costs the database: docs/tuning.md has these numbers ---
 
 
-def test_what_a_trial_costs_the_database(tmp_path: Path, curves: list[list[float]]) -> None:
+def test_what_a_trial_costs_the_database(tmp_path: Path, curves: Curves) -> None:
     n_trials, n_seeds = 8, 3
     args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=n_trials, seeds=n_seeds)
     curves[:] = [[-900.0, -800, -700, -600 + i] for i in range(n_trials * n_seeds)]

@@ -142,6 +142,11 @@ def _curve(group: Group, x: Callable[[Evaluations], Array], seed: int) -> tuple[
     return grid, statistics.iqm([returns]), low, high
 
 
+def _height(labels: Sequence[str]) -> float:
+    """Of one panel with a position for each label, in inches: enough for the one of most lines."""
+    return len(labels) * max(0.36, max(0.17 * (_text(label).count("\n") + 1) for label in labels))
+
+
 def _label_axis(axes: Axes, labels: Sequence[str], names: bool) -> None:
     """One position for each label from the top, with its name in the first column of a row only."""
     axes.set_yticks(range(len(labels)), [_text(label) if names else "" for label in labels])
@@ -167,7 +172,7 @@ def _intervals(axes: Axes, comparison: Comparison, labels: Sequence[str], estima
 
 def _rows(titles: Sequence[str], columns: int, labels: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
     """A row of panels with a title for each environment, with a position for each label in each panel."""
-    figure = Figure(figsize=(10.5, len(titles) * (1.2 + 0.36 * len(labels))), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10.5, len(titles) * (1.2 + _height(labels))), dpi=120, layout="constrained")
     rows = []
     for title, part in zip(titles, figure.subfigures(len(titles), 1, squeeze=False)[:, 0], strict=True):
         part.suptitle(title, fontweight="bold", x=0.01, ha="left", fontsize=11)
@@ -290,7 +295,7 @@ def _speed(comparison: Comparison) -> Figure | None:
     if not envs:
         return None
     labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
-    figure, panels = _panels(len(envs), height=1.0 + 0.36 * len(labels))
+    figure, panels = _panels(len(envs), height=1.0 + _height(labels))
     for env, axes in zip(envs, panels, strict=True):
         _label_axis(axes, labels, names=_in_first_column(axes))
         here = {row.label: row for row in rows if row.env == env}

@@ -19,7 +19,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, algorithm_class, parse_override, parse_settings
 
 Entry = dict[str, Any]
@@ -28,9 +27,11 @@ Value = float | int | str | bool | None
 UNSET = "default"
 """The choice of leaving a setting out, where that is what the previous settings do."""
 
-_NOISES = [name for name in ("normal", "ou", "pink") if name in NOISES]
+_NOISES = ("normal", "ou", "pink")  # of CustomDDPG
+_SB3_NOISES = ("normal", "ornstein-uhlenbeck")
 _TORCH = frozenset(name for name in ALGORITHMS if not name.startswith("sbx_"))
 _DETERMINISTIC = frozenset({"custom_ddpg", "ddpg", "td3", "sbx_ddpg", "sbx_td3"})  # they explore by action noise alone
+_CUSTOM = frozenset({"custom_ddpg"})
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,17 @@ def _write_updates(entry: Entry, value: float) -> None:
 
 
 def _read_noise(entry: Entry) -> str:
-    noise = entry.get("noise_type", entry["action_noise"])
-    return "none" if noise is None else "ou" if noise == "ornstein-uhlenbeck" else noise
+    noise: str | None = entry.get("noise_type", entry["action_noise"])
+    return "none" if noise is None else noise
 
 
 def _write_noise(entry: Entry, value: str) -> None:
     entry["noise_type"] = None if value == "none" else value
+
+
+def _write_noise_schedule(entry: Entry, value: Any) -> None:
+    if value != "constant":
+        _put(entry, ("noise_kwargs", "schedule"), value)
 
 
 TABLE: Sequence[Dimension] = (
@@ -148,17 +154,18 @@ TABLE: Sequence[Dimension] = (
         algos=_TORCH,
         default="nn.ReLU",
     ),
+    Dimension("noise_type", CategoricalDistribution(_NOISES), algos=_CUSTOM, read=_read_noise, write=_write_noise),
     Dimension(
         "noise_type",
-        CategoricalDistribution(tuple(_NOISES)),
-        algos=_DETERMINISTIC,
+        CategoricalDistribution(_SB3_NOISES),
+        algos=_DETERMINISTIC - _CUSTOM,
         read=_read_noise,
         write=_write_noise,
     ),
     Dimension(
         "noise_std",
         FloatDistribution(0.03, 1.0, log=True),
-        only=("noise_type", tuple(_NOISES)),
+        only=("noise_type", (*_NOISES, "ornstein-uhlenbeck")),
         algos=_DETERMINISTIC,
         default=0.1,
     ),
@@ -167,8 +174,17 @@ TABLE: Sequence[Dimension] = (
         FloatDistribution(2.0, 200.0, log=True),
         place="noise_kwargs.correlation_time",
         only=("noise_type", ("ou",)),
-        algos=frozenset({"custom_ddpg"}),
+        algos=_CUSTOM,
         default=1 / 0.15,
+    ),
+    Dimension(
+        "noise_schedule",
+        CategoricalDistribution(("constant", "linear")),
+        place="noise_kwargs.schedule",
+        only=("noise_type", _NOISES),
+        algos=_CUSTOM,
+        default="constant",
+        write=_write_noise_schedule,
     ),
 )
 """Everything that is tuned, a row each. A row comes after those that it depends on."""
