@@ -174,7 +174,11 @@ def work(job: Job, _: int = 0) -> None:
         try:
             if _to_do(study, job):
                 study.optimize(lambda trial: _attempt(trial, ours, job, begun), n_trials=1, catch=(TrialFailedError,))
-        except StorageInternalError:  # the database went away in the middle of a transaction
+        except (StorageInternalError, AssertionError) as error:
+            # The database went away in the middle of a transaction. If that was the one that ends a trial, Optuna
+            # raises an AssertionError of its own in place of it
+            if not any(isinstance(e, StorageInternalError) for e in (error, error.__context__)):
+                raise
             for number in begun:
                 _repeat(study, number)
         except (UpdateFinishedTrialError, ValueError):
