@@ -105,7 +105,7 @@ def noise_scores(section: str) -> dict[tuple[str, str], str]:
 def test_noise_is_what_was_compared() -> None:
     final, area = noise_scores("Final score"), noise_scores("Area under the curve over steps")
     noises = list(dict.fromkeys(noise for _, noise in final))
-    assert len(noises) == 12
+    assert len(noises) == 13
     for noise in noises:
         cells = [
             f"`{noise.replace('null', 'None')}`",
@@ -126,3 +126,9 @@ def test_calls_of_noise_cost_what_was_measured() -> None:
     assert max(one[name] for name in ours) < 0.51 * one[baseline]
     ratios = [many[baseline] / many[name] for name in ours]
     assert (round(min(ratios)), round(max(ratios), -1)) == (34, 110)
+
+
+def test_the_picture_of_the_noise(tmp_path: Path) -> None:
+    picture = tmp_path / "noise.png"
+    subprocess.run([sys.executable, ROOT / "scripts/draw_noise.py", picture], check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -371,7 +371,8 @@ def begun(cwd: Path) -> list[int]:
 
 def trials_of(cwd: Path, url: str | None = None) -> list[FrozenTrial]:
     url = url or f"sqlite:///{cwd / 'out' / NAME / 'study.db'}"
-    return optuna.load_study(storage=url, study_name=NAME).trials
+    storage = optuna.storages.RDBStorage(url, {"poolclass": sqlalchemy.NullPool})  # leaves no connection open
+    return optuna.load_study(storage=storage, study_name=NAME).trials
 
 
 def check_exact(trials: Sequence[FrozenTrial], n: int) -> None:
@@ -388,9 +389,10 @@ def repeated(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTri
     return [(trials[t.system_attrs["failed_trial"]], t) for t in trials if "failed_trial" in t.system_attrs]
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_worker_repeats_its_trial_with_the_same_parameters(tmp_path: Path) -> None:
-    with started(command("--workers", "2"), tmp_path) as process:
-        wait_until(lambda: len(begun(tmp_path)) >= 2)
+    with started(command("--workers", "2", steps=600), tmp_path) as process:  # 2 s each, of which the kill hits one
+        wait_until(lambda: begun(tmp_path))
         os.kill(begun(tmp_path)[-1], signal.SIGKILL)
         output = finish(process)
     trials = trials_of(tmp_path)
@@ -403,6 +405,7 @@ def test_sigkill_of_a_worker_repeats_its_trial_with_the_same_parameters(tmp_path
     assert re.search(r"Report: .*out.study.report\.html", output)
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> None:
     with started(command("--workers", "1"), tmp_path) as process:
         wait_until(lambda: len(begun(tmp_path)) >= 2)
@@ -418,6 +421,7 @@ def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> No
     assert again.params == first.params
 
 
+@pytest.mark.slow
 def test_two_commands_on_one_study(tmp_path: Path) -> None:
     with (
         started(command("--workers", "1", trials=5, env="Together"), tmp_path) as one,
@@ -432,6 +436,7 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on_with_what_was_interrupted(
     workers: str, tmp_path: Path
 ) -> None:
@@ -452,6 +457,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on_with_what_was_interrup
     assert trials[1].params == trials[0].params
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) -> None:
     """Its trial is given to another; when it wakes up, it is told so."""
     with started(command("--workers", "0", "--quiet", trials=2), tmp_path) as sleeper:
@@ -467,6 +473,7 @@ def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) 
     assert len(repeated(trials)) == 1
 
 
+@pytest.mark.slow
 def test_a_programming_error_ends_the_command_with_its_traceback(tmp_path: Path) -> None:
     with started(command("--workers", "1", env="Crash", trials=2, steps=400), tmp_path) as p:
         _, errors = p.communicate(timeout=150)
@@ -479,6 +486,7 @@ def test_a_programming_error_ends_the_command_with_its_traceback(tmp_path: Path)
 # --- PostgreSQL ---
 
 
+@pytest.mark.slow
 def test_restart_of_the_database_server(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
     url = postgres.database("restart")
     with started(command("--workers", "2", "--storage", url, trials=5), tmp_path) as process:
@@ -509,6 +517,7 @@ def test_a_database_that_goes_away_when_a_trial_is_told(
     assert (trial.state, trial.value) == (TrialState.COMPLETE, -800)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_started_by_hand(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
     url = postgres.database("cluster")
     with (
