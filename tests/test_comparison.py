@@ -7,14 +7,15 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
+import processes
 import psutil
 import pytest
 import torch as th
@@ -466,13 +467,6 @@ def test_expected_time_is_measured_where_nothing_is_finished(tmp_path: Path, mon
 
 # --- The command, and what can happen to it ---
 
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
-    "COLUMNS": "200",
-    "OMP_NUM_THREADS": "1",
-}
-
 
 def command(env: str = "Slow", *further: str, algos: Sequence[str] = (CUSTOM,), seeds: int = 3) -> list[str]:
     envs = ",".join(f"comparison_envs:{name}-v0" for name in env.split(","))
@@ -480,23 +474,8 @@ def command(env: str = "Slow", *further: str, algos: Sequence[str] = (CUSTOM,), 
     return ["--algos", ",".join(algos), "--envs", envs, *numbers, "--log-dir", "out", *further]
 
 
-@contextlib.contextmanager
-def started(arguments: Sequence[str], cwd: Path, *program: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, *(program or ("-m", "sb3_ddpg_ext", "compare")), *arguments],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+def started(arguments: Sequence[str], cwd: Path, *program: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return processes.started([*(program or ("-m", "sb3_ddpg_ext", "compare")), *arguments], cwd)
 
 
 def compare(arguments: Sequence[str], cwd: Path, *program: str) -> subprocess.CompletedProcess[str]:

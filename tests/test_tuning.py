@@ -1,19 +1,19 @@
 """Studies, and what becomes of them: in this process first, then as commands to which everything happens."""
 
-import contextlib
 import dataclasses
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import optuna
+import processes
 import psutil
 import pytest
 import sqlalchemy
@@ -321,12 +321,6 @@ def test_a_study_that_somebody_died_making_is_made(tmp_path: Path) -> None:
 
 # --- The command, and what can happen to it ---
 
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
-    "COLUMNS": "200",
-    "OMP_NUM_THREADS": "1",
-}
 NAME = "study"
 
 
@@ -337,23 +331,8 @@ def command(*further: str, trials: int = 4, env: str = "Slow", steps: int = 120)
     return [*where, *numbers.split(), *fixed, *further]
 
 
-@contextlib.contextmanager
-def started(arguments: Sequence[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "tune_hastily.py", *arguments],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+def started(arguments: Sequence[str], cwd: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+    return processes.started([ROOT / "tests" / "tune_hastily.py", *arguments], cwd)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
