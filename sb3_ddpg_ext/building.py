@@ -18,10 +18,11 @@ from sb3_ddpg_ext.messages import one_line
 from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
 
-_SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
+SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
     "normal": NormalActionNoise,
     "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
 }
+"""The noises of RL Zoo's ``noise_type``, and what they are there."""
 
 
 def make_env(
@@ -137,7 +138,7 @@ def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> A
     if custom and name in NOISES:
         return {"type": name, **({} if std is None else {"std": std}), **settings.noise_kwargs}
     # The noise that RL Zoo gives an algorithm, also where CustomDDPG has its settings
-    if name not in _SB3_NOISES:
-        raise SettingsError(f"the noise {name!r} is CustomDDPG's; here it is {' or '.join(_SB3_NOISES)}")
+    if name not in SB3_NOISES:
+        raise SettingsError(f"the noise {name!r} is CustomDDPG's; here it is {' or '.join(SB3_NOISES)}")
     sigma = (0.1 if std is None else std) * np.ones(space.shape or 1)
-    return _SB3_NOISES[name](np.zeros_like(sigma), sigma, **settings.noise_kwargs)
+    return SB3_NOISES[name](np.zeros_like(sigma), sigma, **settings.noise_kwargs)

@@ -92,8 +92,9 @@ def _evaluate(args: EvaluateArgs) -> int:
 
 
 def _benchmark(args: BenchmarkArgs) -> int:
-    print(table(benchmark(args)))
-    print(f"Written to {args.log_dir}: {', '.join(sorted(path.name for path in args.log_dir.glob('benchmark.*')))}")
+    record = benchmark(args)
+    print(table(record))
+    print(f"Written to {args.log_dir}: benchmark.json, benchmark.md{', benchmark.png' if record['results'] else ''}")
     return 0
 
 

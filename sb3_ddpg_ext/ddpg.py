@@ -195,7 +195,9 @@ class CustomDDPG(OffPolicyAlgorithm):
         )
 
     def _time_limit(self) -> int | None:
-        (spec,) = [None] if self.env is None else self.env.get_attr("spec", indices=[0])
+        if self.env is None:
+            return None
+        (spec,) = self.env.get_attr("spec", indices=[0])
         return None if spec is None else cast(int | None, spec.max_episode_steps)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:

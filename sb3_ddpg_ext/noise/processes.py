@@ -73,7 +73,7 @@ class NoiseProcess(ABC):
 
 
 class _StepwiseNoise(NoiseProcess):
-    """Noise that takes one independent draw of zero mean and unit variance for each step. White, if nothing is added"""
+    """Noise that takes one independent draw of zero mean and unit variance for each step."""
 
     def _allocate(self) -> None:
         if self._n_kept == 0:
@@ -97,6 +97,16 @@ class _StepwiseNoise(NoiseProcess):
         draws: np.ndarray = self._draws[self._n_used - 1]
         return draws
 
+
+class _WhiteNoise(_StepwiseNoise):
+    """These draws, and nothing else."""
+
+    def __init__(self, std: float | Sequence[float] = 0.1) -> None:
+        super().__init__(std)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(std={self.std})"
+
     def reset(self, env_indices: Iterable[int]) -> None:
         """
         White noise has no memory: nothing to do.
@@ -110,7 +120,7 @@ class _StepwiseNoise(NoiseProcess):
         return noise
 
 
-class GaussianNoise(_StepwiseNoise):
+class GaussianNoise(_WhiteNoise):
     """
     White noise: independent normal draws at every step (the choice of the TD3 paper, https://arxiv.org/abs/1802.09477).
 
@@ -118,26 +128,14 @@ class GaussianNoise(_StepwiseNoise):
     :raises ValueError: Where ``std`` is negative or not finite
     """
 
-    def __init__(self, std: float | Sequence[float] = 0.1) -> None:
-        super().__init__(std)
 
-    def __repr__(self) -> str:
-        return f"GaussianNoise(std={self.std})"
-
-
-class UniformNoise(_StepwiseNoise):
+class UniformNoise(_WhiteNoise):
     """
     White noise: independent draws at every step, uniform between -std sqrt(3) and std sqrt(3).
 
     :param std: Standard deviation in the scaled action space [-1, 1]: one number, or one for each action
     :raises ValueError: Where ``std`` is negative or not finite
     """
-
-    def __init__(self, std: float | Sequence[float] = 0.1) -> None:
-        super().__init__(std)
-
-    def __repr__(self) -> str:
-        return f"UniformNoise(std={self.std})"
 
     @staticmethod
     def _draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -19,6 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from sb3_ddpg_ext.building import SB3_NOISES
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, algorithm_class, parse_override, parse_settings
 
 Entry = dict[str, Any]
@@ -28,7 +29,6 @@ UNSET = "default"
 """The choice of leaving a setting out, where that is what the previous settings do."""
 
 _NOISES = ("normal", "ou", "pink")  # of CustomDDPG
-_SB3_NOISES = ("normal", "ornstein-uhlenbeck")
 _TORCH = frozenset(name for name in ALGORITHMS if not name.startswith("sbx_"))
 _DETERMINISTIC = frozenset({"custom_ddpg", "ddpg", "td3", "sbx_ddpg", "sbx_td3"})  # they explore by action noise alone
 _CUSTOM = frozenset({"custom_ddpg"})
@@ -157,7 +157,7 @@ TABLE: Sequence[Dimension] = (
     Dimension("noise_type", CategoricalDistribution(_NOISES), algos=_CUSTOM, read=_read_noise, write=_write_noise),
     Dimension(
         "noise_type",
-        CategoricalDistribution(_SB3_NOISES),
+        CategoricalDistribution(tuple(SB3_NOISES)),
         algos=_DETERMINISTIC - _CUSTOM,
         read=_read_noise,
         write=_write_noise,
@@ -165,7 +165,7 @@ TABLE: Sequence[Dimension] = (
     Dimension(
         "noise_std",
         FloatDistribution(0.03, 1.0, log=True),
-        only=("noise_type", (*_NOISES, "ornstein-uhlenbeck")),
+        only=("noise_type", (*_NOISES, *SB3_NOISES)),
         algos=_DETERMINISTIC,
         default=0.1,
     ),
