@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from test_tuning import ENVIRONMENT, ROOT, TINY, arguments, tune
+from processes import ENVIRONMENT
+from test_tuning import ROOT, TINY, arguments, tune
 
 from sb3_ddpg_ext.comparison import Run
 from sb3_ddpg_ext.settings import ALGORITHMS, SettingsError, hyperparams_file, load_settings, read_yaml
