@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from postgres import Server, postgres  # noqa: F401 (a fixture)
 from test_cluster import cluster_started_by_hand, gone, wait_until
 
 from sb3_ddpg_ext.settings import SettingsError, load_settings
-from sb3_ddpg_ext.tuning import TuneArgs, objective, scoring, search
+from sb3_ddpg_ext.tuning import TuneArgs, objective, scoring, search, study
 from sb3_ddpg_ext.tuning.study import Job, connect, prepare
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +148,32 @@ def test_trials_whose_workers_died_before_a_sign_of_life_are_repeated(tmp_path: 
     trials = connect(job)[0].trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials[2].params.items() >= trials[0].params.items()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_two_workers_never_begin_the_same_trial(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """One asks for it in the middle of the other's transaction."""
+    args = arguments(tmp_path)
+    if database == "postgresql":
+        args = dataclasses.replace(args, storage=request.getfixturevalue("postgres").database("same"))
+    job, _ = prepare(args)
+    with study.quiet():
+        one, other = (study._Storage(job) for _ in range(2))
+    (trial,) = connect(job)[0].trials
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(other.set_trial_state_values(trial._trial_id, TrialState.RUNNING))
+    )
+
+    def between(_c: Any, _u: Any, sql: str, *_: Any) -> None:
+        if sql.startswith("UPDATE"):
+            thread.start()
+            thread.join(timeout=1)  # until it waits
+
+    sqlalchemy.event.listen(one.engine, "before_cursor_execute", between)
+    answers.append(one.set_trial_state_values(trial._trial_id, TrialState.RUNNING))
+    thread.join()
+    assert sorted(answers) == [False, True]
 
 
 # --- Pruning, with learning curves that are made up ---

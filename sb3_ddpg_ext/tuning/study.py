@@ -113,6 +113,11 @@ class _Storage(RDBStorage):
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
         )
         sqlalchemy.event.listen(self.engine, "do_connect", _connect_patiently)  # from now on: it was there once
+        if sqlite:
+            # It does not lock rows to be updated, so that two workers could begin with one and the same trial: whoever
+            # reads and writes is alone from the first word on
+            sqlalchemy.event.listen(self.engine, "connect", lambda dbapi, _: setattr(dbapi, "isolation_level", None))
+            sqlalchemy.event.listen(self.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
 
     def record_heartbeat(self, trial_id: int) -> None:
         with contextlib.suppress(StorageInternalError):  # the next one will do
