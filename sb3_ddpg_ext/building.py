@@ -140,5 +140,7 @@ def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> A
     # The noise that RL Zoo gives an algorithm, also where CustomDDPG has its settings
     if name not in SB3_NOISES:
         raise SettingsError(f"the noise {name!r} is CustomDDPG's; here it is {' or '.join(SB3_NOISES)}")
+    if "schedule" in settings.noise_kwargs:
+        raise SettingsError("a schedule of noise is CustomDDPG's; leave it out with noise_kwargs={}")
     sigma = (0.1 if std is None else std) * np.ones(space.shape or 1)
     return SB3_NOISES[name](np.zeros_like(sigma), sigma, **settings.noise_kwargs)

@@ -161,8 +161,8 @@ def _tune(args: TuneArgs) -> int:
     require_packages()
     from sb3_ddpg_ext.tuning import confirmation, pages, study  # Optuna takes a second
 
-    file = confirmation.target(args) if args.write and args.top else None
     job, found = study.prepare(args)
+    file = confirmation.target(args) if args.write and args.top else None
     try:
         done = _search_with_progress(args, job, found)
     except KeyboardInterrupt:

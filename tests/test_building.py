@@ -103,6 +103,14 @@ def test_the_baselines_have_the_noises_of_sb3_only() -> None:
         make_model(pink, "ddpg", make_env("Pendulum-v1", pink, 1, 0))
 
 
+def test_a_schedule_of_noise_is_not_for_the_baselines() -> None:
+    scheduled = settings(noise_type="normal", noise_kwargs={"schedule": "linear"})
+    with pytest.raises(
+        SettingsError, match=r"ddpg: a schedule of noise is CustomDDPG's; leave it out with noise_kwarg"
+    ):
+        make_model(scheduled, "ddpg", make_env("Pendulum-v1", scheduled, 1, 0))
+
+
 def test_building_a_model_leaves_the_settings_alone() -> None:
     chosen = settings()
     make_model(chosen, "ddpg", make_env("Pendulum-v1", chosen, 1, 0))  # SB3 writes n_critics into policy_kwargs

@@ -175,8 +175,10 @@ def test_what_cannot_be_replaced_is_left_alone(text: str, tmp_path: Path) -> Non
 
 
 def test_a_file_that_cannot_be_written_to_is_found_at_once(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"cannot be written to: .*; name a copy of it with --hyperparams, or use"):
-        target(TuneArgs("Pendulum-v1", hyperparams=tmp_path))
+    for file in (tmp_path, tmp_path / "none.yml"):
+        with pytest.raises(SettingsError, match=r"cannot be written to; name a copy of it with --hyperparams, or use"):
+            target(TuneArgs("Pendulum-v1", hyperparams=file))
+    assert not list(tmp_path.iterdir())
 
 
 # --- All of it ---

@@ -253,6 +253,14 @@ def test_scheduled_noise_is_reset_likewise(noise: Any, indices: list[int] | None
     assert changed.tolist() == ([True] * 3 if indices is None else [False, True, False])
 
 
+def test_a_schedule_of_a_schedule() -> None:
+    noise = setup_action_noise(ScheduledNoise({"type": "normal", "schedule": "linear"}, 0.5), 2, (3,), 0)
+    assert isinstance(noise, ScheduledNoise)
+    assert np.any(noise())
+    noise.update(0.0)
+    assert not np.any(noise())
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_episodes_that_end_at_different_times(make: Callable[[float], NoiseProcess]) -> None:
     """Environments are reset in their own time, and those that are not go on as if nobody had been."""

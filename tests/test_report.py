@@ -450,6 +450,27 @@ PICTURES = {
 TEXTS = {"report.html", "report.md", "runs.csv", "evaluations.csv"}
 
 
+def test_what_is_on_one_environment_only_is_in_the_summary_all_the_same(tmp_path: Path) -> None:
+    for label, envs in {"ddpg": ("Pendulum-v1", "HalfCheetah-v5"), "sac": ("Pendulum-v1",)}.items():
+        for env in envs:
+            save(tmp_path, record(label, env, 0))
+    summary = sections._summary(comparison_of(tmp_path))
+    assert {row[:2] for row in summary.rows} == {
+        (sections._ALL, "ddpg"),
+        ("Pendulum-v1", "ddpg"),
+        ("Pendulum-v1", "sac"),
+        ("HalfCheetah-v5", "ddpg"),
+    }
+
+
+def test_a_picture_of_an_earlier_report_goes_when_there_is_nothing_to_be_seen(tmp_path: Path) -> None:
+    save(tmp_path, record("ddpg", "Pendulum-v1", 0))
+    (tmp_path / "improvement.png").write_bytes(b"old")
+    report.write_report(tmp_path)
+    assert not (tmp_path / "improvement.png").exists()
+    assert (tmp_path / "speed.png").exists()
+
+
 def test_same_runs_same_files(reported: Path) -> None:
     first = {name: (reported / name).read_bytes() for name in files(reported)}
     assert first.keys() == PICTURES | TEXTS

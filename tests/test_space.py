@@ -143,6 +143,26 @@ def test_what_a_fixed_setting_replaces_is_not_tuned(fix: str, changed: list[str]
     assert [entry.get(name) for name in changed] == [said.get(name) for name in changed]
 
 
+def test_a_part_of_a_mapping_that_is_fixed_leaves_the_rest() -> None:
+    found = space("custom_ddpg", "Pendulum-v1", "policy_kwargs.optimizer_kwargs.eps=1e-5")
+    assert {"net_arch", "activation_fn"} <= {d.name for d in found.dimensions}
+    kwargs = found.entry(found.previous())["policy_kwargs"]
+    assert kwargs == {"net_arch": [64, 64], "activation_fn": "nn.ReLU", "optimizer_kwargs": {"eps": 1e-5}}
+
+
+@pytest.mark.parametrize(
+    ("fix", "expected"),
+    [
+        ("train_freq=[1, episode]", {"train_freq": [1, "episode"]}),
+        ("learning_rate=lin_1.0e-3", {"learning_rate": "lin_1.0e-3"}),
+    ],
+)
+def test_fixed_values_that_other_rows_build_on(fix: str, expected: dict[str, Any]) -> None:
+    found = space("custom_ddpg", "Pendulum-v1", fix)
+    entry = found.entry(found.previous() | {"updates_per_step": 1.0, "learning_rate_schedule": "linear"})
+    assert {name: entry[name] for name in expected} == expected
+
+
 def test_a_file_narrows_and_extends_the_table() -> None:
     given = yaml.safe_load(
         "gamma: [0.98, 0.99]\nlearning_rate: {low: 0.0001, high: 0.001, log: true}\nnet_arch: [[8], [8, 8]]\n"

@@ -70,7 +70,9 @@ def test_the_first_trial_has_the_previous_settings(tmp_path: Path) -> None:
     for name in ("gamma", "batch_size", "learning_starts", "buffer_size", "learning_rate", "gradient_steps"):
         assert settings.hyperparams[name] == previous.hyperparams[name]
     assert settings.hyperparams["policy_kwargs"]["net_arch"] == [64, 64]
-    assert (settings.noise_type, settings.noise_std, settings.n_timesteps) == ("normal", 0.1, 120)
+    noise = (settings.noise_type, settings.noise_std, settings.noise_kwargs)
+    assert noise == (previous.noise_type, previous.noise_std, previous.noise_kwargs)
+    assert settings.n_timesteps == 120
     assert trial.user_attrs["previous"] is True
 
 
@@ -89,6 +91,13 @@ def test_training_that_diverges_is_a_pruned_trial_with_its_reason(tmp_path: Path
     assert [trial.state for trial in trials] == [TrialState.PRUNED] * 2
     assert trials[0].user_attrs["reason"].startswith("diverged: Environment 0 returned the reward nan at step 1;")
     assert search.progress(job) == search.Progress(finished=2, running=0, pruned=2, failed=0, best=None)
+
+
+def test_a_gaussian_policy_that_diverges_is_a_pruned_trial_likewise(tmp_path: Path) -> None:
+    huge = ("learning_rate=1.0e18", "policy_kwargs={net_arch: [8]}", "learning_starts=10", "train_freq=1")
+    _, (trial,) = tune(arguments(tmp_path, algo="sac", trials=1, fix=huge))
+    assert trial.state == TrialState.PRUNED
+    assert trial.user_attrs["reason"].startswith("diverged: Expected parameter loc")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,7 @@ def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
     assert search.progress(job).finished == 0
     _, trials = tune(args)
     check_exact(trials, 3)
+    assert next(iter(search.chains(trials).values())).user_attrs["previous"] is True
 
 
 def test_a_trial_too_many_is_none(tmp_path: Path) -> None:

@@ -138,6 +138,8 @@ class ScheduledNoise(VectorizedActionNoise):
         :param progress_remaining: From 1 at the beginning of training to 0 at its end
         :raises ValueError: If the schedule's value is negative or not finite
         """
+        if isinstance(self.noise, ScheduledNoise):
+            self.noise.update(progress_remaining)
         scale = float(self.schedule(progress_remaining))
         if not 0 <= scale < float("inf"):
             raise ValueError(

@@ -10,7 +10,8 @@ What is compared with what:
 - Areas are taken between the latest first and the earliest last evaluation of all runs on an environment, so that all
   are averages over the same steps, or the same seconds.
 - Seconds are of CPU time: runs that share a machine's cores with one another, or with somebody else, wait for them,
-  which says nothing about an algorithm.
+  which says nothing about an algorithm. (Busy neighbours slow caches and memory all the same, by up to a fifth or
+  a quarter in runs that had much of it.)
 - All environments together: scores normalised by :data:`sb3_ddpg_ext.report.scales.SCALES`, for the algorithms that
   have scores on every environment of that table.
 

@@ -29,6 +29,9 @@ def write(comparison: Comparison, directory: Path) -> Path:
     for name, png in pictures.items():
         with atomic(directory / f"{name}.png") as partial:
             partial.write_bytes(png)
+    for picture in (item for section in content for item in section.content if isinstance(item, Picture)):
+        if picture.name not in pictures:  # of an earlier report, with other runs
+            (directory / f"{picture.name}.png").unlink(missing_ok=True)
     pages = {
         "runs.csv": _csv(_RUNS, map(_run_row, comparison.runs)),
         "evaluations.csv": _csv(_EVALUATIONS, (row for run in comparison.runs for row in _evaluation_rows(run))),

@@ -55,7 +55,7 @@ def _text(label: str, width: int = 26) -> str:
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
-    return "\n".join(short for line in lines for short in textwrap.wrap(line, width)).replace("$", r"\$")
+    return "\n".join(short for line in lines for short in textwrap.wrap(line.strip(), width)).replace("$", r"\$")
 
 
 def _short(value: float, _: float = 0) -> str:
@@ -100,7 +100,9 @@ def _in_first_column(axes: Axes) -> bool:
     return place is not None and place.is_first_col()
 
 
-def _curves(comparison: Comparison, x: Callable[[Evaluations], Array], xlabel: str) -> Figure | None:
+def _curves(
+    comparison: Comparison, x: Callable[[Evaluations], Array], xlabel: str, *, log: bool = False
+) -> Figure | None:
     """Curves against ``x``, one panel for each environment."""
     drawn = {key: curve for key, group in comparison.groups.items() if (curve := _curve(group, x, comparison.seed))}
     envs = [env for env in comparison.envs if any(env == where for where, _ in drawn)]
@@ -117,7 +119,7 @@ def _curves(comparison: Comparison, x: Callable[[Evaluations], Array], xlabel: s
         threshold = SCALES[env].threshold if env in SCALES else None
         if threshold is not None and axes.get_ylim()[0] < threshold < axes.get_ylim()[1]:
             axes.axhline(threshold, color="gray", linewidth=0.8, linestyle=(0, (6, 4)), zorder=0)
-        axes.set(title=env, xlabel=xlabel, xlim=(0, None))
+        axes.set(title=env, xlabel=xlabel, **({"xscale": "log"} if log else {"xlim": (0, None)}))
         axes.xaxis.set_major_formatter(_short)
         if _in_first_column(axes):
             axes.set_ylabel("return: IQM over runs, 95% interval")
@@ -324,7 +326,7 @@ CURVES = (
     Picture(
         "learning_curves_seconds",
         "The same over CPU seconds of training (evaluations not counted), linear between the evaluations of each run.",
-        lambda comparison: _curves(comparison, lambda e: e.cpu_seconds, "CPU seconds of training"),
+        lambda comparison: _curves(comparison, lambda e: e.cpu_seconds, "CPU seconds of training", log=True),
     ),
 )
 INTERVALS = {

@@ -161,12 +161,16 @@ def _summary(comparison: Comparison) -> Table:
     together = len(comparison.scaled) > 1
     keys = [
         (env, label)
-        for env in ([None] if together else comparison.envs)
+        for env in (*([None] if together else []), *comparison.envs)
         for label in comparison.labels
         if any((env, label) in rows[score] for score in SCORES)
     ]
     return Table(
-        ("Normalised scores of all environments" if together else "Scores in units of return")
+        (
+            "Normalised scores of all environments, and those of each in units of return"
+            if together
+            else "Scores in units of return"
+        )
         + f": IQM and 95% interval. P: probability of a better final score than {comparison.baseline}. "
         f"Speed: steps per second, times those of {comparison.baseline}.",
         ("environment", "algorithm", *(title.lower() for title in SCORES.values()), "P", "speed"),

@@ -1,11 +1,12 @@
 """
 The best of many noisy scores is not the best: the first trials of the ranking and the previous settings are trained
-again on seeds that chose nothing, and scored on episodes that chose nothing. The winner goes into the hyperparameter
-file, with what it rests on.
+again on seeds that chose nothing. (Final scores are also of episodes that chose nothing; areas and times are of the
+same evaluation episodes as in the search.) The winner goes into the hyperparameter file, with what it rests on.
 """
 
 import datetime
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,13 +195,9 @@ def target(args: TuneArgs) -> Path:
     :raises SettingsError: If that is not possible, long before it is
     """
     file = _file(args)
-    try:
-        with file.open("a"):
-            return file
-    except OSError as error:
-        raise SettingsError(
-            f"{file} cannot be written to: {error.strerror}; name a copy of it with --hyperparams, or use --no-write"
-        ) from error
+    if not (file.is_file() and os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):  # a new file replaces it
+        raise SettingsError(f"{file} cannot be written to; name a copy of it with --hyperparams, or use --no-write")
+    return file
 
 
 def write_entry(file: Path, entry: Entry) -> None:

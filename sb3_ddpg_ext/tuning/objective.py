@@ -47,14 +47,21 @@ def objective(trial: optuna.Trial, study: Study) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of the settings were seen when the study was made
             return _value(trial, study)
-    except FloatingPointError as error:  # the search is to keep away from there
-        trial.set_user_attr(REASON, f"diverged: {one_line(error)}")
-        raise optuna.TrialPruned from error
     except Exception as error:
+        if _diverged(error):  # the search is to keep away from there
+            trial.set_user_attr(REASON, f"diverged: {one_line(error)}")
+            raise optuna.TrialPruned from error
         if not _out_of_memory(error):
             raise
         trial.set_user_attr(REASON, f"out of memory: {one_line(error)}")
         raise TrialFailedError from error
+
+
+def _diverged(error: Exception) -> bool:
+    """Also where SB3's Gaussian policies meet weights that are NaN: torch.distributions refuses them."""
+    return isinstance(error, FloatingPointError) or (
+        isinstance(error, ValueError) and str(error).startswith("Expected parameter") and "nan" in str(error)
+    )
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -198,7 +198,8 @@ def _attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> f
         return objective(trial, study)
     except (optuna.TrialPruned, TrialFailedError, StorageInternalError, UpdateFinishedTrialError):
         raise
-    except Exception:
+    except Exception:  # once the cause is mended, the same parameters are tried again
+        RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.trials[trial.number])
         trial.set_user_attr(_VOID, traceback.format_exc())
         raise
 

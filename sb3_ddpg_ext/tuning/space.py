@@ -86,8 +86,9 @@ def _read_schedule(entry: Entry) -> str:
 
 
 def _write_schedule(entry: Entry, value: str) -> None:
-    if value == "linear":
-        entry["learning_rate"] = f"lin_{entry['learning_rate']}"
+    rate = entry.get("learning_rate")
+    if value == "linear" and isinstance(rate, int | float):  # a fixed one may be lin_... already
+        entry["learning_rate"] = f"lin_{rate}"
 
 
 def _transitions(entry: Entry) -> Any:
@@ -102,7 +103,8 @@ def _read_updates(entry: Entry) -> float | None:
 
 
 def _write_updates(entry: Entry, value: float) -> None:
-    entry["gradient_steps"] = max(round(value * _transitions(entry)), 1)
+    if (transitions := _transitions(entry)) is not None:
+        entry["gradient_steps"] = max(round(value * transitions), 1)
 
 
 def _read_noise(entry: Entry) -> str:
@@ -255,6 +257,9 @@ def make_space(algo: str, previous: Settings, given: Mapping[str, Any], fix: Seq
     :return: The space
     :raises SettingsError: If a name or a value cannot be used
     """
+    for name in given:
+        if not isinstance(name, str):
+            raise SettingsError(f"--space: expected names of settings, got {name!r}")
     base = _readable(previous)
     parameters = inspect.signature(algorithm_class(algo).__init__, eval_str=True).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
@@ -272,11 +277,12 @@ def make_space(algo: str, previous: Settings, given: Mapping[str, Any], fix: Seq
         if name in rows:
             fixed[name] = _compact(value)
         else:  # any other setting; what it replaces is not tuned
-            replaced = ("noise_type", "noise_std", "noise_kwargs") if name == "action_noise" else (name.split(".")[0],)
-            rows = {row.name: row for row in rows.values() if row.path[0] not in replaced}
+            path = tuple(name.split("."))
+            replaced = [("noise_type",), ("noise_std",), ("noise_kwargs",)] if name == "action_noise" else [path]
+            rows = {r.name: r for r in rows.values() if not any(r.path[: len(gone)] == gone for gone in replaced)}
             for gone in replaced:
-                base.pop(gone, None)
-            _put(base, tuple(name.split(".")), value)
+                _remove(base, gone)
+            _put(base, path, value)
     base = dict(parse_settings(algo, base, "--fix").raw)
     dimensions = []
     for row in rows.values():

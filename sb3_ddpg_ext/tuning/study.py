@@ -326,11 +326,14 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
 
 
 def _pruner(study: Study) -> BasePruner:
+    first = (
+        points(study, study.space.settings({}, "previous settings")) // 4
+    )  # of the first run, nothing is known before
     match study.asked["pruner"]:
-        case "median":  # not before a quarter of the first run
-            return _Median(n_warmup_steps=points(study, study.space.settings({}, "previous settings")) // 4)
+        case "median":
+            return _Median(n_warmup_steps=first)
         case "halving":
-            return SuccessiveHalvingPruner()
+            return SuccessiveHalvingPruner(min_resource=max(first, 1))
         case "wilcoxon":
             return WilcoxonPruner()
     return NopPruner()
