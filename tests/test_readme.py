@@ -86,12 +86,14 @@ def test_speed_is_what_was_measured() -> None:
 
 def test_results_are_those_of_the_report() -> None:
     report, readme = ((ROOT / name).read_text() for name in ("docs/compare/report.md", "README.md"))
-    rows = re.findall(r"^\| Pendulum-v1 \| (.*?) \| (.*?) \| (.*?) \| - \| (.*?) \| (.*?) \|$", report, re.MULTILINE)
-    reached = r"^\| Pendulum-v1 \| (.*?) \| -200 \| 5 of 5 \| .*? \| (.*?) \|$"
-    seconds = dict(re.findall(reached, report, re.MULTILINE))
-    assert len(rows) == len(seconds) == 8
-    for label, final, area, better, speed in rows:
-        assert f"| {label} | {final} | {area} | {seconds[label]} | {better} | {speed} |\n" in readme
+    summary = report.split("\n## ")[1]
+    for env, threshold, number in (("Pendulum-v1", -200, 8), ("MountainCarContinuous-v0", 90, 4)):
+        rows = re.findall(rf"^\| {env} \| (.*?) \| (.*?) \| (.*?) \| .*? \| (.*?) \| (.*?) \|$", summary, re.MULTILINE)
+        reached = rf"^\| {env} \| (.*?) \| {threshold} \| \d of 5 \| .*? \| (.*?) \|$"
+        seconds = dict(re.findall(reached, report, re.MULTILINE))
+        assert len(rows) == number
+        for label, final, area, better, speed in rows:
+            assert f"| {label} | {final} | {area} | {seconds[label]} | {better} | {speed} |\n" in readme
 
 
 def noise_scores(section: str) -> dict[tuple[str, str], str]:

@@ -175,7 +175,7 @@ def test_a_file_narrows_and_extends_the_table() -> None:
     assert values["learning_rate"] == FloatDistribution(1e-4, 1e-3, log=True)
     assert values["batch_size"] == IntDistribution(16, 64)
     assert found.fixed == {"tau": 0.01}
-    assert "batch_size" not in found.previous()  # 128 is not among them
+    assert "learning_rate" not in found.previous()  # 0.002 is not among them
     entry = found.entry({**found.previous(), "net_arch": "[8, 8]", "batch_size": 20, "env_kwargs.g": 10.0})
     assert (entry["policy_kwargs"]["net_arch"], entry["batch_size"], entry["env_kwargs"]) == ([8, 8], 20, {"g": 10.0})
     assert found.settings({"stats_window_size": 20}, "").hyperparams["stats_window_size"] == 20
