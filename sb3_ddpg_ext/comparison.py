@@ -218,6 +218,9 @@ def _with_seed(run: Run, seed: int) -> Run:
     return replace(run, args=replace(run.args, seed=seed), directory=directory)
 
 
+_MEASURED = {"score", "steps", "seconds", "evaluations"}
+
+
 def finished(run: Run) -> dict[str, Any] | None:
     """
     Read the record of a run.
@@ -227,7 +230,7 @@ def finished(run: Run) -> dict[str, Any] | None:
     :raises SettingsError: If something else was done in its place, which is not ours to overwrite
     """
     record = _record(run)
-    if record is None or record.get("status") != "finished":
+    if record is None or record.get("status") != "finished" or not record.keys() >= _MEASURED:
         return None
     wanted = run.identity()
     if differing := [key for key in wanted if record.get(key) != wanted[key]]:
@@ -263,7 +266,9 @@ def left_over(run: Run) -> str | None:
             return "another process is at it, whose result is waited for"
     try:
         record = json.loads((run.directory / "result.json").read_text())
-        what = f"{record['status']} ({record['error']})"
+        what = (
+            f"{record['status']} ({record['error']})" if record["status"] != "finished" else "result.json is incomplete"
+        )
     except FileNotFoundError:
         what = "not finished"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -345,7 +350,7 @@ def _failed(run: Run, error: Exception) -> dict[str, Any]:
     """For what `execute` could not write itself: its process died, its disk is full."""
     record = _failure(run, error)
     with contextlib.suppress(OSError), lock(run.directory, wait=False) as free:
-        if free and finished(run) is None:
+        if free and (_record(run) or {}).get("status") != "finished":  # whoever did it, and with whatever settings
             write_record(run.directory, record)
     return record
 

@@ -298,6 +298,7 @@ LEFT_OVERS = {
     "something else": ("[1, 2]", "result.json is not readable"),
     "no status": ("{}", "result.json is not readable"),
     "not even text": (b"\xff\x00", "result.json is not readable"),
+    "incomplete": ('{"status": "finished", "error": null}', "result.json is incomplete"),
     "failed": ('{"status": "failed", "error": "oh"}', r"failed \(oh\)"),
     "interrupted": ('{"status": "interrupted", "error": null}', r"interrupted \(None\)"),
 }
@@ -398,7 +399,9 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
         execute(run, wait=False)
         before = stamps(tmp_path)
         ((_, record),) = run_missing([run], workers=0)
-    assert record["status"] == "failed"
+        (other,) = plan(arguments(tmp_path, steps=200))
+        ((_, of_other),) = run_missing([other], workers=0)  # in whose place something else is finished
+    assert record["status"] == of_other["status"] == "failed"
     assert stamps(tmp_path) == before  # what is finished stays so
 
 
