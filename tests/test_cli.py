@@ -13,7 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--steps", "120", "--eval-freq", "60", "--eval-episodes", "2", "-p", "learning_starts=50", "-p", "batch_size=8"]
-TINY += ["-p", "policy_kwargs=dict(net_arch=[8])", "-p", "buffer_size=1000"]
+TINY += [
+    "-p",
+    "policy_kwargs=dict(net_arch=[8])",
+    "-p",
+    "buffer_size=1000",
+    "-p",
+    "train_freq=1",
+    "-p",
+    "gradient_steps=1",
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "COLUMNS": "120"}
 
 

@@ -180,9 +180,13 @@ def test_models_can_be_built_from_the_packaged_settings(algo):
 def test_values_of_a_packaged_entry():
     settings = load_settings("custom_ddpg", "MountainCarContinuous-v0")
     assert settings.n_timesteps == 50_000
-    assert (settings.noise_type, settings.noise_std, settings.noise_kwargs) == ("ou", 0.6, {})
+    assert (settings.noise_type, settings.noise_std, settings.noise_kwargs) == (
+        "ou",
+        0.72468,
+        {"correlation_time": 26.225},
+    )
     assert settings.hyperparams["policy_kwargs"] == {"net_arch": [64, 64]}
-    assert settings.hyperparams["learning_rate"] == 1e-3
+    assert settings.hyperparams["learning_rate"](0.5) == pytest.approx(0.5 * 0.00066905)
     assert settings.normalize is None
 
 

@@ -29,7 +29,14 @@ from sb3_ddpg_ext.training import (
     train_in,
 )
 
-TINY = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "batch_size=8", "buffer_size=1000")
+TINY = (
+    "policy_kwargs={net_arch: [8]}",
+    "learning_starts=50",
+    "batch_size=8",
+    "buffer_size=1000",
+    "train_freq=1",
+    "gradient_steps=1",
+)
 
 
 def run(tmp_path: Path, *params: str, **kwargs: Any) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Studies, and what becomes of them: in this process first, then as commands to which everything happens."""
 
+import contextlib
 import dataclasses
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -469,12 +471,24 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on_with_what_was_interrup
     assert trials[1].params == trials[0].params
 
 
+def suspend(process: subprocess.Popen[str], database: Path) -> None:
+    """Not in the middle of a transaction, for which all others would have to wait."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.closing(sqlite3.connect(database, timeout=0.1, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+
+
 def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) -> None:
     """Its trial is given to another; when it wakes up, it is told so."""
-    with started(command("--workers", "0", "--quiet", trials=2), tmp_path) as sleeper:
+    with started(command("--workers", "0", "--quiet", trials=2, steps=600), tmp_path) as sleeper:
         wait_until(lambda: begun(tmp_path))
-        sleeper.send_signal(signal.SIGSTOP)
-        with started(command("--workers", "0", "--quiet", trials=2), tmp_path) as other:
+        suspend(sleeper, tmp_path / "out" / NAME / "study.db")
+        with started(command("--workers", "0", "--quiet", trials=2, steps=600), tmp_path) as other:
             finish(other)
         check_exact(trials_of(tmp_path), 2)
         sleeper.send_signal(signal.SIGCONT)
