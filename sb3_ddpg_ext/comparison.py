@@ -218,6 +218,7 @@ def _with_seed(run: Run, seed: int) -> Run:
     return replace(run, args=replace(run.args, seed=seed), directory=directory)
 
 
+# What a finished run has besides its identity
 _MEASURED = {"score", "steps", "seconds", "evaluations"}
 
 
@@ -266,9 +267,8 @@ def left_over(run: Run) -> str | None:
             return "another process is at it, whose result is waited for"
     try:
         record = json.loads((run.directory / "result.json").read_text())
-        what = (
-            f"{record['status']} ({record['error']})" if record["status"] != "finished" else "result.json is incomplete"
-        )
+        status = record["status"]
+        what = "result.json is incomplete" if status == "finished" else f"{status} ({record['error']})"
     except FileNotFoundError:
         what = "not finished"
     except (OSError, ValueError, KeyError, TypeError) as error:

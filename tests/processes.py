@@ -17,14 +17,16 @@ ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def started(arguments: Sequence[str | Path], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+def started(
+    arguments: Sequence[str | Path], cwd: Path | None = None, output: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
     """Run Python with these arguments, and leave no process behind."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=cwd,
         env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         text=True,
         start_new_session=True,
     )

@@ -10,19 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import started
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--steps", "120", "--eval-freq", "60", "--eval-episodes", "2", "-p", "learning_starts=50", "-p", "batch_size=8"]
-TINY += [
-    "-p",
-    "policy_kwargs=dict(net_arch=[8])",
-    "-p",
-    "buffer_size=1000",
-    "-p",
-    "train_freq=1",
-    "-p",
-    "gradient_steps=1",
-]
+TINY += ["-p", "policy_kwargs=dict(net_arch=[8])", "-p", "buffer_size=1000"]
+TINY += ["-p", "train_freq=1", "-p", "gradient_steps=1"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "COLUMNS": "120"}
 
 
@@ -123,27 +116,15 @@ def test_an_environment_from_a_package_to_import_first(tmp_path: Path) -> None:
 def test_ctrl_c_saves_what_was_reached_and_says_so(vec_env: str, tmp_path: Path) -> None:
     arguments = ["train", "--env", "Pendulum-v1", *TINY, "--steps", "1000000", "--eval-freq", "0"]
     arguments += ["--n-envs", "2", "--vec-env", vec_env]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sb3_ddpg_ext", *arguments],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
     monitor = tmp_path / "runs/custom_ddpg/Pendulum-v1_1/0.monitor.csv"
     deadline = time.monotonic() + 60
-    try:
+    with started(["-m", "sb3_ddpg_ext", *arguments], tmp_path) as process:
         while not (monitor.exists() and len(monitor.read_text().splitlines()) > 2):
             assert time.monotonic() < deadline
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
         output, errors = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     record = json.loads((monitor.parent / "result.json").read_text())

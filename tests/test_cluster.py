@@ -9,19 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from processes import started
 
 from sb3_ddpg_ext import cluster
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.settings import SettingsError
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
-
 
 # --- What is called; workers import it from here ---
 
@@ -85,20 +84,12 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-@contextlib.contextmanager
-def dask(*arguments: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "dask", *arguments]
-    process = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def dask(*arguments: str, cwd: Path | None = None) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started(["-m", "dask", *arguments], cwd, subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
-def cluster_started_by_hand(*workers: str, cwd: Path | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def cluster_started_by_hand(*workers: str, cwd: Path | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A scheduler, and a worker for each of `workers`, its further arguments."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -91,7 +91,7 @@ def test_results_are_those_of_the_report() -> None:
         rows = re.findall(rf"^\| {env} \| (.*?) \| (.*?) \| (.*?) \| .*? \| (.*?) \| (.*?) \|$", summary, re.MULTILINE)
         reached = rf"^\| {env} \| (.*?) \| {threshold} \| \d of 5 \| .*? \| (.*?) \|$"
         seconds = dict(re.findall(reached, report, re.MULTILINE))
-        assert len(rows) == number
+        assert len(rows) == len(seconds) == number
         for label, final, area, better, speed in rows:
             assert f"| {label} | {final} | {area} | {seconds[label]} | {better} | {speed} |\n" in readme
 

@@ -25,13 +25,13 @@ def write(comparison: Comparison, directory: Path) -> Path:
     :return: Path of ``report.html``
     """
     content = sections(comparison)
-    pictures = _pictures(comparison, content)
+    all_pictures = [item for section in content for item in section.content if isinstance(item, Picture)]
+    pictures = _draw(comparison, all_pictures)
     for name, png in pictures.items():
         with atomic(directory / f"{name}.png") as partial:
             partial.write_bytes(png)
-    for picture in (item for section in content for item in section.content if isinstance(item, Picture)):
-        if picture.name not in pictures:  # of an earlier report, with other runs
-            (directory / f"{picture.name}.png").unlink(missing_ok=True)
+    for name in {picture.name for picture in all_pictures} - pictures.keys():  # of an earlier report, with other runs
+        (directory / f"{name}.png").unlink(missing_ok=True)
     pages = {
         "runs.csv": _csv(_RUNS, map(_run_row, comparison.runs)),
         "evaluations.csv": _csv(_EVALUATIONS, (row for run in comparison.runs for row in _evaluation_rows(run))),
@@ -44,10 +44,10 @@ def write(comparison: Comparison, directory: Path) -> Path:
     return directory / "report.html"
 
 
-def _pictures(comparison: Comparison, content: Sequence[Section]) -> dict[str, bytes]:
+def _draw(comparison: Comparison, all_pictures: Sequence[Picture]) -> dict[str, bytes]:
     """The PNG files by name, without those of which there is nothing to be seen."""
     pictures = {}
-    for picture in (item for section in content for item in section.content if isinstance(item, Picture)):
+    for picture in all_pictures:
         figure = picture.draw(comparison)
         if figure is not None:
             buffer = io.BytesIO()

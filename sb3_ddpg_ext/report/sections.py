@@ -165,13 +165,10 @@ def _summary(comparison: Comparison) -> Table:
         for label in comparison.labels
         if any((env, label) in rows[score] for score in SCORES)
     ]
+    what = "Normalised scores of all environments, and those of each" if together else "Scores"
     return Table(
-        (
-            "Normalised scores of all environments, and those of each in units of return"
-            if together
-            else "Scores in units of return"
-        )
-        + f": IQM and 95% interval. P: probability of a better final score than {comparison.baseline}. "
+        f"{what} in units of return: IQM and 95% interval. "
+        f"P: probability of a better final score than {comparison.baseline}. "
         f"Speed: steps per second, times those of {comparison.baseline}.",
         ("environment", "algorithm", *(title.lower() for title in SCORES.values()), "P", "speed"),
         tuple(

@@ -4,7 +4,7 @@ Any number of processes that work on a study, on any number of machines.
 The database alone says what there is to do. A trial whose worker died is repeated with the same parameters, as a new
 trial of Optuna's that names the first one: together they are one chain. A study of n trials has n chains, each of which
 ends in one finished trial. What is not to be counted at all, because it came too much when two workers asked at once,
-or because a programming error ended it, is marked as void.
+or because a programming error ended it, is marked as void; the latter is queued again.
 """
 
 import contextlib

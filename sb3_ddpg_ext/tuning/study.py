@@ -326,17 +326,15 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
 
 
 def _pruner(study: Study) -> BasePruner:
-    first = (
-        points(study, study.space.settings({}, "previous settings")) // 4
-    )  # of the first run, nothing is known before
-    match study.asked["pruner"]:
-        case "median":
-            return _Median(n_warmup_steps=first)
-        case "halving":
-            return SuccessiveHalvingPruner(min_resource=max(first, 1))
-        case "wilcoxon":
-            return WilcoxonPruner()
-    return NopPruner()
+    if study.asked["pruner"] == "none":
+        return NopPruner()
+    if study.asked["pruner"] == "wilcoxon":
+        return WilcoxonPruner()
+    # The others compare evaluations, but not before a quarter of the first run
+    first = points(study, study.space.settings({}, "previous settings")) // 4
+    if study.asked["pruner"] == "median":
+        return _Median(n_warmup_steps=first)
+    return SuccessiveHalvingPruner(min_resource=max(first, 1))
 
 
 def points(study: Study, settings: Settings) -> int:
