@@ -250,6 +250,14 @@ def _record(run: Run) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def _failed_since(run: Run, when: float) -> dict[str, Any] | None:
+    """The record of a failure, unless it is an old one."""
+    record = _record(run)
+    if record is None or record.get("status") != "failed":
+        return None
+    return record if (run.directory / "result.json").stat().st_mtime >= when else None
+
+
 def left_over(run: Run) -> str | None:
     """
     Say what there is of a run that is not done, and what will become of it.
@@ -298,9 +306,10 @@ def run_missing(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"cannot write to {folder}: {error.strerror}; choose another --log-dir") from error
-    for wait in (False, True):  # those that another comparison has begun come last: it may have done them by then
+    for waiting_since in (None, time.time()):  # what another comparison has begun comes last: it may be done by then
         taken = []
-        results = run_all(partial(execute, wait=wait), runs, workers=workers, scheduler=scheduler, on_start=on_start)
+        do = partial(execute, waiting_since=waiting_since)
+        results = run_all(do, runs, workers=workers, scheduler=scheduler, on_start=on_start)
         with contextlib.closing(results):
             for run, result in results:
                 if result is None:
@@ -310,23 +319,24 @@ def run_missing(
         runs = taken
 
 
-def execute(run: Run, wait: bool) -> dict[str, Any] | None:
+def execute(run: Run, waiting_since: float | None) -> dict[str, Any] | None:
     """
     Do one run, unless it is done. Where training raises, the record says so.
 
     :param run: What to do
-    :param wait: Whether to wait for another process that is at it
-    :return: The record; None where another process is at it
+    :param waiting_since: If this is a time, in seconds of :func:`time.time`, another process that is at it is waited
+        for, and a failure that it has recorded since then is taken for this run's
+    :return: The record; None where another process is at it and is not waited for
     :raises SettingsError: If somebody has meanwhile put something else in its place
     """
     run.directory.mkdir(parents=True, exist_ok=True)
-    with lock(run.directory, wait) as free:
+    with lock(run.directory, wait=waiting_since is not None) as free:
         if not free:
             return None
         if (record := finished(run)) is not None:
             return record
-        if wait and (record := _record(run)) is not None and record.get("status") == "failed":
-            return record  # the process that was waited for has tried it
+        if waiting_since is not None and (record := _failed_since(run, waiting_since)) is not None:
+            return record
         for path in run.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -286,7 +287,7 @@ def test_what_was_done_otherwise_is_not_overwritten(
 ) -> None:
     run = plan(arguments(compared[0].log_dir, **changes))[0]
     message = f"is finished, but with other {what}; choose another --log-dir or remove it"
-    for function in (finished, lambda run: execute(run, wait=False)):
+    for function in (finished, lambda run: execute(run, waiting_since=None)):
         with pytest.raises(SettingsError, match=f"^{re.escape(str(run.directory))} {message}$"):
             function(run)
 
@@ -319,7 +320,7 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
         (run.directory / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert finished(run) is None
     assert re.match(what, left_over(run) or "")
-    record = execute(run, wait=False)
+    record = execute(run, waiting_since=None)
     assert record is not None
     assert record["status"] == "finished"
     assert finished(run) == record
@@ -331,7 +332,7 @@ def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
     (run,) = plan(arguments(tmp_path, steps=100))
     th.set_num_threads(2)
     try:
-        record = execute(run, wait=False)
+        record = execute(run, waiting_since=None)
         assert record is not None
         assert record["threads"] == th.get_num_threads() == 1
     finally:
@@ -353,7 +354,7 @@ def test_a_run_that_another_process_is_at_comes_last_and_is_waited_for(tmp_path:
 
 def run_order(first: Run, second: Run) -> list[int]:
     with held(first.directory):
-        assert execute(first, wait=False) is None
+        assert execute(first, waiting_since=None) is None
         results = run_missing([first, second], workers=0)
         order = [next(results)[0].args.seed]
         waiting = threading.Thread(target=lambda: order.append(next(results)[0].args.seed))
@@ -367,26 +368,29 @@ def run_order(first: Run, second: Run) -> list[int]:
 
 def test_what_another_process_has_done_meanwhile_is_taken_from_it(tmp_path: Path) -> None:
     (run,) = plan(arguments(tmp_path, steps=100))
-    first = execute(run, wait=False)
+    first = execute(run, waiting_since=None)
     before = stamps(tmp_path)
-    assert execute(run, wait=True) == first
+    assert execute(run, waiting_since=0) == first
     assert stamps(tmp_path) == before
 
 
 def test_what_another_process_has_failed_at_meanwhile_is_not_tried_at_once_again(tmp_path: Path) -> None:
     (run,) = plan(arguments(tmp_path, env="Crash"))
-    failed = execute(run, wait=False)
+    failed = execute(run, waiting_since=None)
     assert failed is not None
     assert (failed["status"], failed["error"]) == ("failed", "RuntimeError: the simulator has exploded")
     before = stamps(tmp_path)
-    assert execute(run, wait=True) == failed
+    assert execute(run, waiting_since=0) == failed
     assert stamps(tmp_path) == before
-    assert execute(run, wait=False) == failed
+    assert execute(run, waiting_since=time.time() + 1) == failed  # that is an old failure
+    assert stamps(tmp_path) != before
+    before = stamps(tmp_path)
+    assert execute(run, waiting_since=None) == failed
     assert stamps(tmp_path) != before
 
 
 def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(run: Run, wait: bool) -> None:
+    def die(run: Run, waiting_since: float | None) -> None:
         run.directory.mkdir(exist_ok=True)
         raise RuntimeError("dead")
 
@@ -396,7 +400,7 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
         ((_, record),) = run_missing([run], workers=0)
         assert record == json.loads((run.directory / "result.json").read_text())
         assert (record["status"], record["error"], record["seed"]) == ("failed", "RuntimeError: dead", 0)
-        execute(run, wait=False)
+        execute(run, waiting_since=None)
         before = stamps(tmp_path)
         ((_, record),) = run_missing([run], workers=0)
         (other,) = plan(arguments(tmp_path, steps=200))

@@ -7,8 +7,9 @@ What is compared with what:
 - The *budget* of an environment is the number of steps that most of its finished runs were to do (of equally frequent
   ones the smallest). Shorter runs have curves but no scores; longer ones are scored up to the budget, without a final
   score.
-- Areas are taken between the latest first and the earliest last evaluation of all runs on an environment, so that all
-  are averages over the same steps, or the same seconds.
+- Areas are taken between the earliest first and the earliest last evaluation of all runs on an environment, so that all
+  are averages over the same steps, or the same seconds. Before its own first evaluation a curve is as high as there,
+  which flatters the slower ones.
 - Seconds are of CPU time: runs that share a machine's cores with one another, or with somebody else, wait for them,
   which says nothing about an algorithm. (Busy neighbours slow caches and memory all the same, by up to a fifth or
   a quarter in runs that had much of it.)
@@ -321,8 +322,6 @@ def _until(run: Run, budget: int) -> Evaluations | None:
 
 
 def _areas(evaluations: list[Evaluations], everyone: list[Array], x: Callable[[Evaluations], Array]) -> Array:
-    """Areas between the ends that the curves of all algorithms on the environment have in common."""
-    low, high = max((e[0] for e in everyone), default=0.0), min((e[-1] for e in everyone), default=0.0)
-    if low >= high:
-        return np.empty(0)
+    """Areas from where the first of all curves on the environment begins to where the first of them ends."""
+    low, high = min((e[0] for e in everyone), default=0.0), min((e[-1] for e in everyone), default=0.0)
     return np.array([statistics.area(x(e), e.means, low, high) for e in evaluations if len(e.steps) > 1])

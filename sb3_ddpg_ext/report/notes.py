@@ -8,6 +8,7 @@ from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group
 from sb3_ddpg_ext.report.scales import SCALES
 
 _TIMES = "Seconds are not comparable between them."
+_BUSY = 1.5
 _CONSEQUENCES: Mapping[str, str] = {
     "threads": _TIMES,
     "device": _TIMES,
@@ -83,7 +84,7 @@ def _seeds(comparison: Comparison, env: str) -> Iterator[str]:
 def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
     here = _here(comparison, env)
     protocols = [
-        (f"{run.evaluations.returns.shape[0]} of {run.evaluations.returns.shape[1]} episodes", label)
+        (f"{run.evaluations.returns.shape[0]} x {run.evaluations.returns.shape[1]} episodes", label)
         for label, group in here.items()
         for run in group.runs
         if run.evaluations is not None and run.planned_steps == comparison.budgets[env]
@@ -93,8 +94,14 @@ def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
             f"{env}: not all runs have the same evaluations: {seen}. "
             "Fewer of them find a threshold later; of fewer episodes, by luck."
         )
-    if not any(len(g.scores["seconds"]) for g in here.values()) and any(len(g.scores["steps"]) for g in here.values()):
-        yield f"{env}: the fastest run ended before the slowest was evaluated: areas over seconds are not defined."
+    waited = Counter(
+        label for label, group in here.items() for run in group.runs if run.seconds > _BUSY * run.cpu_seconds
+    )
+    if waited:
+        yield (
+            f"{env}: {', '.join(f'{n} of {label}' for label, n in waited.items())} took more than {_BUSY} times their "
+            "CPU seconds: they waited for busy cores, where CPU seconds, too, get up to a quarter longer."
+        )
     if env not in SCALES:
         yield (
             f"{env} is not in the normalisation table. Scores of all environments together are without it, "

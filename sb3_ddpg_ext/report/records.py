@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -94,10 +95,12 @@ def read_runs(log_dir: Path) -> tuple[Run, ...]:
     runs = [_read(directory) for directory in directories]
     # A directory without a record is known by its name only, but its neighbours say what the name stands for
     records = [run for run in runs if run.status not in ("corrupt", "not finished")]
-    labels = {Path(run.name).parent.name: run.label for run in records}
+    labels = {Path(run.name).parent: run.label for run in records}
     envs = {Path(run.name).name.rpartition("_")[0]: run.env for run in records}
     runs = [
-        run if run in records else replace(run, label=labels.get(run.label, run.label), env=envs.get(run.env, run.env))
+        run
+        if run in records
+        else replace(run, label=labels.get(Path(run.name).parent, run.label), env=envs.get(run.env, run.env))
         for run in runs
     ]
     return tuple(sorted(runs, key=lambda run: (run.label, run.env, run.seed, run.name)))
@@ -105,7 +108,7 @@ def read_runs(log_dir: Path) -> tuple[Run, ...]:
 
 def _read(directory: Path) -> Run:
     label, (env, _, seed) = directory.parent.name, directory.name.rpartition("_")
-    run = Run(f"{label}/{directory.name}", label, env, int(seed), "not finished", "it has no result.json")
+    run = Run(f"{label}/{directory.name}", unquote(label), env, int(seed), "not finished", "it has no result.json")
     file = directory / "result.json"
     if not file.exists():
         return run
@@ -133,7 +136,9 @@ def _parse(name: str, record: dict[str, Any]) -> Run:
         return run
     if run.status not in ("finished", "interrupted"):
         raise ValueError(f"unknown status {run.status!r}")
-    score = record["score"]
+    score, cpu_seconds = record["score"], float(record["seconds"]["cpu"])
+    if not cpu_seconds > 0:
+        raise ValueError(f"training took {cpu_seconds} CPU seconds")
     return replace(
         run,
         reason="stopped before its end" if run.status == "interrupted" else "",
@@ -143,7 +148,7 @@ def _parse(name: str, record: dict[str, Any]) -> Run:
         returns=None if score is None else _array(score["returns"], 1),
         evaluations=_evaluations(record.get("evaluations")),
         seconds=float(record["seconds"]["train"]),
-        cpu_seconds=float(record["seconds"]["cpu"]),
+        cpu_seconds=cpu_seconds,
         settings=record["settings"],
         conditions={
             "threads": str(record["threads"]),

@@ -86,11 +86,13 @@ _SCORES = {
     ),
     "steps": (
         "The mean height of a run's evaluation curve over environment steps: how much was learned how early. Between "
-        "the latest first and the earliest last evaluation of all runs on an environment.",
+        "the earliest first and the earliest last evaluation of all runs on an environment.",
     ),
     "seconds": (
-        "The mean height of a run's evaluation curve over CPU seconds of training, in the time that all runs on an "
-        "environment have in common: what computing time buys. It holds for the machine and the threads below.",
+        "The mean height of a run's evaluation curve over CPU seconds of training, from the earliest first to the "
+        "earliest last evaluation of all runs on an environment: what computing time buys until the fastest is done. "
+        "Before its own first evaluation a curve is as high as there, which flatters the slower ones. It holds for the "
+        "machine and the threads below.",
     ),
 }
 _COMPARED = (
@@ -267,7 +269,7 @@ def _budgets(comparison: Comparison) -> Table:
                 label,
                 ", ".join(str(run.seed) for run in group.runs),
                 _distinct([f"{run.planned_steps:,}" for run in group.runs]),
-                _distinct([f"{points} of {episodes} episodes" for points, episodes in evaluated]) or _NONE,
+                _distinct([f"{points} x {episodes} episodes" for points, episodes in evaluated]) or _NONE,
                 _distinct([run.conditions["final episodes"] for run in group.runs]),
                 number(sum(run.seconds for run in group.runs)),
                 number(sum(run.cpu_seconds for run in group.runs)),
