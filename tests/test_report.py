@@ -410,6 +410,32 @@ def test_an_algorithm_has_one_colour(log_dir: Path) -> None:
     assert len({pictures._style(comparison, label) for label in comparison.labels}) == 23
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["ddpg", "custom_ddpg"], ["ddpg", "custom_ddpg"]),
+        (["custom_ddpg:tau=0.1", "custom_ddpg:tau=0.2"], ["custom_ddpg:tau=0.1", "custom_ddpg:tau=0.2"]),
+        (["custom_ddpg:tau=0.01,gamma=0.90", "custom_ddpg:tau=0.01,gamma=0.95"], ["…gamma=0.90", "…gamma=0.95"]),
+        (
+            ["ddpg:a={b: 1, c: 2},batch_size=8", "ddpg:a={b: 1, c: 3}"],
+            ["…a={b: 1, c: 2},batch_size=8", "…a={b: 1, c: 3}"],
+        ),
+        (["ddpg", "ddpg:learning_rate=0.001,gamma=0.9"], ["ddpg", "ddpg:learning_rate=0.001,\ngamma=0.9"]),
+        (["custom_ddpg:gradient_steps=1,tau=0.1"], ["custom_ddpg:gradient_steps=1,\ntau=0.1"]),
+    ],
+)
+def test_what_all_long_labels_begin_with_is_left_out_of_pictures(labels: list[str], names: list[str]) -> None:
+    assert pictures._names(labels, 30) == names
+
+
+def test_thresholds_are_shown_where_somebody_got_there(log_dir: Path) -> None:
+    titles = [
+        part.get_suptitle()
+        for part in pictures.THRESHOLDS.draw(comparison_of(log_dir)).subfigs  # type: ignore[union-attr]
+    ]
+    assert titles == ["Pendulum-v1: first evaluation at or above -200"]  # on HalfCheetah nobody comes near 4,800
+
+
 def test_curves_end_where_the_first_of_their_runs_ends(log_dir: Path) -> None:
     save(log_dir, record("ddpg", "Pendulum-v1", 3, steps=500))
     comparison = comparison_of(log_dir)

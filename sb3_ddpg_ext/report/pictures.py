@@ -1,5 +1,6 @@
 """A comparison -> pictures. An algorithm has the same colour and dashes in all of them."""
 
+import itertools
 import math
 import re
 import textwrap
@@ -58,6 +59,15 @@ def _text(label: str, width: int = 26) -> str:
     return "\n".join(short for line in lines for short in textwrap.wrap(line.strip(), width)).replace("$", r"\$")
 
 
+def _names(labels: Sequence[str], width: int = 26) -> list[str]:
+    """Labels in lines. Where they are long, what all of them begin with is left out, in whole pieces."""
+    same = "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*labels, strict=False)))
+    common = re.match(r".*[:,](?=\S|$)", same)
+    if common is None or len(labels) == 1 or max(map(len, labels)) <= width:
+        return [_text(label, width) for label in labels]
+    return [_text(f"…{label[common.end() :]}", width) for label in labels]
+
+
 def _short(value: float, _: float = 0) -> str:
     """A tick's label: 20k for 20,000"""
     for size, unit in ((1e6, "M"), (1e3, "k")):
@@ -69,7 +79,7 @@ def _short(value: float, _: float = 0) -> str:
 def _legend(figure: Figure, comparison: Comparison, labels: Sequence[str]) -> None:
     styles = [_style(comparison, label) for label in labels]
     handles = [Line2D([], [], color=colour, linestyle=dashes, linewidth=2) for colour, dashes in styles]
-    texts = [_text(label, 40) for label in labels]
+    texts = _names(labels, 40)
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     for columns in range(min(len(labels), 4), 0, -1):  # as many as fit
         legend = figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
@@ -146,12 +156,12 @@ def _curve(group: Group, x: Callable[[Evaluations], Array], seed: int) -> tuple[
 
 def _height(labels: Sequence[str]) -> float:
     """Of one panel with a position for each label, in inches: enough for the one of most lines."""
-    return len(labels) * max(0.36, max(0.17 * (_text(label).count("\n") + 1) for label in labels))
+    return len(labels) * max(0.36, max(0.17 * (name.count("\n") + 1) for name in _names(labels)))
 
 
 def _label_axis(axes: Axes, labels: Sequence[str], names: bool) -> None:
     """One position for each label from the top, with its name in the first column of a row only."""
-    axes.set_yticks(range(len(labels)), [_text(label) if names else "" for label in labels])
+    axes.set_yticks(range(len(labels)), _names(labels) if names else [""] * len(labels))
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
@@ -255,9 +265,9 @@ def _profiles(comparison: Comparison) -> Figure | None:
 
 def _thresholds(comparison: Comparison) -> Figure | None:
     rows = comparison.threshold_rows
-    if not rows:
+    thresholds = {row.env: row.threshold for row in rows if row.reached}
+    if not thresholds:
         return None
-    thresholds = {row.env: row.threshold for row in rows}
     labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
     titles = [f"{env}: first evaluation at or above {threshold:g}" for env, threshold in thresholds.items()]
     figure, panels = _rows(titles, 2, labels)
@@ -273,7 +283,7 @@ def _thresholds(comparison: Comparison) -> Figure | None:
 def _times(axes: Axes, comparison: Comparison, labels: Sequence[str], times: Mapping[str, Array]) -> None:
     """A dot for each run, a line at the median; beyond the dotted line, those that did not get there."""
     everything = np.concatenate(list(times.values()))
-    end = 1.05 * float(everything[np.isfinite(everything)].max(initial=0.0)) or 1.0
+    end = 1.05 * float(everything[np.isfinite(everything)].max())
     for position, label in enumerate(labels):
         if label in times:
             t, (colour, _) = np.sort(times[label]), _style(comparison, label)
@@ -286,8 +296,7 @@ def _times(axes: Axes, comparison: Comparison, labels: Sequence[str], times: Map
             axes.text(1.12 * end, position, f"{there.sum()} of {len(t)}", va="center", fontsize=9)
     axes.axvline(end, color="gray", linewidth=1, linestyle=":")
     axes.set_xlim(0, 1.3 * end)
-    arrived = np.isfinite(everything).any()
-    axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end] if arrived else [])
+    axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end])
     axes.xaxis.set_major_formatter(_short)
 
 
@@ -345,7 +354,8 @@ PROFILES = Picture(
 )
 THRESHOLDS = Picture(
     "thresholds",
-    "Dots: runs. Lines: medians. Crosses beyond the dotted line: runs that did not reach the threshold.",
+    "Dots: runs. Lines: medians. Crosses beyond the dotted line: runs that did not reach the threshold. Environments "
+    "where no run did are not shown.",
     _thresholds,
 )
 SPEED = Picture(
