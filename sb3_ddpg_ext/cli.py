@@ -185,14 +185,14 @@ def _tune(args: TuneArgs) -> int:
     entry = confirmation.winner(args, found, ranked, done.finished)
     page = pages.write(args, job, found, ranked, entry.text if entry else "")
     _print_ranking(found, ranked)
+    print(f"Report: {page}")
     if entry is None:
         print("The previous settings stay: nothing was better on fresh seeds")
     else:
         print(entry.text)
         if file is not None:
-            confirmation.write_entry(file, entry)
+            confirmation.write_winner(args, job, found, entry)
             print(f"Written to {file}")
-    print(f"Report: {page}")
     return 0
 
 

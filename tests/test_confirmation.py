@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def record(mean: float, times: tuple[float, ...] = (), **kwargs: Any) -> dict[st
     seconds = list(range(1, 5))
     returns = [[-150.0 if second in times else -900.0] for second in seconds]
     evaluations = {"steps": seconds, "seconds": seconds, "cpu_seconds": seconds, "returns": returns}
-    return {"status": "finished", "env": "Pendulum-v1", "score": {"mean": mean}, "evaluations": evaluations, **kwargs}
+    content = {"env": "Pendulum-v1", "score": {"mean": mean}, "evaluations": evaluations, "versions": {"torch": "2.9"}}
+    return {"status": "finished", **content, **kwargs}
 
 
 def ranked(
@@ -72,7 +74,7 @@ def test_the_best_and_the_previous_settings_are_trained_on_fresh_seeds(tuned: tu
 def test_the_highest_iqm_wins(tmp_path: Path) -> None:
     records = {
         "previous": [record(x) for x in (-150, -151, -152, -153)],
-        "trial 3": [record(x) for x in (-149, -148, -900, -149)],
+        "trial 3": [record(x) for x in (-149, -148, -900)] + [record(-149, versions={"torch": "2.8"})],
         "trial 5": [record(x) for x in (-140, -160, -161, -162)],
     }
     args, study, order = ranked(tmp_path, records)
@@ -89,8 +91,7 @@ def test_the_highest_iqm_wins(tmp_path: Path) -> None:
         f"{datetime.date.today()}: trial 3 of 7 of the study custom_ddpg_Pendulum-v1, 1 seeds each",
         "final return, IQM of 4 fresh seeds (1 to 4) and 95% interval: -149 [-",
         "the settings before: -151.5 [-15",
-        "optuna 5.",
-        "torch 2.",
+        f"torch 2.9 and torch 2.8, optuna {optuna.__version__}",  # those of its runs, not of this process
     ):
         assert said in text
 
@@ -153,6 +154,38 @@ def test_what_is_around_the_entry_stays_to_the_byte(tmp_path: Path) -> None:
     file.write_text(f"{before}B-v0: # old\n  n_timesteps: 1\n\n  # inside\n  gamma: 1.0e-1\n{after}")
     write_entry(file, Entry("B-v0", {"n_timesteps": 2}, ()))
     assert file.read_text() == f"{before}B-v0:\n  n_timesteps: 2\n{after}"
+
+
+def test_line_ends_links_and_permissions_stay(tmp_path: Path) -> None:
+    file, link = tmp_path / "x.yml", tmp_path / "link.yml"
+    file.write_bytes(b"A:\r\n  x: 1\r\nB:\r\n  x: 1\r\n")
+    file.chmod(0o664)
+    link.symlink_to(file)
+    write_entry(link, Entry("A", {"x": 2}, ("why",)))
+    assert file.read_bytes() == b"A:\r\n  # why\r\n  x: 2\r\nB:\r\n  x: 1\r\n"
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o664
+
+
+def test_what_was_edited_meanwhile_is_not_overwritten(tuned: tuple[TuneArgs, Job], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    shutil.copy(hyperparams_file("custom_ddpg"), file)
+    args = replace(tuned[0], hyperparams=file)
+    job, study = prepare(args)
+    first, second = (Entry("Quick-v0", {**study.previous, "gamma": gamma}, ("why",)) for gamma in (0.5, 0.6))
+    confirmation.write_winner(args, job, study, first)
+    assert read_yaml(file)["Quick-v0"] == first.values
+    assert "why" in file.read_text()
+    file.write_text(file.read_text().replace("# why", "# my own words"))
+    confirmation.write_winner(args, job, study, first)  # it is there
+    assert "# my own words" in file.read_text()
+    confirmation.write_winner(args, job, study, second)  # more trials found a better one
+    assert read_yaml(file)["Quick-v0"] == second.values
+    edited = file.read_text().replace("gamma: 0.6", "gamma: 0.7")
+    file.write_text(edited)
+    with pytest.raises(SettingsError, match=r"mine.yml: the settings of Quick-v0 were changed since the study began"):
+        confirmation.write_winner(args, job, study, first)
+    assert file.read_text() == edited
 
 
 def test_an_anchor_moves_to_the_first_entry_that_refers_to_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import datetime
 import math
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,15 +19,15 @@ import numpy as np
 import yaml
 
 from sb3_ddpg_ext.comparison import Run
-from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.files import atomic, lock
 from sb3_ddpg_ext.report import statistics
 from sb3_ddpg_ext.report.records import Array
 from sb3_ddpg_ext.report.statistics import Estimate
 from sb3_ddpg_ext.settings import Settings, SettingsError, hyperparams_file, parse_settings, read_yaml
-from sb3_ddpg_ext.training import env_name, versions_and_machine
+from sb3_ddpg_ext.training import env_name
 from sb3_ddpg_ext.tuning import TuneArgs, scoring
 from sb3_ddpg_ext.tuning.search import ranking
-from sb3_ddpg_ext.tuning.study import Job, Study, run_directory
+from sb3_ddpg_ext.tuning.study import Job, Study, connect, current_settings, run_directory
 
 PREVIOUS = "previous"
 
@@ -40,6 +41,7 @@ class Confirmed:
     :param settings: Its settings
     :param scores: Of its runs; the worst there is for those that failed, ``[runs]``
     :param failed: How many these are
+    :param versions: Of the libraries that its runs were made with, in words
     :param estimate: IQM and its interval
     :param better: Probability that one of its runs is better than one with the previous settings
     """
@@ -48,6 +50,7 @@ class Confirmed:
     settings: Settings
     scores: Array
     failed: int
+    versions: str
     estimate: Estimate
     better: Estimate
 
@@ -107,6 +110,7 @@ def rank(runs: Sequence[Run], records: Mapping[Path, Mapping[str, Any]], study: 
             next(run.settings for run in runs if run.label == label),
             values,
             sum(records[run.directory]["status"] != "finished" for run in runs if run.label == label),
+            _versions([records[run.directory] for run in runs if run.label == label]),
             _estimate(statistics.iqm, values),
             Estimate(math.nan)
             if label == PREVIOUS
@@ -115,6 +119,12 @@ def rank(runs: Sequence[Run], records: Mapping[Path, Mapping[str, Any]], study: 
         for label, values in scores.items()
     ]
     return tuple(sorted(confirmed, key=lambda c: -float(scoring.ascending(score, np.array(c.estimate.value)))))
+
+
+def _versions(records: Sequence[Mapping[str, Any]]) -> str:
+    finished = [record["versions"] for record in records if record["status"] == "finished"]
+    said = (", ".join(f"{name} {number}" for name, number in versions.items()) for versions in finished)
+    return " and ".join(dict.fromkeys(said))
 
 
 def _score(score: str, record: Mapping[str, Any]) -> float:
@@ -163,7 +173,6 @@ def winner(args: TuneArgs, study: Study, ranked: Sequence[Confirmed], trials: in
     if best is previous or not math.isfinite(best.estimate.value):
         return None
     first, asked = study.asked["seeds"], study.asked
-    versions = {**versions_and_machine()["versions"], "optuna": version("optuna")}
     comments = (
         f"sb3-ddpg tune, {datetime.date.today()}: {best.label} of {trials} of the study {run_directory(args).name}, "
         f"{first} seeds each",
@@ -171,7 +180,7 @@ def winner(args: TuneArgs, study: Study, ranked: Sequence[Confirmed], trials: in
         f"{first + len(best.scores) - 1}) and 95% interval: {_numbers(best.estimate)}",
         f"the settings before: {_numbers(previous.estimate)}; {best.settings.n_timesteps:,} steps each, evaluations of "
         f"{asked['eval_episodes']} episodes",
-        ", ".join(f"{name} {number}" for name, number in versions.items()),
+        f"{best.versions}, optuna {version('optuna')}",
     )
     name = args.env if args.env in read_yaml(_file(args)) else args.env.split(":")[-1]
     return Entry(name, best.settings.raw, comments)
@@ -200,6 +209,33 @@ def target(args: TuneArgs) -> Path:
     return file
 
 
+def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> None:
+    """
+    Write the winner into its file, in the place of the settings before the study, or of an earlier winner of it.
+
+    :param args: What was tuned
+    :param job: Where the study is
+    :param study: What was searched
+    :param entry: The winner
+    :raises SettingsError: If the settings have become others since, which are not ours to overwrite, or as
+        :func:`write_entry`
+    """
+    file = target(args)
+    with lock(file.parent, wait=True):  # studies of other environments may end now, too
+        current = current_settings(args).raw
+        if current == entry.values:
+            return
+        found, _ = connect(job)
+        written = found.user_attrs.get("written", [])
+        if current not in (study.previous, *written):
+            raise SettingsError(
+                f"{file}: the settings of {entry.env} were changed since the study began, so the winner, which is "
+                "above, is not written; put it there by hand, or start another --study from the present ones"
+            )
+        found.set_user_attr("written", [*written, entry.values])
+        write_entry(file, entry)
+
+
 def write_entry(file: Path, entry: Entry) -> None:
     """
     Put an entry into a hyperparameter file, in the place of the one there is or at the end. Nothing else changes, to
@@ -209,10 +245,13 @@ def write_entry(file: Path, entry: Entry) -> None:
     :param entry: The entry
     :raises SettingsError: If the file is written in a way in which this is not possible; it is left as it is
     """
+    file = file.resolve()  # what a link points to is replaced, not the link
     before, text = read_yaml(file), f"{file.read_text(encoding='utf-8').rstrip()}\n"
     there = _find(text, entry.env)
+    text = f"{text}\n{entry.text}\n" if there is None else _replaced(there, entry)
     with atomic(file) as partial:
-        partial.write_text(f"{text}\n{entry.text}\n" if there is None else _replaced(there, entry), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\r\n" if b"\r\n" in file.read_bytes() else "\n")
+        shutil.copymode(file, partial)
         try:
             after: Any = read_yaml(partial)
         except SettingsError:

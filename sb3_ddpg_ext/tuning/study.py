@@ -201,17 +201,7 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     require_packages()
     _check_numbers(args)
     scoring.check(args.score, args.env)
-    train_args = TrainArgs(
-        args.env,
-        args.algo,
-        args.steps,
-        hyperparams=args.hyperparams,
-        eval_freq=args.eval_freq,
-        eval_episodes=args.eval_episodes,
-        device="cpu",
-        quiet=True,
-    )
-    settings = settings_of(train_args)
+    train_args, settings = _train_args(args), current_settings(args)
     check(train_args, settings)
     freq = identity(train_args, settings, "")["protocol"]["eval_freq"]
     if not 1 <= freq <= settings.n_timesteps:
@@ -239,6 +229,24 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     job = Job(args.storage or f"sqlite:///{directory / 'study.db'}", directory.name, args.trials)
     with quiet(), lock(directory, wait=True):
         return job, _find_or_make(job, study)
+
+
+def _train_args(args: TuneArgs) -> TrainArgs:
+    return TrainArgs(
+        args.env,
+        args.algo,
+        args.steps,
+        hyperparams=args.hyperparams,
+        eval_freq=args.eval_freq,
+        eval_episodes=args.eval_episodes,
+        device="cpu",
+        quiet=True,
+    )
+
+
+def current_settings(args: TuneArgs) -> Settings:
+    """:return: What the hyperparameter file says now, with the steps that were asked for"""
+    return settings_of(_train_args(args))
 
 
 def _check_numbers(args: TuneArgs) -> None:
