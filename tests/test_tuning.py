@@ -64,6 +64,29 @@ def test_same_seed_same_trials_also_when_the_study_was_interrupted(tmp_path: Pat
     assert content(once)[1] != content(other)[1]
 
 
+def test_a_trial_that_was_interrupted_changes_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"steps": 60, "eval_freq": 60, "trials": 6}
+    _, once = tune(arguments(tmp_path / "a", **few))
+    train_in, runs = objective.train_in, 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs in (2, 4):
+            raise KeyboardInterrupt
+        return train_in(*args, **kwargs)
+
+    monkeypatch.setattr(objective, "train_in", interrupted)
+    args = arguments(tmp_path / "b", **few)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            tune(args)
+    _, trials = tune(args)
+    assert [trial.state.name for trial in trials].count("FAIL") == 2
+    assert [t.params for t in search.chains(trials).values()] == [t.params for t in once]
+    assert [t.value for t in search.chains(trials).values()] == [t.value for t in once]
+
+
 def test_the_first_trial_has_the_previous_settings(tmp_path: Path) -> None:
     args = arguments(tmp_path, "Pendulum-v1", trials=1, fix=())
     job, (trial,) = tune(args)
@@ -150,6 +173,37 @@ def test_a_trial_too_many_is_none(tmp_path: Path) -> None:
     assert list(search.chains(trials)) == [0, 1, 3]
 
 
+def test_a_command_with_fewer_trials_ends_none_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(tmp_path, trials=3)
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    tune(dataclasses.replace(args, trials=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(objective, "train_in", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tune(args)
+    job, _ = prepare(dataclasses.replace(args, trials=1))
+    search.work(job)
+    trials = connect(job)[0].trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert list(search.chains(trials)) == [0, 1, 2]
+
+
+def test_a_trial_that_always_kills_its_worker_at_once_is_given_up(tmp_path: Path) -> None:
+    job, _ = prepare(arguments(tmp_path, trials=1))
+    job = dataclasses.replace(job, heartbeat=1, grace=1)
+    found, _ = connect(job)
+    for _ in range(study.MAX_RETRIES + 1):
+        with pytest.warns(UserWarning, match="Heartbeat of storage"):
+            found.ask()
+        with study.quiet():
+            search._bury_stillborn(found, job, dict.fromkeys(range(9), -9.0))
+    assert search._to_do(found, job) == 0
+    assert search.progress(job).failed == 1
+
+
 def test_trials_whose_workers_died_before_a_sign_of_life_are_repeated(tmp_path: Path) -> None:
     args = arguments(tmp_path, trials=2)
     job, _ = prepare(args)
@@ -232,6 +286,16 @@ def test_median_pruning(tmp_path: Path, curves: Curves) -> None:
     assert sorted(trials[6].intermediate_values) == [1, 2, 3]
 
 
+def test_median_pruning_of_times(tmp_path: Path, curves: Curves) -> None:
+    """Compared is the time so far with half of the others' times: those are over by then."""
+    others = [[-900.0] * (n - 1) + [-150] for n in (1, 2, 2, 2, 4)]
+    slow, worse = [-900.0] * 2 + [-150], [-900.0] * 4
+    trials = made_up(tmp_path, curves, [*others, slow, worse, [-150]], score="seconds")
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["PRUNED"] * 2 + ["COMPLETE"]
+    assert trials[5].user_attrs["reason"] == trials[6].user_attrs["reason"] == "behind the others at step 90 of run 0"
+    assert trials[6].intermediate_values == {1: 3600, 2: 1800, 3: 1200}
+
+
 def test_successive_halving(tmp_path: Path, curves: Curves) -> None:
     good, bad = [-200.0] * 4, [-900.0] * 4
     trials = made_up(tmp_path, curves, [good] * 4 + [bad] * 2, pruner="halving")
@@ -247,7 +311,7 @@ def test_wilcoxon_across_seeds(tmp_path: Path, curves: Curves) -> None:
     n_runs = len(trials[1].intermediate_values)
     assert trials[0].intermediate_values == {seed: -200.0 - seed for seed in range(8)}
     assert 2 <= n_runs < 8
-    assert trials[1].state == TrialState.COMPLETE
+    assert trials[1].state == TrialState.PRUNED
     assert trials[1].user_attrs["reason"] == f"worse than the best trial in {n_runs} runs (Wilcoxon test)"
     assert [trial.number for trial in search.ranking(job)] == [0]
     assert search.progress(job).pruned == 1
@@ -294,7 +358,7 @@ def test_what_a_trial_costs_the_database(tmp_path: Path, curves: Curves) -> None
     trial = found.trials[n_trials - 1]
     assert trial.state == TrialState.COMPLETE
     reports, parameters = 4 * n_seeds, len(trial.params)
-    assert counts["transaction"] == reports + parameters + 13
+    assert counts["transaction"] == reports + parameters + 14
     assert counts["INSERT"] + counts["UPDATE"] == reports + parameters + 6
 
 

@@ -80,8 +80,7 @@ def _value(trial: optuna.Trial, study: Study) -> float:
         if asked["pruner"] == "wilcoxon":
             trial.report(scoring.value(asked["score"], runs[-1:], asked["env"]), step=seed)
             if seed + 1 < asked["seeds"] and trial.should_prune():
-                trial.set_user_attr(REASON, f"worse than the best trial in {seed + 1} runs (Wilcoxon test)")
-                break
+                _prune(trial, f"worse than the best trial in {seed + 1} runs (Wilcoxon test)")
     return scoring.value(asked["score"], runs, asked["env"])
 
 
@@ -97,7 +96,10 @@ def _run(trial: optuna.Trial, study: Study, settings: Settings, before: Sequence
         known = len(run.steps) >= n_points or scoring.is_known(asked["score"], run, asked["env"])
         if asked["pruner"] != "wilcoxon":
             step = n_points if known else len(run.steps)
-            trial.report(scoring.value(asked["score"], [*before, run], asked["env"]), seed * n_points + step)
+            # Others had perhaps reached the threshold by now: what counts beside their times is the time so far
+            bounded = scoring.is_time(asked["score"]) and asked["pruner"] == "median" and not known
+            so_far = scoring.bound if bounded else scoring.value
+            trial.report(so_far(asked["score"], [*before, run], asked["env"]), seed * n_points + step)
             if trial.should_prune():
                 _prune(trial, f"behind the others at step {run.steps[-1]:,.0f} of run {seed}")
         if known:

@@ -82,6 +82,21 @@ def value(score: str, runs: Sequence[Evaluations], env: str) -> float:
     return -float(np.mean([max(threshold - run.means.max(), 0.0) for run in runs])) / (threshold - scale.random)
 
 
+def bound(score: str, runs: Sequence[Evaluations], env: str) -> float:
+    """
+    The best value that a trial can still get from its runs so far, the last of which is not over.
+
+    :param score: A name in :data:`SCORES` that is a time
+    :param runs: The evaluations of its runs so far
+    :param env: Id of the environment
+    :return: Its value if the last run reaches the threshold now
+    """
+    *before, running = (measure(score, run, env) for run in runs)
+    now = float((runs[-1].steps if score == "steps" else runs[-1].cpu_seconds)[-1])
+    average = float(iqm([np.array([*before, min(running, now)])]))
+    return _PER[score] / max(average, 1e-9) if math.isfinite(average) else value(score, runs, env)
+
+
 def is_known(score: str, run: Evaluations, env: str) -> bool:
     """:return: Whether the rest of a run cannot change its score: where that is a time, once it is there"""
     return is_time(score) and math.isfinite(measure(score, run, env))

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
 from sb3_ddpg_ext.settings import SettingsError
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
-from sb3_ddpg_ext.tuning.study import Job, Study, connect, quiet
+from sb3_ddpg_ext.tuning.study import FAILED_TRIAL, MAX_RETRIES, Job, Study, connect, quiet
 
 _VOID, _WORKER = "void", "worker"
 
@@ -43,7 +43,7 @@ def chains(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
 
 
 def _first_attempt(trial: FrozenTrial) -> int:
-    return int(trial.system_attrs.get("failed_trial", trial.number))
+    return int(trial.system_attrs.get(FAILED_TRIAL, trial.number))
 
 
 def _to_do(study: optuna.Study, job: Job) -> int:
@@ -81,15 +81,10 @@ def progress(job: Job) -> Progress:
     return Progress(
         finished=sum(trial.state.is_finished() for trial in trials),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
-        pruned=sum(map(is_pruned, trials)),
+        pruned=sum(trial.state == TrialState.PRUNED for trial in trials),
         failed=sum(trial.state == TrialState.FAIL for trial in trials),
         best=next((trial.value for trial in ranking(job)), None),
     )
-
-
-def is_pruned(trial: FrozenTrial) -> bool:
-    """:return: Whether a trial was ended early; after a Wilcoxon test it has a value all the same"""
-    return trial.state == TrialState.PRUNED or (trial.state == TrialState.COMPLETE and REASON in trial.user_attrs)
 
 
 def ranking(job: Job) -> list[FrozenTrial]:
@@ -98,7 +93,7 @@ def ranking(job: Job) -> list[FrozenTrial]:
     :return: The trials that came to their end, the best first
     """
     trials = chains(connect(job)[0].get_trials(deepcopy=False)).values()
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and not is_pruned(t)]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)
 
 
@@ -190,8 +185,9 @@ def work(job: Job, _: int = 0) -> None:
 def _attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> float:
     begun.append(trial.number)
     trial.set_user_attr(_WORKER, {"trial": trial.number, "command": job.command, "host": platform.node()})
+    # Those that are repeated are not: a command that wants fewer trials does not end those of others
     trials = trial.study.get_trials(deepcopy=False)
-    if _first_attempt(trials[trial.number]) in list(chains(trials))[job.trials :]:
+    if trial.number in list(chains(trials))[job.trials :]:
         trial.set_user_attr(_VOID, "another worker had begun with the last trial")
         raise TrialFailedError
     try:
@@ -215,8 +211,8 @@ def _is_taken(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and _VOID not in trial.user_attrs
 
 
-def _repeat(study: optuna.Study, number: int) -> None:
-    """Queue an interrupted trial again, unless that is done or it is over."""
+def _repeat(study: optuna.Study, number: int, max_retries: int | None = None) -> None:
+    """Queue an interrupted trial again, unless that is done (so often) or it is over."""
     with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # somebody else was first
         if study.trials[number].state == TrialState.RUNNING:
             study.tell(number, state=TrialState.FAIL)
@@ -228,7 +224,7 @@ def _repeat(study: optuna.Study, number: int) -> None:
         and trial.state == TrialState.FAIL
         and REASON not in trial.user_attrs
     ):
-        RetryHeartbeatStaleTrialCallback()(study, trial)
+        RetryHeartbeatStaleTrialCallback(max_retries)(study, trial)
 
 
 def _bury_stillborn(study: optuna.Study, job: Job, silent: dict[int, float]) -> None:
@@ -237,4 +233,4 @@ def _bury_stillborn(study: optuna.Study, job: Job, silent: dict[int, float]) -> 
         if trial.user_attrs.get(_WORKER, {}).get("trial") == trial.number:
             continue
         if time.monotonic() - silent.setdefault(trial.number, time.monotonic()) > job.grace:
-            _repeat(study, trial.number)
+            _repeat(study, trial.number, MAX_RETRIES)

@@ -32,7 +32,10 @@ HEARTBEAT_SECONDS, GRACE_SECONDS = 60, 300
 # How long a worker waits for a database that does not answer: a restart or a failover, not an end
 PATIENCE_SECONDS = 600
 MAX_RETRIES = 3
+FAILED_TRIAL = "failed_trial"
+"""Optuna's attribute of a trial that repeats another: the number of the first attempt."""
 WILCOXON_SEEDS = 5
+STARTUP_TRIALS = 5
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,8 @@ def _connect_patiently(dialect: Any, _: Any, args: Any, kwargs: Any) -> Any:
 
 class _Sampler(BaseSampler):
     """
-    TPE whose draws depend on the seed and the number of the trial alone: workers never draw the same, and a study that
-    was interrupted goes on as if it had not been.
+    TPE whose draws depend on the seed alone and on how many trials there were before, without those that repeat others:
+    workers never draw the same, and a study that was interrupted goes on as if it had not been.
     """
 
     def __init__(self, seed: int) -> None:
@@ -146,7 +149,9 @@ class _Sampler(BaseSampler):
         self._tpe = TPESampler()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        seed = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]
+        before = study.get_trials(deepcopy=False)[: trial.number]
+        number = sum(FAILED_TRIAL not in other.system_attrs for other in before)
+        seed = np.random.SeedSequence([self._seed, number]).generate_state(1)[0]
         self._tpe = TPESampler(seed=int(seed))
         self._tpe.before_trial(study, trial)
 
@@ -164,15 +169,27 @@ class _Median(MedianPruner):
     """
     Compares a trial with those that were complete when it began. Optuna's would read all trials that are running from
     the database at each evaluation of each of them, which a thousand workers cannot do.
+
+    :param times: Whether scores are times. Then the reports are what a trial can still get
+        (:func:`sb3_ddpg_ext.tuning.scoring.bound`), which is compared with what half of the others got in the end:
+        after as many steps those may be long over, or have taken far more seconds
+    :param first: Evaluations after which trials are compared, where scores are none
     """
 
-    _number = -1
-    _complete: Sequence[FrozenTrial] = ()
+    def __init__(self, times: bool, first: int) -> None:
+        super().__init__(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=first)
+        self._times = times
+        self._number = -1
+        self._complete: Sequence[FrozenTrial] = ()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         if trial.number != self._number:
             self._number = trial.number
             self._complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if self._times:
+            values = [other.value for other in self._complete if other.value is not None]
+            last = trial.intermediate_values[max(trial.intermediate_values)]
+            return len(values) >= STARTUP_TRIALS and last < float(np.median(values))
         then: Any = SimpleNamespace(get_trials=lambda **_: self._complete, direction=study.direction)
         return super().prune(then, trial)
 
@@ -341,7 +358,7 @@ def _pruner(study: Study) -> BasePruner:
     # The others compare evaluations, but not before a quarter of the first run
     first = points(study, study.space.settings({}, "previous settings")) // 4
     if study.asked["pruner"] == "median":
-        return _Median(n_warmup_steps=first)
+        return _Median(scoring.is_time(study.asked["score"]), first)
     return SuccessiveHalvingPruner(min_resource=max(first, 1))
 
 
