@@ -8,6 +8,7 @@ import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, load_settings, read_yaml
 from sb3_ddpg_ext.tuning.space import TABLE, Space, make_space
 
@@ -96,6 +97,61 @@ def test_what_no_value_can_say_stays_as_it_is() -> None:
     assert "updates_per_step" not in {d.name for d in found.dimensions}
     settings = found.settings(found.previous(), "")
     assert (settings.hyperparams["train_freq"], settings.hyperparams["gradient_steps"]) == ((1, "episode"), -1)
+
+
+@pytest.mark.parametrize(
+    ("noise", "std"),
+    [("ou", 0.2 / 0.3**0.5), ("pink", 0.3), ("normal", 0.1), ("uniform", 0.1), ("{type: colored, beta: 0.5}", 0.3)],
+)
+def test_a_noise_whose_strength_is_not_said_has_its_own(noise: str, std: float) -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=[f"action_noise={noise}"])
+    found = make_space("custom_ddpg", previous, {}, ())
+    assert found.previous()["noise_std"] == std
+    settings = found.settings(found.previous(), "")
+    assert (settings.noise_type, settings.noise_std) == (previous.noise_type, std)
+    assert dict(settings.noise_kwargs).items() >= dict(previous.noise_kwargs).items()
+
+
+def test_what_is_said_about_one_noise_is_not_said_about_another() -> None:
+    spec = "action_noise={type: colored, beta: 0.5, std: 0.2, horizon: 50, schedule: {type: linear, end: 0.1}}"
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=[spec])
+    found = make_space("custom_ddpg", previous, {}, ())
+    assert meaning(found.settings(found.previous(), "")) == meaning(previous)
+    env = make_env("Pendulum-v1", previous, 1, 0)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(20):
+        settings = found.settings(found.sample(study.ask()), "")
+        make_model(settings, "custom_ddpg", env)  # refuses arguments that a noise does not have
+        seen.add(settings.noise_type)
+        assert settings.noise_kwargs.get("horizon") == (50 if settings.noise_type in ("colored", "pink") else None)
+    assert seen == {"normal", "ou", "pink", "colored"}
+
+
+def test_a_strength_for_each_action_stays_as_it_is() -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["action_noise={type: ou, std: [0.2]}"])
+    found = make_space("custom_ddpg", previous, {}, ())
+    assert "noise_std" not in {d.name for d in found.dimensions}
+    assert found.settings(found.previous(), "").noise_std == [0.2]
+
+
+def test_returns_of_several_steps_are_tuned_where_there_are_such() -> None:
+    def names(*overrides: str) -> set[str]:
+        previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_steps=1", *overrides])
+        return {d.name for d in make_space("custom_ddpg", previous, {}, ()).dimensions}
+
+    assert "n_steps" in names()
+    assert "n_steps" not in names("policy=MultiInputPolicy")
+    assert "n_steps" not in names("replay_buffer_class=HerReplayBuffer")
+    assert "n_steps" not in names("optimize_memory_usage=true")
+
+
+def test_only_what_is_drawn_is_rounded() -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["learning_rate=0.00123456789"])
+    found = make_space("custom_ddpg", previous, {}, ("gamma=0.9999999",))
+    entry = found.entry(found.previous())
+    assert (entry["learning_rate"], entry["gamma"]) == (0.00123456789, 0.9999999)
+    assert found.entry({"learning_rate": 0.00123456780})["learning_rate"] == 0.0012346
 
 
 def test_settings_as_rl_zoo_writes_them(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from optuna.distributions import (
 )
 
 from sb3_ddpg_ext.building import SB3_NOISES
+from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, algorithm_class, parse_override, parse_settings
 
 Entry = dict[str, Any]
@@ -29,6 +30,7 @@ UNSET = "default"
 """The choice of leaving a setting out, where that is what the previous settings do."""
 
 _NOISES = ("normal", "ou", "pink")  # of CustomDDPG
+_PROCESSES: Mapping[str, Callable[..., Any]] = {**SB3_NOISES, **NOISES}
 _TORCH = frozenset(name for name in ALGORITHMS if not name.startswith("sbx_"))
 _DETERMINISTIC = frozenset({"custom_ddpg", "ddpg", "td3", "sbx_ddpg", "sbx_td3"})  # they explore by action noise alone
 _CUSTOM = frozenset({"custom_ddpg"})
@@ -44,6 +46,7 @@ class Dimension:
     :param place: Where it goes in an entry, with dots; its name if empty
     :param only: Name of another dimension, and the values of it for which this one means anything
     :param algos: Algorithms that have it; if not given, those whose constructor does
+    :param possible: Whether an entry can have it
     :param default: What an algorithm does whose entry does not say, where that is not its constructor's default
     :param read: From an entry, with the constructor's defaults, to the value; by default what is in its place. None
         where no value can say it
@@ -55,6 +58,7 @@ class Dimension:
     place: str = ""
     only: tuple[str, tuple[Value, ...]] | None = None
     algos: frozenset[str] | None = None
+    possible: Callable[[Entry], bool] = lambda _: True
     default: Value = UNSET
     read: Callable[[Entry], Any] | None = None
     write: Callable[[Entry, Any], None] | None = None
@@ -114,6 +118,24 @@ def _read_noise(entry: Entry) -> str:
 
 def _write_noise(entry: Entry, value: str) -> None:
     entry["noise_type"] = None if value == "none" else value
+    if value in _PROCESSES and entry.get("noise_kwargs"):  # those of another noise mean nothing to this one
+        accepted = {*inspect.signature(_PROCESSES[value]).parameters, "schedule"}
+        entry["noise_kwargs"] = {name: v for name, v in entry["noise_kwargs"].items() if name in accepted}
+
+
+def _read_noise_std(entry: Entry) -> float | None:
+    """None where it is one for each action."""
+    std, noise = entry.get("noise_std"), _read_noise(entry)
+    if std is None:
+        std = inspect.signature(NOISES[noise]).parameters["std"].default if noise in NOISES else 0.1
+    return std if isinstance(std, int | float) else None
+
+
+def _can_have_n_steps(entry: Entry) -> bool:
+    """SB3 has returns of several steps for its ordinary buffer alone."""
+    kwargs = entry.get("replay_buffer_kwargs") or {}
+    ordinary = entry.get("replay_buffer_class") is None and not kwargs.get("optimize_memory_usage")
+    return ordinary and not entry.get("optimize_memory_usage") and entry.get("policy") != "MultiInputPolicy"
 
 
 def _write_noise_schedule(entry: Entry, value: Any) -> None:
@@ -135,7 +157,7 @@ TABLE: Sequence[Dimension] = (
     Dimension("learning_starts", CategoricalDistribution((100, 1_000, 10_000))),
     Dimension("tau", FloatDistribution(1e-3, 0.1, log=True)),
     Dimension("gamma", CategoricalDistribution((0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999))),
-    Dimension("n_steps", CategoricalDistribution((1, 3, 5))),
+    Dimension("n_steps", CategoricalDistribution((1, 3, 5)), possible=_can_have_n_steps),
     Dimension("train_freq", CategoricalDistribution((1, 2, 4, 8, 16, 32))),
     Dimension(
         "updates_per_step",
@@ -167,9 +189,9 @@ TABLE: Sequence[Dimension] = (
     Dimension(
         "noise_std",
         FloatDistribution(0.03, 1.0, log=True),
-        only=("noise_type", (*_NOISES, *SB3_NOISES)),
+        only=("noise_type", tuple(_PROCESSES)),
         algos=_DETERMINISTIC,
-        default=0.1,
+        read=_read_noise_std,
     ),
     Dimension(
         "correlation_time",
@@ -183,7 +205,7 @@ TABLE: Sequence[Dimension] = (
         "noise_schedule",
         CategoricalDistribution(("constant", "linear")),
         place="noise_kwargs.schedule",
-        only=("noise_type", _NOISES),
+        only=("noise_type", tuple(NOISES)),
         algos=_CUSTOM,
         default="constant",
         write=_write_noise_schedule,
@@ -218,7 +240,10 @@ class Space:
             _remove(entry, dimension.path)
         for dimension in self.dimensions:
             if dimension.name in values and dimension.active(values) and values[dimension.name] != UNSET:
-                dimension.put(entry, _plain(values[dimension.name]))
+                value = _plain(values[dimension.name])
+                drawn = dimension.name not in self.fixed and value != self.current[dimension.name]
+                # Numbers that somebody is to read have five digits
+                dimension.put(entry, float(f"{value:.5g}") if drawn and isinstance(value, float) else value)
         return entry
 
     def settings(self, values: Mapping[str, Value], source: str) -> Settings:
@@ -267,6 +292,7 @@ def make_space(algo: str, previous: Settings, given: Mapping[str, Any], fix: Seq
         row.name: row
         for row in TABLE
         if (algo in row.algos if row.algos is not None else row.path[0] in parameters)
+        and row.possible(base)
         and isinstance(base.get(row.path[0]) or {}, dict) | (len(row.path) == 1)
     }
     fixed: dict[str, Value] = {}
@@ -345,10 +371,8 @@ def _compact(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """And back. Numbers that somebody is to read have five digits."""
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        return json.loads(value)
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    """And back."""
+    return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
 
 
 def _put(entry: Entry, path: Sequence[str], value: Any) -> None:
