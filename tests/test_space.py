@@ -144,6 +144,9 @@ def test_returns_of_several_steps_are_tuned_where_there_are_such() -> None:
     assert "n_steps" not in names("policy=MultiInputPolicy")
     assert "n_steps" not in names("replay_buffer_class=HerReplayBuffer")
     assert "n_steps" not in names("optimize_memory_usage=true")
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_steps=1"])
+    fixed = make_space("custom_ddpg", previous, {}, ("replay_buffer_class=HerReplayBuffer",))
+    assert "n_steps" not in {d.name for d in fixed.dimensions}
 
 
 def test_only_what_is_drawn_is_rounded() -> None:

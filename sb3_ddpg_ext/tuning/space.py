@@ -292,7 +292,6 @@ def make_space(algo: str, previous: Settings, given: Mapping[str, Any], fix: Seq
         row.name: row
         for row in TABLE
         if (algo in row.algos if row.algos is not None else row.path[0] in parameters)
-        and row.possible(base)
         and isinstance(base.get(row.path[0]) or {}, dict) | (len(row.path) == 1)
     }
     fixed: dict[str, Value] = {}
@@ -315,7 +314,7 @@ def make_space(algo: str, previous: Settings, given: Mapping[str, Any], fix: Seq
         current = _read(row, {**defaults, **base})
         if row.name in fixed or row.name in ranges:
             dimensions.append(row)
-        elif current is not None:
+        elif current is not None and row.possible(base):
             dimensions.append(replace(row, values=_widened(row.values, current)))
     space = Space(
         algo, base, tuple(dimensions), fixed, {row.name: _read(row, {**defaults, **base}) for row in dimensions}
