@@ -191,8 +191,8 @@ def _tune(args: TuneArgs) -> int:
     else:
         print(entry.text)
         if file is not None:
-            confirmation.write_winner(args, job, found, entry)
-            print(f"Written to {file}")
+            new = confirmation.write_winner(args, job, found, entry)
+            print(f"Written to {file}" if new else f"{file} has it")
     return 0
 
 

@@ -42,3 +42,20 @@ def lock(directory: Path, wait: bool) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """
+    Have a file to oneself among all processes that ask, also where it is replaced meanwhile.
+
+    :param path: The file
+    """
+    import fcntl
+
+    while True:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not the one before
+                yield
+                return

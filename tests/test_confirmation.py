@@ -173,11 +173,11 @@ def test_what_was_edited_meanwhile_is_not_overwritten(tuned: tuple[TuneArgs, Job
     args = replace(tuned[0], hyperparams=file)
     job, study = prepare(args)
     first, second = (Entry("Quick-v0", {**study.previous, "gamma": gamma}, ("why",)) for gamma in (0.5, 0.6))
-    confirmation.write_winner(args, job, study, first)
+    assert confirmation.write_winner(args, job, study, first)
     assert read_yaml(file)["Quick-v0"] == first.values
     assert "why" in file.read_text()
     file.write_text(file.read_text().replace("# why", "# my own words"))
-    confirmation.write_winner(args, job, study, first)  # it is there
+    assert not confirmation.write_winner(args, job, study, first)
     assert "# my own words" in file.read_text()
     confirmation.write_winner(args, job, study, second)  # more trials found a better one
     assert read_yaml(file)["Quick-v0"] == second.values

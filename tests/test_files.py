@@ -1,8 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from sb3_ddpg_ext.files import atomic, lock
+from sb3_ddpg_ext.files import alone, atomic, lock
 
 
 def test_half_written_files_do_not_replace_whole_ones(tmp_path: Path) -> None:
@@ -35,3 +36,20 @@ def test_a_directory_is_had_by_one_at_a_time(tmp_path: Path) -> None:
             assert not second
     with lock(tmp_path, wait=True) as third:
         assert third
+
+
+def test_one_at_a_time_also_where_the_file_is_replaced(tmp_path: Path) -> None:
+    """Each adds a line by replacing the file: none is lost."""
+    file = tmp_path / "file.txt"
+    file.write_text("")
+
+    def add(line: int) -> None:
+        with alone(file):
+            text = file.read_text()
+            new = tmp_path / f"{line}.txt"
+            new.write_text(f"{text}{line}\n")
+            new.replace(file)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(80)))
+    assert sorted(map(int, file.read_text().split())) == list(range(80))

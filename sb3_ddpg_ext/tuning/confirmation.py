@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from sb3_ddpg_ext.comparison import Run
-from sb3_ddpg_ext.files import atomic, lock
+from sb3_ddpg_ext.files import alone, atomic
 from sb3_ddpg_ext.report import statistics
 from sb3_ddpg_ext.report.records import Array
 from sb3_ddpg_ext.report.statistics import Estimate
@@ -209,7 +209,7 @@ def target(args: TuneArgs) -> Path:
     return file
 
 
-def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> None:
+def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> bool:
     """
     Write the winner into its file, in the place of the settings before the study, or of an earlier winner of it.
 
@@ -217,14 +217,15 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> None:
     :param job: Where the study is
     :param study: What was searched
     :param entry: The winner
+    :return: Whether it was not there yet
     :raises SettingsError: If the settings have become others since, which are not ours to overwrite, or as
         :func:`write_entry`
     """
     file = target(args)
-    with lock(file.parent, wait=True):  # studies of other environments may end now, too
+    with alone(file):  # studies of other environments may end now, too
         current = current_settings(args).raw
         if current == entry.values:
-            return
+            return False
         found, _ = connect(job)
         written = found.user_attrs.get("written", [])
         if current not in (study.previous, *written):
@@ -234,6 +235,7 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> None:
             )
         found.set_user_attr("written", [*written, entry.values])
         write_entry(file, entry)
+        return True
 
 
 def write_entry(file: Path, entry: Entry) -> None:
