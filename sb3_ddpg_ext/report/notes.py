@@ -71,8 +71,10 @@ def _runs(comparison: Comparison, env: str) -> Iterator[str]:
 def _seeds(comparison: Comparison, env: str) -> Iterator[str]:
     here = _here(comparison, env)
     seeds = {run.seed for group in here.values() for run in group.runs}
-    for label in comparison.labels:
-        missing = sorted(seeds - {run.seed for run in here[label].runs} if label in here else seeds)
+    if absent := [label for label in comparison.labels if label not in here]:
+        yield f"{env}: no finished runs of {'; '.join(absent)}."
+    for label, group in here.items():
+        missing = sorted(seeds - {run.seed for run in group.runs})
         if missing:
             named = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
             yield (
@@ -115,11 +117,14 @@ def _aggregates(comparison: Comparison) -> Iterator[str]:
     if len(comparison.envs) < 2:
         return
     for label in comparison.labels:
+        scores: dict[str, list[str]] = {}
         for score, title in SCORES.items():
             lacking = [env for env in comparison.envs if not comparison.strata(score, label, [env])]
-            if lacking:
+            scores.setdefault(", ".join(lacking), []).append(title.lower())
+        for envs, titles in scores.items():
+            if envs:
                 yield (
-                    f"{title}: {label} has none on {', '.join(lacking)}, and is left out where environments that it "
+                    f"{label} has no {' and no '.join(titles)} on {envs}: it is left out where environments that it "
                     "lacks are taken together with others."
                 )
 

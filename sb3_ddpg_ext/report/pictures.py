@@ -182,15 +182,17 @@ def _intervals(axes: Axes, comparison: Comparison, labels: Sequence[str], estima
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _rows(titles: Sequence[str], columns: int, labels: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
-    """A row of panels with a title for each environment, with a position for each label in each panel."""
-    figure = Figure(figsize=(10.5, len(titles) * (1.2 + _height(labels))), dpi=120, layout="constrained")
+def _rows(titles: Sequence[str], columns: int, labels: Sequence[Sequence[str]]) -> tuple[Figure, list[list[Axes]]]:
+    """A row of panels with a title for each environment, with a position for each of its labels in each panel."""
+    heights = [1.2 + _height(those) for those in labels]
+    figure = Figure(figsize=(10.5, sum(heights)), dpi=120, layout="constrained")
+    parts = figure.subfigures(len(titles), 1, squeeze=False, height_ratios=heights)[:, 0]
     rows = []
-    for title, part in zip(titles, figure.subfigures(len(titles), 1, squeeze=False)[:, 0], strict=True):
+    for title, those, part in zip(titles, labels, parts, strict=True):
         part.suptitle(title, fontweight="bold", x=0.01, ha="left", fontsize=11)
         panels = list(part.subplots(1, columns, squeeze=False)[0])
         for axes in panels:
-            _label_axis(axes, labels, names=axes is panels[0])
+            _label_axis(axes, those, names=axes is panels[0])
         rows.append(panels)
     return figure, rows
 
@@ -200,14 +202,14 @@ def _scores(comparison: Comparison, score: str) -> Figure | None:
     if not rows:
         return None
     envs = list(dict.fromkeys(row.env for row in rows))
-    labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
+    labels = [[row.label for row in rows if row.env == env] for env in envs]
     titles = [f"{_ALL}, normalised" if env is None else env for env in envs]
     figure, panels = _rows(titles, len(statistics.METRICS), labels)
-    for env, row_panels in zip(envs, panels, strict=True):
+    for env, those, row_panels in zip(envs, labels, panels, strict=True):
         for metric, axes in zip(statistics.METRICS, row_panels, strict=True):
             estimates = {r.label: r.estimates[metric] for r in rows if r.env == env and metric in r.estimates}
             if estimates:
-                _intervals(axes, comparison, labels, estimates)
+                _intervals(axes, comparison, those, estimates)
                 axes.set_title(f"{metric} (lower is better)" if metric == "optimality gap" else metric, fontsize=9)
             else:
                 axes.set_axis_off()
@@ -220,12 +222,15 @@ def _improvement(comparison: Comparison) -> Figure | None:
     if not scores:
         return None
     envs = list(dict.fromkeys(row.env for score in scores for row in rows[score]))
-    labels = [label for label in comparison.labels if any(label == row.label for s in scores for row in rows[s])]
+    labels = [
+        [label for label in comparison.labels if any((env, label) == (r.env, r.label) for s in scores for r in rows[s])]
+        for env in envs
+    ]
     figure, panels = _rows([env or _ALL for env in envs], len(scores), labels)
-    for env, row_panels in zip(envs, panels, strict=True):
+    for env, those, row_panels in zip(envs, labels, panels, strict=True):
         for score, axes in zip(scores, row_panels, strict=True):
             estimates = {row.label: row.probability for row in rows[score] if row.env == env}
-            _intervals(axes, comparison, labels, estimates)
+            _intervals(axes, comparison, those, estimates)
             axes.axvline(0.5, color="gray", linewidth=1)
             axes.set_xlim(-0.03, 1.03)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
@@ -268,32 +273,30 @@ def _thresholds(comparison: Comparison) -> Figure | None:
     thresholds = {row.env: row.threshold for row in rows if row.reached}
     if not thresholds:
         return None
-    labels = [label for label in comparison.labels if any(label == row.label for row in rows)]
+    groups = [{row.label: comparison.groups[env, row.label] for row in rows if row.env == env} for env in thresholds]
     titles = [f"{env}: first evaluation at or above {threshold:g}" for env, threshold in thresholds.items()]
-    figure, panels = _rows(titles, 2, labels)
-    for env, (over_steps, over_seconds) in zip(thresholds, panels, strict=True):
-        groups = {row.label: comparison.groups[env, row.label] for row in rows if row.env == env}
-        _times(over_steps, comparison, labels, {label: group.steps_to for label, group in groups.items()})
-        _times(over_seconds, comparison, labels, {label: group.seconds_to for label, group in groups.items()})
+    figure, panels = _rows(titles, 2, [list(there) for there in groups])
+    for there, (over_steps, over_seconds) in zip(groups, panels, strict=True):
+        _times(over_steps, comparison, {label: group.steps_to for label, group in there.items()})
+        _times(over_seconds, comparison, {label: group.seconds_to for label, group in there.items()})
         over_steps.set_xlabel("environment steps")
         over_seconds.set_xlabel("CPU seconds of training")
     return figure
 
 
-def _times(axes: Axes, comparison: Comparison, labels: Sequence[str], times: Mapping[str, Array]) -> None:
+def _times(axes: Axes, comparison: Comparison, times: Mapping[str, Array]) -> None:
     """A dot for each run, a line at the median; beyond the dotted line, those that did not get there."""
     everything = np.concatenate(list(times.values()))
     end = 1.05 * float(everything[np.isfinite(everything)].max())
-    for position, label in enumerate(labels):
-        if label in times:
-            t, (colour, _) = np.sort(times[label]), _style(comparison, label)
-            there = np.isfinite(t)
-            spread = position + 0.2 * np.linspace(-1, 1, len(t)) * (len(t) > 1)
-            axes.plot(t[there], spread[there], "o", color=colour, markersize=5, alpha=0.6)
-            axes.plot(np.full((~there).sum(), 1.05 * end), spread[~there], "x", color=colour, markersize=5)
-            if np.isfinite(np.median(t)):
-                axes.vlines(float(np.median(t)), position - 0.36, position + 0.36, color=colour, linewidth=3)
-            axes.text(1.12 * end, position, f"{there.sum()} of {len(t)}", va="center", fontsize=9)
+    for position, (label, unsorted) in enumerate(times.items()):
+        t, (colour, _) = np.sort(unsorted), _style(comparison, label)
+        there = np.isfinite(t)
+        spread = position + 0.2 * np.linspace(-1, 1, len(t)) * (len(t) > 1)
+        axes.plot(t[there], spread[there], "o", color=colour, markersize=5, alpha=0.6)
+        axes.plot(np.full((~there).sum(), 1.05 * end), spread[~there], "x", color=colour, markersize=5)
+        if np.isfinite(np.median(t)):
+            axes.vlines(float(np.median(t)), position - 0.36, position + 0.36, color=colour, linewidth=3)
+        axes.text(1.12 * end, position, f"{there.sum()} of {len(t)}", va="center", fontsize=9)
     axes.axvline(end, color="gray", linewidth=1, linestyle=":")
     axes.set_xlim(0, 1.3 * end)
     axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end])
