@@ -251,9 +251,9 @@ def _record(run: Run) -> dict[str, Any] | None:
 
 
 def _failed_since(run: Run, when: float) -> dict[str, Any] | None:
-    """The record of a failure, unless it is an old one."""
-    record = _record(run)
-    if record is None or record.get("status") != "failed":
+    """The record of a failure of this run, unless it is an old one."""
+    record, wanted = _record(run), run.identity()
+    if record is None or record.get("status") != "failed" or any(record.get(key) != wanted[key] for key in wanted):
         return None
     return record if (run.directory / "result.json").stat().st_mtime >= when else None
 

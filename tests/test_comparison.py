@@ -382,6 +382,10 @@ def test_what_another_process_has_failed_at_meanwhile_is_not_tried_at_once_again
     before = stamps(tmp_path)
     assert execute(run, waiting_since=0) == failed
     assert stamps(tmp_path) == before
+    (other,) = plan(arguments(tmp_path, env="Crash", seeds=1, eval_episodes=20))
+    of_other = execute(other, waiting_since=0)  # which is not that of these settings
+    assert of_other is not None
+    assert of_other["protocol"] != failed["protocol"]
     assert execute(run, waiting_since=time.time() + 1) == failed  # that is an old failure
     assert stamps(tmp_path) != before
     before = stamps(tmp_path)

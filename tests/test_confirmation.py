@@ -181,11 +181,12 @@ def test_what_was_edited_meanwhile_is_not_overwritten(tuned: tuple[TuneArgs, Job
     assert "# my own words" in file.read_text()
     confirmation.write_winner(args, job, study, second)  # more trials found a better one
     assert read_yaml(file)["Quick-v0"] == second.values
-    edited = file.read_text().replace("gamma: 0.6", "gamma: 0.7")
-    file.write_text(edited)
-    with pytest.raises(SettingsError, match=r"mine.yml: the settings of Quick-v0 were changed since the study began"):
-        confirmation.write_winner(args, job, study, first)
-    assert file.read_text() == edited
+    text = file.read_text()
+    for edited in (text.replace("gamma: 0.6", "gamma: 0.7"), text.replace("n_timesteps: 60", "n_timesteps: 61")):
+        file.write_text(edited)
+        with pytest.raises(SettingsError, match=r"mine.yml: the settings of Quick-v0 were changed since the study"):
+            confirmation.write_winner(args, job, study, first)
+        assert file.read_text() == edited
 
 
 def test_an_anchor_moves_to_the_first_entry_that_refers_to_it(tmp_path: Path) -> None:

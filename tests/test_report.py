@@ -422,6 +422,10 @@ def test_an_algorithm_has_one_colour(log_dir: Path) -> None:
             ["ddpg:a={b: 1, c: 2},batch_size=8", "ddpg:a={b: 1, c: 3}"],
             ["…a={b: 1, c: 2},batch_size=8", "…a={b: 1, c: 3}"],
         ),
+        (
+            ["ddpg:net=dict(net_arch=[64,64])", "ddpg:net=dict(net_arch=[64,32])"],
+            ["…net=dict(net_arch=[64,64])", "…net=dict(net_arch=[64,32])"],
+        ),
         (["ddpg", "ddpg:learning_rate=0.001,gamma=0.9"], ["ddpg", "ddpg:learning_rate=0.001,\ngamma=0.9"]),
         (["custom_ddpg:gradient_steps=1,tau=0.1"], ["custom_ddpg:gradient_steps=1,\ntau=0.1"]),
     ],

@@ -46,12 +46,13 @@ def test_without_a_time_how_far_is_left_counts_and_is_below_all_times() -> None:
 def test_what_a_trial_can_still_get() -> None:
     reached = run(-900, -199, seconds=3)  # after 6 s, 200 steps
     running = run(-900, -900, -900)  # for 3 s, 300 steps
-    assert scoring.bound("seconds", [running], PENDULUM) == 3600 / 3
-    assert scoring.bound("steps", [running], PENDULUM) == pytest.approx(1_000_000 / 300)
-    assert scoring.bound("seconds", [reached, running], PENDULUM) == 3600 / 4.5
-    assert scoring.bound("seconds", [reached, reached], PENDULUM) == 3600 / 6
-    never = [running, running]  # the first of them is over, so that there will be no time
-    assert scoring.bound("seconds", never, PENDULUM) == scoring.value("seconds", never, PENDULUM) < 0
+    assert scoring.bound("seconds", [running], PENDULUM, 3) == 3600 / 3
+    assert scoring.bound("steps", [running], PENDULUM, 3) == pytest.approx(1_000_000 / 300)
+    assert scoring.bound("seconds", [reached, running], PENDULUM, 3) == 3600 / 4.5
+    assert scoring.bound("seconds", [reached, reached], PENDULUM, 3) == 3600 / 6
+    never = [run(-200 - 1011.8), running]  # the first of them is over: of three runs there will be no time, of four one
+    assert scoring.bound("seconds", never, PENDULUM, 3) == pytest.approx(-0.5)
+    assert scoring.bound("seconds", never, PENDULUM, 4) == 3600 / 3
 
 
 def test_only_a_time_is_known_before_the_end() -> None:

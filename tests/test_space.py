@@ -1,5 +1,6 @@
 """The table of what can be tuned, for each algorithm and environment that there are settings for."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,45 @@ def test_only_what_is_drawn_is_rounded() -> None:
     entry = found.entry(found.previous())
     assert (entry["learning_rate"], entry["gamma"]) == (0.00123456789, 0.9999999)
     assert found.entry({"learning_rate": 0.00123456780})["learning_rate"] == 0.0012346
+    chosen = make_space("custom_ddpg", previous, {"gamma": [0.99, 0.9999999]}, ())
+    assert chosen.entry({"gamma": 0.9999999})["gamma"] == 0.9999999
+
+
+def test_rows_of_a_file_that_the_table_builds_on() -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_envs=4", "train_freq=1", "gradient_steps=4"])
+    found = make_space("custom_ddpg", previous, {"n_envs": [1, 4, 8]}, ())
+    assert meaning(found.settings(found.previous(), "")) == meaning(previous)
+    assert found.entry({**found.previous(), "n_envs": 8})["gradient_steps"] == 8
+
+
+def test_a_noise_that_a_file_leaves_out() -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["action_noise={type: pink, horizon: 9}"])
+    found = make_space("custom_ddpg", previous, {"noise_type": ["normal", "ou"]}, ())
+    assert not found.previous().keys() & {"noise_type", "noise_std"}
+    assert not found.entry(found.previous()).keys() & {"noise_type", "noise_std", "noise_kwargs"}
+    entry = found.entry({**found.previous(), "noise_type": "normal", "noise_std": 0.3})
+    assert (entry["noise_type"], entry["noise_std"], entry["noise_kwargs"]) == ("normal", 0.3, {})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["noise_type=ou", "noise_std=0.0"],
+        ["noise_type=ou", 'noise_kwargs="dict(correlation_time=20)"'],
+        ["gradient_steps=0"],
+        ['replay_buffer_kwargs="dict(handle_timeout_termination=False)"'],
+        ['policy_kwargs="dict(net_arch=[64, 64], optimizer_kwargs=dict(betas=(0.5, 0.999)))"'],
+    ],
+    ids=str,
+)
+def test_settings_at_the_edge_stay_what_they_are(overrides: list[str]) -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["noise_kwargs=null", "noise_std=0.5", *overrides])
+    found = make_space("custom_ddpg", previous, {}, ())
+    settings = found.settings(found.previous(), "")
+    here, before = meaning(settings), meaning(previous)
+    assert here.pop("noise")[:2] == before.pop("noise")[:2]
+    assert json.dumps(here, sort_keys=True, default=str) == json.dumps(before, sort_keys=True, default=str)
+    assert yaml.safe_load(yaml.safe_dump(dict(settings.raw))) == settings.raw
 
 
 def test_settings_as_rl_zoo_writes_them(tmp_path: Path) -> None:

@@ -64,19 +64,22 @@ def test_same_seed_same_trials_also_when_the_study_was_interrupted(tmp_path: Pat
     assert content(once)[1] != content(other)[1]
 
 
-def test_a_trial_that_was_interrupted_changes_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "name"), [(objective, "train_in"), (search, "objective")], ids=["drawn", "new"])
+def test_a_trial_that_was_interrupted_changes_no_other(
+    module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = {"steps": 60, "eval_freq": 60, "trials": 6}
     _, once = tune(arguments(tmp_path / "a", **few))
-    train_in, runs = objective.train_in, 0
+    function, runs = getattr(module, name), 0
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal runs
         runs += 1
         if runs in (2, 4):
             raise KeyboardInterrupt
-        return train_in(*args, **kwargs)
+        return function(*args, **kwargs)
 
-    monkeypatch.setattr(objective, "train_in", interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     args = arguments(tmp_path / "b", **few)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -99,6 +102,16 @@ def test_the_first_trial_has_the_previous_settings(tmp_path: Path) -> None:
     assert noise == (previous.noise_type, previous.noise_std, previous.noise_kwargs)
     assert settings.n_timesteps == 120
     assert trial.user_attrs["previous"] is True
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_settings_with_arguments_that_are_not_tuned(pruner: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    noise = "noise_type: colored\n  noise_std: [0.2]\n  noise_kwargs: {beta: 0.5, horizon: 9}"
+    file.write_text(f"Quick-v0:\n  n_timesteps: 60\n  {noise}\n")
+    few = {"steps": 60, "eval_freq": 30, "pruner": pruner, "hyperparams": file}
+    _, trials = tune(arguments(tmp_path, trials=4, **few))
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
 
 
 def test_each_run_has_its_seed_and_its_evaluations(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
     if waited:
         yield (
             f"{env}: {', '.join(f'{n} of {label}' for label, n in waited.items())} took more than {_BUSY} times their "
-            "CPU seconds: they waited for busy cores, where CPU seconds, too, get up to a quarter longer."
+            "CPU seconds. If they waited for busy cores, and not for their environment, these may be up to a quarter "
+            "longer for it."
         )
     if env not in SCALES:
         yield (

@@ -62,10 +62,14 @@ def _text(label: str, width: int = 26) -> str:
 def _names(labels: Sequence[str], width: int = 26) -> list[str]:
     """Labels in lines. Where they are long, what all of them begin with is left out, in whole pieces."""
     same = "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*labels, strict=False)))
-    common = re.match(r".*[:,](?=\S|$)", same)
-    if common is None or len(labels) == 1 or max(map(len, labels)) <= width:
+    cut = depth = 0
+    for position, character in enumerate(same, start=1):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and character in ":,":
+            cut = position
+    if cut == 0 or len(labels) == 1 or max(map(len, labels)) <= width:
         return [_text(label, width) for label in labels]
-    return [_text(f"…{label[common.end() :]}", width) for label in labels]
+    return [_text(f"…{label[cut:]}", width) for label in labels]
 
 
 def _short(value: float, _: float = 0) -> str:

@@ -224,13 +224,13 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def area(x: Array, y: Array, low: float, high: float) -> float:
     """
-    Mean height of a curve: the area under it by the trapezoidal rule, divided by its width. Before its first point it
-    is as high as there.
+    Mean height of a curve: the area under it by the trapezoidal rule, divided by its width. Before its first and
+    after its last point it is as high as there.
 
     :param x: Where it is known, ``[points]``, ascending
     :param y: Its heights, ``[points]``
     :param low: Left end
-    :param high: Right end, within ``x``, greater than ``low``
+    :param high: Right end, greater than ``low``
     :return: The mean height
     """
     grid = np.concatenate([[low], x[(x > low) & (x < high)], [high]])

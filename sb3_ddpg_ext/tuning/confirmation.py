@@ -27,7 +27,7 @@ from sb3_ddpg_ext.settings import Settings, SettingsError, hyperparams_file, par
 from sb3_ddpg_ext.training import env_name
 from sb3_ddpg_ext.tuning import TuneArgs, scoring
 from sb3_ddpg_ext.tuning.search import ranking
-from sb3_ddpg_ext.tuning.study import Job, Study, connect, current_settings, run_directory
+from sb3_ddpg_ext.tuning.study import Job, Study, connect, entry_there, run_directory
 
 PREVIOUS = "previous"
 
@@ -204,7 +204,8 @@ def target(args: TuneArgs) -> Path:
     :raises SettingsError: If that is not possible, long before it is
     """
     file = _file(args)
-    if not (file.is_file() and os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):  # a new file replaces it
+    real = file.resolve()
+    if not (real.is_file() and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)):  # a new file replaces it
         raise SettingsError(f"{file} cannot be written to; name a copy of it with --hyperparams, or use --no-write")
     return file
 
@@ -223,12 +224,12 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> bool:
     """
     file = target(args)
     with alone(file):  # studies of other environments may end now, too
-        current = current_settings(args).raw
+        current = entry_there(args)
         if current == entry.values:
             return False
         found, _ = connect(job)
         written = found.user_attrs.get("written", [])
-        if current not in (study.previous, *written):
+        if current not in (study.there, *written):
             raise SettingsError(
                 f"{file}: the settings of {entry.env} were changed since the study began, so the winner, which is "
                 "above, is not written; put it there by hand, or start another --study from the present ones"
@@ -240,8 +241,8 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> bool:
 
 def write_entry(file: Path, entry: Entry) -> None:
     """
-    Put an entry into a hyperparameter file, in the place of the one there is or at the end. Nothing else changes, to
-    the byte, but that an anchor moves to the first entry that refers to it.
+    Put an entry into a hyperparameter file, in the place of the one there is or at the end. Nothing else changes, but
+    that an anchor moves to the first entry that refers to it, line ends become alike, and empty lines at the end go.
 
     :param file: The file
     :param entry: The entry

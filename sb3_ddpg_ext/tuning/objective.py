@@ -98,8 +98,12 @@ def _run(trial: optuna.Trial, study: Study, settings: Settings, before: Sequence
             step = n_points if known else len(run.steps)
             # Others had perhaps reached the threshold by now: what counts beside their times is the time so far
             bounded = scoring.is_time(asked["score"]) and asked["pruner"] == "median" and not known
-            so_far = scoring.bound if bounded else scoring.value
-            trial.report(so_far(asked["score"], [*before, run], asked["env"]), seed * n_points + step)
+            trial.report(
+                scoring.bound(asked["score"], [*before, run], asked["env"], asked["seeds"])
+                if bounded
+                else scoring.value(asked["score"], [*before, run], asked["env"]),
+                seed * n_points + step,
+            )
             if trial.should_prune():
                 _prune(trial, f"behind the others at step {run.steps[-1]:,.0f} of run {seed}")
         if known:

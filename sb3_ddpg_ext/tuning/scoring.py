@@ -78,23 +78,35 @@ def value(score: str, runs: Sequence[Evaluations], env: str) -> float:
         return average
     if math.isfinite(average):
         return _PER[score] / max(average, 1e-9)
+    return _missed(runs, len(runs), env)
+
+
+def _missed(runs: Sequence[Evaluations], number: int, env: str) -> float:
+    """How far runs remained from the threshold, of a number of them; the others are there."""
     threshold, scale = _threshold(env)
-    return -float(np.mean([max(threshold - run.means.max(), 0.0) for run in runs])) / (threshold - scale.random)
+    missed = sum(max(threshold - float(run.means.max()), 0.0) for run in runs)
+    return -missed / number / (threshold - scale.random)
 
 
-def bound(score: str, runs: Sequence[Evaluations], env: str) -> float:
+def bound(score: str, runs: Sequence[Evaluations], env: str, seeds: int) -> float:
     """
-    The best value that a trial can still get from its runs so far, the last of which is not over.
+    The value that a trial has if its last run, which is not over, reaches the threshold now.
 
     :param score: A name in :data:`SCORES` that is a time
     :param runs: The evaluations of its runs so far
     :param env: Id of the environment
-    :return: Its value if the last run reaches the threshold now
+    :param seeds: How many runs it is to have
+    :return: Its value then; where earlier runs have missed the threshold, as if those to come took no longer than the
+        last
     """
     *before, running = (measure(score, run, env) for run in runs)
     now = float((runs[-1].steps if score == "steps" else runs[-1].cpu_seconds)[-1])
-    average = float(iqm([np.array([*before, min(running, now)])]))
-    return _PER[score] / max(average, 1e-9) if math.isfinite(average) else value(score, runs, env)
+    times = [*before, min(running, now)]
+    for times_then in (times, [*times, *[now] * (seeds - len(times))]):  # of four runs and more the slowest are cut off
+        average = float(iqm([np.array(times_then)]))
+        if math.isfinite(average):
+            return _PER[score] / max(average, 1e-9)
+    return _missed(runs[:-1], len(runs), env)
 
 
 def is_known(score: str, run: Evaluations, env: str) -> bool:

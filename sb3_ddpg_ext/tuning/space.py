@@ -103,7 +103,7 @@ def _transitions(entry: Entry) -> Any:
 
 def _read_updates(entry: Entry) -> float | None:
     steps, transitions = entry["gradient_steps"], _transitions(entry)
-    return None if transitions is None else 1.0 if steps == -1 else steps / transitions
+    return None if transitions is None or steps == 0 else 1.0 if steps == -1 else steps / transitions
 
 
 def _write_updates(entry: Entry, value: float) -> None:
@@ -133,8 +133,8 @@ def _read_noise_std(entry: Entry) -> float | None:
 
 def _can_have_n_steps(entry: Entry) -> bool:
     """SB3 has returns of several steps for its ordinary buffer alone."""
-    kwargs = entry.get("replay_buffer_kwargs") or {}
-    ordinary = entry.get("replay_buffer_class") is None and not kwargs.get("optimize_memory_usage")
+    kwargs = entry.get("replay_buffer_kwargs") or {}  # a mapping, or RL Zoo's dict(...)
+    ordinary = entry.get("replay_buffer_class") is None and "optimize_memory_usage" not in kwargs
     return ordinary and not entry.get("optimize_memory_usage") and entry.get("policy") != "MultiInputPolicy"
 
 
@@ -242,8 +242,12 @@ class Space:
             if dimension.name in values and dimension.active(values) and values[dimension.name] != UNSET:
                 value = _plain(values[dimension.name])
                 drawn = dimension.name not in self.fixed and value != self.current[dimension.name]
-                # Numbers that somebody is to read have five digits
-                dimension.put(entry, float(f"{value:.5g}") if drawn and isinstance(value, float) else value)
+                if drawn and isinstance(dimension.values, FloatDistribution):  # somebody is to read it
+                    value = float(f"{value:.5g}")
+                dimension.put(entry, value)
+        if "noise_type" not in entry and any(dimension.name == "noise_type" for dimension in self.dimensions):
+            for name in ("noise_std", "noise_kwargs"):  # of a noise that the space does not hold
+                entry.pop(name, None)
         return entry
 
     def settings(self, values: Mapping[str, Value], source: str) -> Settings:
@@ -296,8 +300,10 @@ def make_space(algo: str, previous: Settings, given: Mapping[str, Any], fix: Seq
     }
     fixed: dict[str, Value] = {}
     ranges = {name: values for name, value in given.items() if (values := _distribution(name, value)) is not None}
+    # What the table does not have comes first: the table's rows may depend on it, as on n_envs
+    rows = {name: Dimension(name, values) for name, values in ranges.items() if name not in rows} | rows
     for name, values in ranges.items():
-        rows[name] = replace(rows.get(name, Dimension(name, values)), values=values)
+        rows[name] = replace(rows[name], values=values)
     for name, value in ({k: v for k, v in given.items() if k not in ranges} | dict(map(parse_override, fix))).items():
         if name in rows:
             fixed[name] = _compact(value)
@@ -314,8 +320,8 @@ def make_space(algo: str, previous: Settings, given: Mapping[str, Any], fix: Seq
         current = _read(row, {**defaults, **base})
         if row.name in fixed or row.name in ranges:
             dimensions.append(row)
-        elif current is not None and row.possible(base):
-            dimensions.append(replace(row, values=_widened(row.values, current)))
+        elif current is not None and row.possible(base) and (widened := _widened(row.values, current)) is not None:
+            dimensions.append(replace(row, values=widened))
     space = Space(
         algo, base, tuple(dimensions), fixed, {row.name: _read(row, {**defaults, **base}) for row in dimensions}
     )
@@ -339,8 +345,10 @@ def _distribution(name: str, given: Any) -> BaseDistribution | None:
 
 
 def _readable(previous: Settings) -> Entry:
-    """An entry whose ``policy_kwargs`` are a mapping, also where the file has a string as RL Zoo does."""
+    """An entry whose arguments are mappings, also where the file has strings as RL Zoo does."""
     entry = copy.deepcopy(dict(previous.raw))
+    if isinstance(entry.get("noise_kwargs"), str):
+        entry["noise_kwargs"] = _listed(previous.noise_kwargs)
     if isinstance(entry.get("policy_kwargs"), str):
         names = {"torch.nn.modules": "nn", "torch.optim": "th.optim"}
         kwargs = dict(previous.hyperparams["policy_kwargs"])
@@ -350,8 +358,15 @@ def _readable(previous: Settings) -> Entry:
                 if prefix is None:
                     return entry
                 kwargs[key] = f"{prefix}.{value.__name__}"
-        entry["policy_kwargs"] = kwargs
+        entry["policy_kwargs"] = _listed(kwargs)
     return entry
+
+
+def _listed(value: Any) -> Any:
+    """Plain data without tuples, which YAML does not have."""
+    if isinstance(value, Mapping):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return list(map(_listed, value)) if isinstance(value, list | tuple) else value
 
 
 def _read(row: Dimension, entry: Entry) -> Any:
@@ -397,11 +412,14 @@ def _holds(values: BaseDistribution, value: Value) -> bool:
     return isinstance(value, int | float) and values._contains(value)
 
 
-def _widened(values: BaseDistribution, value: Value) -> BaseDistribution:
+def _widened(values: BaseDistribution, value: Value) -> BaseDistribution | None:
+    """A distribution that holds a value, too; None where it cannot: a logarithmic one has no zero."""
     if isinstance(values, CategoricalDistribution):
         return values if value in values.choices else CategoricalDistribution((*values.choices, value))
     assert isinstance(values, FloatDistribution | IntDistribution)
     assert isinstance(value, int | float)
+    if values.log and value <= 0:
+        return None
     bounds = {"low": min(values.low, value), "high": max(values.high, value)}
     return type(values)(**{**values._asdict(), **bounds})
 

@@ -7,7 +7,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,10 +45,12 @@ class Study:
 
     :param asked: The arguments that make it what it is
     :param previous: The previous settings, as an entry of a hyperparameter file
+    :param there: The entry that there was, which may have other steps
     """
 
     asked: Mapping[str, Any]
     previous: Mapping[str, Any]
+    there: Mapping[str, Any]
 
     @functools.cached_property
     def space(self) -> Space:
@@ -149,7 +151,8 @@ class _Sampler(BaseSampler):
         self._tpe = TPESampler()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        before = study.get_trials(deepcopy=False)[: trial.number]
+        first_attempt = trial.system_attrs.get(FAILED_TRIAL, trial.number)  # what it has not drawn, this one does
+        before = study.get_trials(deepcopy=False)[:first_attempt]
         number = sum(FAILED_TRIAL not in other.system_attrs for other in before)
         seed = np.random.SeedSequence([self._seed, number]).generate_state(1)[0]
         self._tpe = TPESampler(seed=int(seed))
@@ -218,7 +221,8 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     require_packages()
     _check_numbers(args)
     scoring.check(args.score, args.env)
-    train_args, settings = _train_args(args), current_settings(args)
+    train_args = _train_args(args)
+    settings = settings_of(train_args)
     check(train_args, settings)
     freq = identity(train_args, settings, "")["protocol"]["eval_freq"]
     if not 1 <= freq <= settings.n_timesteps:
@@ -236,7 +240,7 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
         "eval_episodes": args.eval_episodes,
         "seed": args.seed,
     }
-    study = Study(asked, settings.raw)
+    study = Study(asked, settings.raw, entry_there(args))
     check(train_args, study.space.settings(study.space.previous(), "previous settings"))
     directory = run_directory(args)
     try:
@@ -261,9 +265,9 @@ def _train_args(args: TuneArgs) -> TrainArgs:
     )
 
 
-def current_settings(args: TuneArgs) -> Settings:
-    """:return: What the hyperparameter file says now, with the steps that were asked for"""
-    return settings_of(_train_args(args))
+def entry_there(args: TuneArgs) -> Mapping[str, Any]:
+    """:return: The entry that the hyperparameter file has now"""
+    return settings_of(replace(_train_args(args), steps=None)).raw
 
 
 def _check_numbers(args: TuneArgs) -> None:
@@ -321,13 +325,13 @@ def _open(job: Job) -> _Storage:
 
 def _make(found: optuna.Study, study: Study) -> None:
     found.enqueue_trial(study.space.previous(), user_attrs={"previous": True}, skip_if_exists=True)
-    found.set_user_attr("study", {"asked": study.asked, "previous": study.previous})
+    found.set_user_attr("study", {"asked": study.asked, "previous": study.previous, "there": study.there})
 
 
 def _content(found: optuna.Study) -> Study | None:
     for _ in range(10):
         if content := found.user_attrs.get("study"):
-            return Study(content["asked"], content["previous"])
+            return Study(content["asked"], content["previous"], content["there"])
         time.sleep(0.5)  # somebody is making it
     return None
 
@@ -356,7 +360,7 @@ def _pruner(study: Study) -> BasePruner:
     if study.asked["pruner"] == "wilcoxon":
         return WilcoxonPruner()
     # The others compare evaluations, but not before a quarter of the first run
-    first = points(study, study.space.settings({}, "previous settings")) // 4
+    first = points(study, study.space.settings(study.space.previous(), "previous settings")) // 4
     if study.asked["pruner"] == "median":
         return _Median(scoring.is_time(study.asked["score"]), first)
     return SuccessiveHalvingPruner(min_resource=max(first, 1))
