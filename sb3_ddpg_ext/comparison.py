@@ -233,8 +233,7 @@ def finished(run: Run) -> dict[str, Any] | None:
     record = _record(run)
     if record is None or record.get("status") != "finished" or not record.keys() >= _MEASURED:
         return None
-    wanted = run.identity()
-    if differing := [key for key in wanted if record.get(key) != wanted[key]]:
+    if differing := _differing(run, record):
         raise SettingsError(
             f"{run.directory} is finished, but with other {' and '.join(differing)}; choose another --log-dir or "
             "remove it"
@@ -250,10 +249,15 @@ def _record(run: Run) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def _differing(run: Run, record: dict[str, Any]) -> list[str]:
+    """What a record says otherwise than the plan."""
+    return [key for key, wanted in run.identity().items() if record.get(key) != wanted]
+
+
 def _failed_since(run: Run, when: float) -> dict[str, Any] | None:
     """The record of a failure of this run, unless it is an old one."""
-    record, wanted = _record(run), run.identity()
-    if record is None or record.get("status") != "failed" or any(record.get(key) != wanted[key] for key in wanted):
+    record = _record(run)
+    if record is None or record.get("status") != "failed" or _differing(run, record):
         return None
     return record if (run.directory / "result.json").stat().st_mtime >= when else None
 

@@ -8,7 +8,7 @@ from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group
 from sb3_ddpg_ext.report.scales import SCALES
 
 _TIMES = "Seconds are not comparable between them."
-_BUSY = 1.5
+_BUSY = 1.5  # times its CPU seconds: a run that took longer has waited
 _CONSEQUENCES: Mapping[str, str] = {
     "threads": _TIMES,
     "device": _TIMES,

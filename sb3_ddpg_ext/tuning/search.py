@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
 from sb3_ddpg_ext.settings import SettingsError
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
-from sb3_ddpg_ext.tuning.study import FAILED_TRIAL, MAX_RETRIES, Job, Study, connect, quiet
+from sb3_ddpg_ext.tuning.study import MAX_RETRIES, Job, Study, connect, first_attempt, quiet
 
 _VOID, _WORKER = "void", "worker"
 
@@ -38,12 +38,8 @@ def chains(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     last = {}
     for trial in trials:
         if _VOID not in trial.user_attrs:
-            last[_first_attempt(trial)] = trial
+            last[first_attempt(trial)] = trial
     return dict(sorted(last.items()))
-
-
-def _first_attempt(trial: FrozenTrial) -> int:
-    return int(trial.system_attrs.get(FAILED_TRIAL, trial.number))
 
 
 def _to_do(study: optuna.Study, job: Job) -> int:
@@ -217,7 +213,7 @@ def _repeat(study: optuna.Study, number: int, max_retries: int | None = None) ->
         if study.trials[number].state == TrialState.RUNNING:
             study.tell(number, state=TrialState.FAIL)
     trial = study.trials[number]
-    latest = chains(study.trials).get(_first_attempt(trial))
+    latest = chains(study.trials).get(first_attempt(trial))
     if (
         latest is not None
         and latest.number == number

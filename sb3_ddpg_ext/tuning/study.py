@@ -32,10 +32,8 @@ HEARTBEAT_SECONDS, GRACE_SECONDS = 60, 300
 # How long a worker waits for a database that does not answer: a restart or a failover, not an end
 PATIENCE_SECONDS = 600
 MAX_RETRIES = 3
-FAILED_TRIAL = "failed_trial"
-"""Optuna's attribute of a trial that repeats another: the number of the first attempt."""
 WILCOXON_SEEDS = 5
-STARTUP_TRIALS = 5
+STARTUP_TRIALS = 5  # complete ones, before others are compared with their median
 
 
 @dataclass(frozen=True)
@@ -140,6 +138,11 @@ def _connect_patiently(dialect: Any, _: Any, args: Any, kwargs: Any) -> Any:
             time.sleep(0.5)
 
 
+def first_attempt(trial: FrozenTrial) -> int:
+    """:return: Number of the trial that this one repeats, or its own"""
+    return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
 class _Sampler(BaseSampler):
     """
     TPE whose draws depend on the seed alone and on how many trials there were before, without those that repeat others:
@@ -151,9 +154,8 @@ class _Sampler(BaseSampler):
         self._tpe = TPESampler()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        first_attempt = trial.system_attrs.get(FAILED_TRIAL, trial.number)  # what it has not drawn, this one does
-        before = study.get_trials(deepcopy=False)[:first_attempt]
-        number = sum(FAILED_TRIAL not in other.system_attrs for other in before)
+        before = study.get_trials(deepcopy=False)[: first_attempt(trial)]  # what that has not drawn, this one does
+        number = sum(first_attempt(other) == other.number for other in before)
         seed = np.random.SeedSequence([self._seed, number]).generate_state(1)[0]
         self._tpe = TPESampler(seed=int(seed))
         self._tpe.before_trial(study, trial)
@@ -176,7 +178,7 @@ class _Median(MedianPruner):
     :param times: Whether scores are times. Then the reports are what a trial can still get
         (:func:`sb3_ddpg_ext.tuning.scoring.bound`), which is compared with what half of the others got in the end:
         after as many steps those may be long over, or have taken far more seconds
-    :param first: Evaluations after which trials are compared, where scores are none
+    :param first: Evaluations before which no trials are compared, where scores are not times
     """
 
     def __init__(self, times: bool, first: int) -> None:
