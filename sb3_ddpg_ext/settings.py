@@ -250,7 +250,9 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
     algorithm = algorithm_class(algo)
     # `eval_str` resolves annotations kept as strings: it runs the class's own code, nothing of the entry
     parameters = list(inspect.signature(algorithm.__init__, eval_str=True).parameters.values())[1:]
-    types = {**_RUN_KEYS, **{p.name: p.annotation for p in parameters if p.name not in _NOT_HERE}}
+    # SBX does not annotate its policy
+    hints = {p.name: Any if p.annotation is p.empty else p.annotation for p in parameters if p.name not in _NOT_HERE}
+    types = {**_RUN_KEYS, **hints}
     try:
         raw = _spell_out_noise(raw)
         for name in raw:

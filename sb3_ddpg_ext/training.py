@@ -533,7 +533,8 @@ def _check_returns(returns: Any, what: str) -> None:
 def versions_and_machine() -> dict[str, Any]:
     """:return: What the figures of a record depend on: ``versions`` of packages, and the ``machine``"""
     versions = {"python": platform.python_version()}
-    for package in ("sb3_ddpg_ext", "stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy", "mujoco"):
+    packages = "sb3_ddpg_ext stable_baselines3 sb3_contrib torch gymnasium numpy mujoco sbx_rl jax"
+    for package in packages.split():
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     machine = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,7 @@ from sb3_ddpg_ext.comparison import (
     plan,
     run_missing,
 )
-from sb3_ddpg_ext.settings import SettingsError, hyperparams_file
+from sb3_ddpg_ext.settings import ALGORITHMS, SettingsError, hyperparams_file
 
 ROOT = Path(__file__).parent.parent
 TINY = "policy_kwargs={net_arch: [8]},learning_starts=100,batch_size=8,buffer_size=1000"
@@ -191,7 +192,6 @@ REFUSED = {
     "setting first": ({"algos": ["gamma=1", "ddpg"]}, "'gamma=1' belongs to no algorithm; .* custom_ddpg:gamma=1"),
     "setting without colon": ({"algos": ["td3", "tau=1"]}, "'tau=1' belongs to no algorithm; .* example td3:tau=1"),
     "file": ({"algos": ["ddpg:hyperparams=none.yml"]}, "none.yml: cannot be read"),
-    "missing package": ({"algos": ["sbx_ddpg"]}, "sbx_ddpg needs sbx: pip install sbx-rl"),
     "twice": ({"algos": ["ddpg", "td3", "ddpg"]}, "ddpg on comparison_envs:Quick-v0 is there twice"),
     "environment twice": ({"env": "Quick,Quick"}, "is there twice; both would be Quick-v0_0"),
     "baseline": ({"algos": ["ddpg", "td3"], "baseline": "td4"}, "unknown baseline 'td4'; did you mean 'td3'"),
@@ -587,6 +587,19 @@ def test_failures_are_named_and_are_the_exit_status(tmp_path: Path) -> None:
     assert "1 of 1" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "Report: out/report.html"
+
+
+@pytest.mark.skipif(find_spec("sbx") is None, reason="needs sbx-rl, which brings JAX")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_algorithms_of_sbx(workers: str, tmp_path: Path) -> None:
+    labels = [f"{algo}:{TINY}" for algo in ALGORITHMS if algo.startswith("sbx_")]
+    result = compare(command("Quick", "--workers", workers, algos=labels, seeds=1), tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("out/*/*/result.json")]
+    assert sorted(record["label"] for record in records) == sorted(labels)
+    for record in records:
+        assert (record["steps"], record["updates"]) == (300, 200)
+        assert record["versions"].keys() >= {"sbx_rl", "jax"}
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pickle
 import string
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -150,6 +151,17 @@ def test_sbx_takes_the_files_of_sb3_and_names_the_line_to_install(monkeypatch, a
     monkeypatch.setitem(sys.modules, "sbx", None)
     with pytest.raises(SettingsError, match=f"^{algo} needs sbx: pip install sbx-rl$"):
         load_settings(algo, "Pendulum-v1")
+
+
+def test_a_parameter_without_annotation_takes_anything(monkeypatch):
+    class Bare(DDPG):
+        def __init__(self, policy, env, gamma: float = 0.99):  # SBX does not annotate its policy
+            super().__init__(policy, env, gamma=gamma)
+
+    monkeypatch.setitem(sys.modules, "sbx", SimpleNamespace(DDPG=Bare))
+    assert parse("sbx_ddpg", policy="MlpPolicy", gamma=0.9).hyperparams == {"policy": "MlpPolicy", "gamma": 0.9}
+    assert error_of("sbx_ddpg", gamma="high") == "gamma: expected float, got 'high'"
+    assert error_of("sbx_ddpg", policy="MlpPolice").startswith("unknown policy 'MlpPolice'; did you mean 'MlpPolicy'")
 
 
 # The files of this package
