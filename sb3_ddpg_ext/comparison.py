@@ -23,6 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.files import LOCK, lock
+from sb3_ddpg_ext.labels import pieces
 from sb3_ddpg_ext.messages import one_line, unknown
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require
 from sb3_ddpg_ext.training import (
@@ -123,7 +124,7 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
     :raises SettingsError: If a setting has no algorithm before it
     """
     variants: list[list[str]] = []
-    for piece in map(str.strip, _split(text)):
+    for piece in (piece.removesuffix(",").strip() for piece in pieces(text, ",")):
         if "=" not in piece.split(":")[0]:
             variants.append([piece])
         elif variants and ":" in variants[-1][0]:
@@ -134,25 +135,14 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
     return tuple(map(_variant, variants))
 
 
-def _variant(pieces: Sequence[str]) -> Variant:
-    algo, colon, first = pieces[0].partition(":")
-    overrides = [first, *pieces[1:]] if colon else []
+def _variant(written: Sequence[str]) -> Variant:
+    algo, colon, first = written[0].partition(":")
+    overrides = [first, *written[1:]] if colon else []
     # A name of an algorithm stands for its file
     files = [o.removeprefix("hyperparams=") for o in overrides if o.startswith("hyperparams=")]
     paths = [hyperparams_file(file) if file in ALGORITHMS else Path(file) for file in files]
     params = tuple(o for o in overrides if not o.startswith("hyperparams="))
-    return Variant(",".join(pieces), algo, paths[-1] if paths else None, params)
-
-
-def _split(text: str) -> list[str]:
-    pieces, depth = [""], 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            pieces.append("")
-        else:
-            pieces[-1] += character
-    return pieces
+    return Variant(",".join(written), algo, paths[-1] if paths else None, params)
 
 
 def plan(args: CompareArgs) -> tuple[Run, ...]:

@@ -16,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from sb3_ddpg_ext.labels import pieces
 from sb3_ddpg_ext.report import statistics
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group
 from sb3_ddpg_ext.report.records import Array, Evaluations
@@ -61,15 +62,11 @@ def _text(label: str, width: int = 26) -> str:
 
 def _names(labels: Sequence[str], width: int = 26) -> list[str]:
     """Labels in lines. Where they are long, what all of them begin with is left out, in whole pieces."""
-    same = "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*labels, strict=False)))
-    cut = depth = 0
-    for position, character in enumerate(same, start=1):
-        depth += (character in "([{") - (character in ")]}")
-        if depth == 0 and character in ":,":
-            cut = position
-    if cut == 0 or len(labels) == 1 or max(map(len, labels)) <= width:
+    columns = zip(*(pieces(label, ":,") for label in labels), strict=False)
+    same = "".join(column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    if same == "" or len(labels) == 1 or max(map(len, labels)) <= width:
         return [_text(label, width) for label in labels]
-    return [_text(f"…{label[cut:]}", width) for label in labels]
+    return [_text(f"…{label.removeprefix(same)}", width) for label in labels]
 
 
 def _short(value: float, _: float = 0) -> str:
