@@ -281,14 +281,26 @@ def test_missing_seeds_are_named_and_the_rest_is_compared(log_dir: Path) -> None
 def test_an_algorithm_without_an_environment_is_left_out_of_all_of_them(log_dir: Path) -> None:
     for seed in range(3):
         save(log_dir, record("sac", "Pendulum-v1", seed))
+        save(log_dir, record("td3", "Pendulum-v1", seed))
     comparison = comparison_of(log_dir)
     for score in SCORES:
         assert {row.label for row in comparison.score_rows[score] if row.env is None} == {"custom_ddpg", "ddpg"}
         assert {row.label for row in comparison.improvement_rows[score] if row.env is None} == {"custom_ddpg"}
-    said = notes(comparison)
-    assert "HalfCheetah-v5: no finished runs of sac." in said
-    (left_out,) = (note for note in said if "left out" in note)
-    titles = "final score and no area under the curve over steps and no area under the curve over seconds"
+    assert notes(comparison) == (
+        "HalfCheetah-v5: no finished runs of sac; td3.",
+        "Left out where environments are taken together that they were not run on: sac; td3.",
+    )
+
+
+def test_an_algorithm_without_a_score_on_one_environment_is_left_out_of_this_score(log_dir: Path) -> None:
+    for seed in range(3):
+        save(log_dir, record("sac", "Pendulum-v1", seed))
+        save(log_dir, record("sac", "HalfCheetah-v5", seed, evaluations=None))
+    comparison = comparison_of(log_dir)
+    assert {row.label for row in comparison.score_rows["final"] if row.env is None} == {"custom_ddpg", "ddpg", "sac"}
+    assert {row.label for row in comparison.score_rows["steps"] if row.env is None} == {"custom_ddpg", "ddpg"}
+    (left_out,) = (note for note in notes(comparison) if "left out" in note)
+    titles = "area under the curve over steps and no area under the curve over seconds"
     assert left_out.startswith(f"sac has no {titles} on HalfCheetah-v5: it is left out")
 
 

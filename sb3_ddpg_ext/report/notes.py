@@ -117,10 +117,13 @@ def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
 def _aggregates(comparison: Comparison) -> Iterator[str]:
     if len(comparison.envs) < 2:
         return
-    for label in comparison.labels:
+    ran = {label: [env for env in comparison.envs if (env, label) in comparison.groups] for label in comparison.labels}
+    if absent := [label for label, envs in ran.items() if len(envs) < len(comparison.envs)]:
+        yield f"Left out where environments are taken together that they were not run on: {'; '.join(absent)}."
+    for label, here in ran.items():
         scores: dict[str, list[str]] = {}
         for score, title in SCORES.items():
-            lacking = [env for env in comparison.envs if not comparison.strata(score, label, [env])]
+            lacking = [env for env in here if not comparison.strata(score, label, [env])]
             scores.setdefault(", ".join(lacking), []).append(title.lower())
         for envs, titles in scores.items():
             if envs:
