@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from sb3_ddpg_ext.report import pictures, sections, statistics
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison, compare
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.report.records import read_runs
-from sb3_ddpg_ext.report.scales import SCALES
+from sb3_ddpg_ext.report.scales import SCALES, scale_of
 from sb3_ddpg_ext.settings import SettingsError
 
 AWKWARD = 'ddpg:a=<b>&"x",b=1|2,c=$_$'
@@ -124,7 +125,12 @@ def drop(key: str) -> Callable[[dict[str, Any]], str]:
         (lambda r: json.dumps({**r, "steps": float("nan")}), "NaN is not JSON"),
         (lambda r: json.dumps({**r, "status": "odd"}), "unknown status 'odd'"),
         (lambda r: json.dumps({**r, "seconds": None}), "cannot be read"),
-        (lambda r: json.dumps({**r, "seconds": {**r["seconds"], "cpu": 0.0}}), "training took 0.0 CPU seconds"),
+        (
+            lambda r: json.dumps({**r, "seconds": {**r["seconds"], "cpu": 0.0}}),
+            "1000 steps and 0.0 CPU seconds",
+        ),
+        (lambda r: json.dumps({**r, "steps": 0}), "training took 0 steps and 10.0 CPU seconds"),
+        (lambda r: json.dumps(r).replace('"steps": 1000', '"steps": 1e999', 1), "cannot convert float infinity"),
         (lambda r: json.dumps({**r, "score": {"returns": []}}), "not all numbers"),
         (lambda r: json.dumps({**r, "score": {"returns": [1, None]}}), "not all numbers"),
         (lambda r: json.dumps({**r, "evaluations": {**r["evaluations"], "seconds": [1]}}), "differ in length"),
@@ -233,6 +239,16 @@ def test_comparisons_with_the_baseline_by_hand(log_dir: Path) -> None:
     assert alone["custom_ddpg"].smallest == pytest.approx(0.1)  # nothing to correct
 
 
+def test_no_corrected_p_is_smaller_than_the_least(tmp_path: Path) -> None:
+    for label, number in (("ddpg", 4), ("sac", 4), ("td3", 9)):
+        for seed in range(number):
+            save(tmp_path, record(label, "Pendulum-v1", seed + 10 * len(label)))  # ddpg above all others
+    sac, td3 = comparison_of(tmp_path).improvement_rows["final"]
+    assert (td3.p, sac.p) == pytest.approx((2 / 715, 2 / 70))  # of 13 the 4, of 8 the 4
+    assert (td3.holm, sac.holm) == pytest.approx((4 / 715, 2 / 70))  # the smaller one twice
+    assert (td3.smallest, sac.smallest) == (td3.holm, sac.holm)
+
+
 def test_the_baseline(log_dir: Path) -> None:
     assert comparison_of(log_dir).baseline == "ddpg"
     assert comparison_of(log_dir, "custom_ddpg").baseline == "custom_ddpg"
@@ -320,8 +336,32 @@ def test_shorter_and_longer_runs(log_dir: Path) -> None:
     assert long.steps_to[3] == np.inf
     assert (len(short.steps_to), len(long.steps_to), len(short.pace)) == (3, 4, 3)
     said = notes(comparison)
-    assert "ddpg/Pendulum-v1_3: 500 steps, where most runs have 1,000. It has a curve but no scores." in said
+    assert "ddpg/Pendulum-v1_3: 500 steps, where the budget is 1,000. It has a curve but no scores." in said
     assert any(note.startswith("custom_ddpg/Pendulum-v1_3: 2,000 steps") and "scored up to" in note for note in said)
+
+
+def test_a_run_that_a_callback_ended_early_is_a_short_one(log_dir: Path) -> None:
+    before = comparison_of(log_dir)
+    for seed in range(3):
+        save(log_dir, record("sac", "Pendulum-v1", seed, steps=200, planned_steps=1_000))
+    after = comparison_of(log_dir)
+    for label in ("ddpg", "custom_ddpg"):
+        for score in SCORES:
+            scores = [comparison.groups["Pendulum-v1", label].scores[score].tolist() for comparison in (before, after)]
+            assert scores[0] == scores[1]
+    assert all(len(after.groups["Pendulum-v1", "sac"].scores[score]) == 0 for score in SCORES)
+    said = "sac/Pendulum-v1_1: 200 of 1,000 steps, where the budget is 1,000. It has a curve but no scores."
+    assert said in notes(after)
+
+
+def test_rarer_evaluations_do_not_change_an_area_over_steps(log_dir: Path) -> None:
+    rarer = record("sac", "Pendulum-v1", 0)
+    rarer["evaluations"] = {key: value[2::3] for key, value in rarer["evaluations"].items()}
+    save(log_dir, rarer)
+    groups = comparison_of(log_dir).groups
+    # All between steps 300 and 900, from -730 to -190
+    assert groups["Pendulum-v1", "sac"].scores["steps"] == pytest.approx([-460])
+    assert groups["Pendulum-v1", "ddpg"].scores["steps"] == pytest.approx([-460, -459, -458])
 
 
 def test_a_seed_counts_once(log_dir: Path) -> None:
@@ -374,6 +414,11 @@ def test_an_environment_nobody_has_a_scale_for(log_dir: Path) -> None:
     assert any(note.startswith("Own-v0 is not in the normalisation table.") for note in notes(comparison))
 
 
+def test_environments_of_packages_have_a_scale(log_dir: Path) -> None:
+    assert scale_of("a_package:Pendulum-v1") is scale_of("Pendulum-v1") is SCALES["Pendulum-v1"]
+    assert scale_of("Own-v0") is None
+
+
 def test_an_environment_nobody_has_a_threshold_for(tmp_path: Path) -> None:
     for seed in range(2):
         save(tmp_path, record("ddpg", "Walker2d-v5", seed))
@@ -388,6 +433,29 @@ def test_who_is_evaluated_after_the_fastest_has_ended_counts_as_if_it_were_so_go
     groups = comparison_of(tmp_path).groups
     assert groups["Pendulum-v1", "sac"].scores["seconds"] == pytest.approx([-505])
     assert groups["Pendulum-v1", "ddpg"].scores["seconds"] == pytest.approx([-910])
+    (said,) = (note for note in notes(comparison_of(tmp_path)) if "no evaluation yet" in note)
+    assert said.startswith(
+        "Pendulum-v1: 1 of ddpg had no evaluation yet when the fastest was done, after 10 CPU seconds"
+    )
+
+
+def test_an_environment_without_the_baseline_is_named(log_dir: Path) -> None:
+    for seed in range(3):
+        shutil.rmtree(log_dir / "ddpg" / f"HalfCheetah-v5_{seed}")
+    comparison = comparison_of(log_dir)
+    assert {row.env for row in comparison.improvement_rows["final"]} == {"Pendulum-v1"}
+    assert "ddpg, the baseline, was not run on HalfCheetah-v5: nothing is compared with it there" in str(
+        notes(comparison)
+    )
+
+
+def test_a_curve_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
+    for seed, speed in enumerate((1.0, 100.0)):
+        save(tmp_path, record("ddpg", "Pendulum-v1", seed, speed=speed))
+    comparison = comparison_of(tmp_path)
+    assert [picture.draw(comparison) is None for picture in pictures.CURVES] == [False, True]
+    said = [note for note in notes(comparison) if "in common" in note]
+    assert said == ["Pendulum-v1: the runs of ddpg have no CPU seconds in common, so it has no curve over them."]
 
 
 def test_runs_that_waited_for_busy_cores_are_named(log_dir: Path) -> None:
@@ -486,6 +554,23 @@ def test_curves_show_the_iqm_of_the_runs(log_dir: Path) -> None:
 # --- Pages ---
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12_345.6, "12,346"),
+        (123.45, "123.5"),
+        (9.8765, "9.877"),
+        (-0.006, "-0.006"),
+        (-0.0, "0.000"),
+        (0.0004, "4.0e-04"),
+        (np.nan, "-"),
+        (np.inf, "not reached"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert sections.number(value) == text
+
+
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a report, of an algorithm with an awkward name and of runs that did not finish, too."""
@@ -565,6 +650,9 @@ def test_whatever_is_there_makes_a_report(case: str, tmp_path: Path) -> None:
     assert files(tmp_path) == expected[case] | TEXTS
     page = (tmp_path / "report.md").read_text()
     assert "nan" not in page
+    for section in page.split("\n## ")[1:]:
+        assert re.search(r"^(\||!|- )", section, re.MULTILINE), f"nothing in it: {section}"
+    assert "Compared with" not in page
     if case == "one run":
         assert "ddpg has one run, so its intervals are not defined" in page
         assert "| Pendulum-v1 | ddpg | 1 | -100.0 | -100.0 | -100.0 | 0.000 |" in page

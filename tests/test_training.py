@@ -277,9 +277,15 @@ def test_learning_curve(normalized_run: Path) -> None:
     figure = report.learning_curve(normalized_run)
     axes = figure.axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[union-attr]
-    assert labels == ["training episodes (with noise)", "evaluation: mean of 2 episodes", "its 95% interval"]
+    assert labels == ["training episodes", "evaluation: mean of 2 episodes", "its 95% interval"]
     assert axes.get_lines()[1].get_xdata().tolist() == [100, 200, 300]  # type: ignore[union-attr]
     assert axes.get_lines()[0].get_xdata().tolist() == [200]  # type: ignore[union-attr]
+
+
+def test_one_episode_has_no_interval(tmp_path: Path) -> None:
+    np.savez(tmp_path / "evaluations.npz", timesteps=[100, 200], results=[[-3.0], [-2.0]])
+    labels = [text.get_text() for text in report.learning_curve(tmp_path).axes[0].get_legend().get_texts()]  # type: ignore[union-attr]
+    assert labels == ["training episodes", "evaluation: one episode"]
 
 
 def test_learning_curve_of_a_run_that_was_stopped_at_once(tmp_path: Path) -> None:

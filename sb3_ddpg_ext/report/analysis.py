@@ -4,12 +4,12 @@ Records -> everything that the report says, in numbers and notes.
 What is compared with what:
 
 - Only finished runs are in statistics. Of several with one label, environment and seed the first counts.
-- The *budget* of an environment is the number of steps that most of its finished runs were to do (of equally frequent
-  ones the smallest). Shorter runs have curves but no scores; longer ones are scored up to the budget, without a final
-  score.
-- Areas are taken between the earliest first and the earliest last evaluation of all runs on an environment, so that all
-  are averages over the same steps, or the same seconds. Before its own first evaluation a curve is as high as there,
-  which flatters the slower ones.
+- The *budget* of an environment is the number of steps that most of its finished runs did (of equally frequent ones
+  the smallest). Shorter runs have curves but no scores; longer ones are scored up to the budget, without a final score
+  and without their speed.
+- Areas over steps are taken between the latest first and the earliest last evaluation of all runs on an environment, so
+  that all are averages over the same steps. Areas over seconds begin with the earliest first evaluation, for the
+  fastest may be done before the slowest has its first; before its own first a curve is as high as there.
 - Seconds are of CPU time: runs that share a machine's cores with one another, or with somebody else, wait for them,
   which says nothing about an algorithm. (Busy neighbours slow caches and memory all the same, by up to a fifth or
   a quarter in runs that had much of it.)
@@ -28,7 +28,7 @@ import numpy as np
 
 from sb3_ddpg_ext.report import statistics
 from sb3_ddpg_ext.report.records import Array, Evaluations, Run
-from sb3_ddpg_ext.report.scales import SCALES
+from sb3_ddpg_ext.report.scales import scale_of
 from sb3_ddpg_ext.report.statistics import Estimate
 from sb3_ddpg_ext.settings import SettingsError
 
@@ -48,6 +48,7 @@ class Group:
     :param label: The algorithm
     :param env: The environment
     :param runs: All its finished runs
+    :param evaluations: Up to the budget, of those that are long enough
     :param scores: For each of :data:`SCORES` those of the runs that have one, ``[runs]``
     :param steps_to: Steps to the environment's threshold, infinity where it was not reached, ``[runs]``
     :param seconds_to: CPU seconds of training to it, ``[runs]``
@@ -58,6 +59,7 @@ class Group:
     label: str
     env: str
     runs: tuple[Run, ...]
+    evaluations: tuple[Evaluations, ...]
     scores: Mapping[str, Array]
     steps_to: Array
     seconds_to: Array
@@ -148,12 +150,13 @@ class Comparison:
     @property
     def scaled(self) -> tuple[str, ...]:
         """Those of them whose scores can be normalised"""
-        return tuple(env for env in self.envs if env in SCALES)
+        return tuple(env for env in self.envs if scale_of(env) is not None)
 
     def normalised(self, score: str, label: str) -> list[Array]:
         """:return: Normalised scores of an algorithm on :attr:`scaled`; nothing if it lacks one of them"""
+        scales = filter(None, map(scale_of, self.envs))
         strata = self.strata(score, label, self.scaled)
-        return [SCALES[env].normalise(s) for env, s in zip(self.scaled, strata, strict=False)]
+        return [scale.normalise(scores) for scale, scores in zip(scales, strata, strict=False)]
 
     def strata(self, score: str, label: str, envs: Sequence[str]) -> list[Array]:
         """:return: Scores of an algorithm on some environments, ``[runs]`` each; nothing if it lacks one of them"""
@@ -179,11 +182,10 @@ class Comparison:
                     continue
                 estimates = {}
                 for name, metric in statistics.METRICS.items():
-                    if metric is not statistics.optimality_gap:
+                    if metric is not statistics.optimality_gap or env is None:
                         estimates[name] = self.estimate(metric, strata)
-                    elif env is None or env in SCALES:
-                        scaled = strata if env is None else [SCALES[env].normalise(strata[0])]
-                        estimates[name] = self.estimate(metric, scaled)
+                    elif (scale := scale_of(env)) is not None:
+                        estimates[name] = self.estimate(metric, [scale.normalise(strata[0])])
                 yield ScoreRow(env, label, sum(map(len, strata)), estimates)
 
     @cached_property
@@ -209,10 +211,9 @@ class Comparison:
                 rows.append(row)
             if env is not None:
                 adjusted = statistics.holm([row.p for row in rows])
-                # Holm's first step multiplies by the number of tests
+                smallest = statistics.holm([row.smallest for row in rows])  # it falls with each p
                 rows = [
-                    replace(row, holm=p, smallest=min(1.0, row.smallest * len(rows)))
-                    for row, p in zip(rows, adjusted, strict=True)
+                    replace(row, holm=p, smallest=least) for row, p, least in zip(rows, adjusted, smallest, strict=True)
                 ]
             yield from rows
 
@@ -221,10 +222,10 @@ class Comparison:
         """A row for each environment with a threshold and each algorithm"""
         rows = []
         for (env, label), group in self.groups.items():
-            threshold = SCALES[env].threshold if env in SCALES else None
-            if threshold is not None and len(group.steps_to):
+            scale = scale_of(env)
+            if scale is not None and scale.threshold is not None and len(group.steps_to):
                 steps, seconds = (self.estimate(statistics.median, [x]) for x in (group.steps_to, group.seconds_to))
-                reached = int(np.isfinite(group.steps_to).sum())
+                reached, threshold = int(np.isfinite(group.steps_to).sum()), scale.threshold
                 rows.append(ThresholdRow(env, label, threshold, reached, len(group.steps_to), steps, seconds))
         return tuple(rows)
 
@@ -276,7 +277,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None, seed: int = 0) -> 
     groups: dict[tuple[str, str], Group] = {}
     for env in sorted({env for env, _ in finished}):
         here = {label: tuple(finished[env, label].values()) for label in labels if (env, label) in finished}
-        frequency = Counter(run.planned_steps for group in here.values() for run in group)
+        frequency = Counter(run.length for group in here.values() for run in group)
         budgets[env] = min(frequency, key=lambda steps: (-frequency[steps], steps))
         groups |= _groups(env, here, budgets[env])
     return Comparison(tuple(runs), labels, baseline, budgets, groups, seed)
@@ -285,23 +286,30 @@ def compare(runs: Sequence[Run], baseline: str | None = None, seed: int = 0) -> 
 def _groups(env: str, runs: Mapping[str, tuple[Run, ...]], budget: int) -> dict[tuple[str, str], Group]:
     """The groups of one environment."""
     evaluations = {
-        label: [e for run in group if run.planned_steps >= budget and (e := _until(run, budget))]
+        label: tuple(e for run in group if run.length >= budget and (e := _until(run, budget)))
         for label, group in runs.items()
     }
     everyone = [e for group in evaluations.values() for e in group if len(e.steps) > 1]
-    threshold = SCALES[env].threshold if env in SCALES else None
+    over_steps = common(everyone, lambda e: e.steps)
+    over_seconds = (
+        min((e.cpu_seconds[0] for e in everyone), default=np.inf),
+        min((e.cpu_seconds[-1] for e in everyone), default=np.inf),
+    )
+    scale = scale_of(env)
+    threshold = None if scale is None else scale.threshold
     groups = {}
     for label, group in runs.items():
-        in_time = [run for run in group if run.planned_steps == budget]
-        reached = [] if threshold is None else evaluations[label]
+        in_time = [run for run in group if run.length == budget]
+        reached = () if threshold is None else evaluations[label]
         groups[env, label] = Group(
             label,
             env,
             group,
+            evaluations[label],
             {
                 "final": np.array([run.returns.mean() for run in in_time if run.returns is not None]),
-                "steps": _areas(evaluations[label], [e.steps for e in everyone], lambda e: e.steps),
-                "seconds": _areas(evaluations[label], [e.cpu_seconds for e in everyone], lambda e: e.cpu_seconds),
+                "steps": _areas(evaluations[label], lambda e: e.steps, *over_steps),
+                "seconds": _areas(evaluations[label], lambda e: e.cpu_seconds, *over_seconds),
             },
             np.array([statistics.first_at(e.steps, e.means, threshold or 0) for e in reached]),
             np.array([statistics.first_at(e.cpu_seconds, e.means, threshold or 0) for e in reached]),
@@ -317,11 +325,20 @@ def _until(run: Run, budget: int) -> Evaluations | None:
         return None
     e = run.evaluations
     # The last evaluation comes with the end of the last rollout, which may be some steps after the budget
-    n = len(e.steps) if run.planned_steps == budget else int((e.steps <= budget).sum())
+    n = len(e.steps) if run.length == budget else int((e.steps <= budget).sum())
     return Evaluations(e.steps[:n], e.seconds[:n], e.cpu_seconds[:n], e.returns[:n]) if n else None
 
 
-def _areas(evaluations: list[Evaluations], everyone: list[Array], x: Callable[[Evaluations], Array]) -> Array:
-    """Areas from where the first of all curves on the environment begins to where the first of them ends."""
-    low, high = min((e[0] for e in everyone), default=0.0), min((e[-1] for e in everyone), default=0.0)
+def common(evaluations: Sequence[Evaluations], x: Callable[[Evaluations], Array]) -> tuple[float, float]:
+    """
+    :param evaluations: Of several runs
+    :param x: Their steps, or seconds
+    :return: From where to where all are known; the second is not greater than the first if there is nothing
+    """
+    return max((x(e)[0] for e in evaluations), default=np.inf), min((x(e)[-1] for e in evaluations), default=np.inf)
+
+
+def _areas(evaluations: Sequence[Evaluations], x: Callable[[Evaluations], Array], low: float, high: float) -> Array:
+    if not low < high:
+        return np.empty(0)
     return np.array([statistics.area(x(e), e.means, low, high) for e in evaluations if len(e.steps) > 1])

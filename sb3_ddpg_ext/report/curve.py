@@ -16,18 +16,20 @@ def learning_curve(directory: Path) -> Figure:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     steps, returns = _training_episodes(directory)
-    axes.plot(steps, returns, ".", markersize=4, alpha=0.4, color="tab:gray", label="training episodes (with noise)")
+    axes.plot(steps, returns, ".", markersize=4, alpha=0.4, color="tab:gray", label="training episodes")
     evaluations = directory / "evaluations.npz"
     if evaluations.exists():
         with np.load(evaluations) as file:
             timesteps, results = file["timesteps"], file["results"]
         n_episodes = results.shape[1]
-        # Percentile bootstrap: the episodes of each evaluation drawn again and again -> the quantiles of their mean
-        rng = np.random.default_rng(0)
-        means = [rng.choice(episodes, size=(2_000, n_episodes)).mean(axis=1) for episodes in results]
-        low, high = np.percentile(means, [2.5, 97.5], axis=1)
-        axes.plot(timesteps, results.mean(axis=1), color="tab:blue", label=f"evaluation: mean of {n_episodes} episodes")
-        axes.fill_between(timesteps, low, high, alpha=0.25, color="tab:blue", label="its 95% interval")
+        what = f"mean of {n_episodes} episodes" if n_episodes > 1 else "one episode"
+        axes.plot(timesteps, results.mean(axis=1), color="tab:blue", label=f"evaluation: {what}")
+        if n_episodes > 1:
+            # Percentile bootstrap: the episodes of each evaluation drawn again and again -> quantiles of their mean
+            rng = np.random.default_rng(0)
+            means = [rng.choice(episodes, size=(2_000, n_episodes)).mean(axis=1) for episodes in results]
+            low, high = np.percentile(means, [2.5, 97.5], axis=1)
+            axes.fill_between(timesteps, low, high, alpha=0.25, color="tab:blue", label="its 95% interval")
     axes.set(xlabel="environment steps", ylabel="return", title=" ".join(directory.resolve().parts[-2:]))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

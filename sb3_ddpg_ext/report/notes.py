@@ -2,13 +2,20 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group
-from sb3_ddpg_ext.report.scales import SCALES
+import numpy as np
+
+from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group, common
+from sb3_ddpg_ext.report.records import Array, Evaluations
+from sb3_ddpg_ext.report.scales import scale_of
 
 _TIMES = "Seconds are not comparable between them."
 _BUSY = 1.5  # times its CPU seconds: a run that took longer has waited
+_AXES: Mapping[str, Callable[[Evaluations], Array]] = {
+    "steps": lambda e: e.steps,
+    "CPU seconds": lambda e: e.cpu_seconds,
+}
 _CONSEQUENCES: Mapping[str, str] = {
     "threads": _TIMES,
     "device": _TIMES,
@@ -59,11 +66,12 @@ def _runs(comparison: Comparison, env: str) -> Iterator[str]:
         if any(run.settings != group.runs[0].settings for run in group.runs):
             yield f"{env}: the runs of {label} were not all made with the same settings."
         for run in group.runs:
-            differs = f"{run.name}: {run.planned_steps:,} steps, where most runs have {budget:,}."
-            if run.planned_steps < budget:
+            done = f"{run.length:,}" + (f" of {run.planned_steps:,}" if run.length < run.planned_steps else "")
+            differs = f"{run.name}: {done} steps, where the budget is {budget:,}."
+            if run.length < budget:
                 yield f"{differs} It has a curve but no scores."
-            elif run.planned_steps > budget:
-                yield f"{differs} It is scored up to there, without a final score."
+            elif run.length > budget:
+                yield f"{differs} It is scored up to there, without a final score and without its speed."
             if run.evaluations is None or len(run.evaluations.steps) < 2:
                 yield f"{run.name}: fewer than two evaluations. It has no curve and no areas."
 
@@ -86,10 +94,9 @@ def _seeds(comparison: Comparison, env: str) -> Iterator[str]:
 def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
     here = _here(comparison, env)
     protocols = [
-        (f"{run.evaluations.returns.shape[0]} x {run.evaluations.returns.shape[1]} episodes", label)
+        (f"{e.returns.shape[0]} x {e.returns.shape[1]} episodes", label)
         for label, group in here.items()
-        for run in group.runs
-        if run.evaluations is not None and run.planned_steps == comparison.budgets[env]
+        for e in group.evaluations
     ]
     if seen := _differing(protocols):
         yield (
@@ -105,12 +112,27 @@ def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
             "CPU seconds. If they waited for busy cores, and not for their environment, these may be up to a quarter "
             "longer for it."
         )
-    if env not in SCALES:
+    curves = {label: [e for e in group.evaluations if len(e.steps) > 1] for label, group in here.items()}
+    end = min((e.cpu_seconds[-1] for runs in curves.values() for e in runs), default=np.inf)
+    late = Counter(label for label, runs in curves.items() for e in runs if e.cpu_seconds[0] > end)
+    if late:
+        yield (
+            f"{env}: {', '.join(f'{n} of {label}' for label, n in late.items())} had no evaluation yet when the "
+            f"fastest was done, after {end:.3g} CPU seconds: their areas over seconds are their first evaluations."
+        )
+    for label, group in here.items():
+        runs = [e for run in group.runs if (e := run.evaluations) is not None and len(e.steps) > 1]
+        for what, x in _AXES.items():
+            low, high = common(runs, x)
+            if runs and not low < high:
+                yield f"{env}: the runs of {label} have no {what} in common, so it has no curve over them."
+    scale = scale_of(env)
+    if scale is None:
         yield (
             f"{env} is not in the normalisation table. Scores of all environments together are without it, "
             "probabilities of improvement, which need no scale, are with it."
         )
-    elif SCALES[env].threshold is None:
+    elif scale.threshold is None:
         yield f"{env}: nobody has set a threshold, so there are no times to it."
 
 
@@ -120,6 +142,12 @@ def _aggregates(comparison: Comparison) -> Iterator[str]:
     ran = {label: [env for env in comparison.envs if (env, label) in comparison.groups] for label in comparison.labels}
     if absent := [label for label, envs in ran.items() if len(envs) < len(comparison.envs)]:
         yield f"Left out where environments are taken together that they were not run on: {'; '.join(absent)}."
+    without = [env for env in comparison.envs if env not in ran[comparison.baseline]]
+    if without:
+        yield (
+            f"{comparison.baseline}, the baseline, was not run on {', '.join(without)}: nothing is compared with it "
+            "there, nor on all environments together."
+        )
     for label, here in ran.items():
         scores: dict[str, list[str]] = {}
         for score, title in SCORES.items():

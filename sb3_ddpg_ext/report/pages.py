@@ -24,9 +24,14 @@ def write(comparison: Comparison, directory: Path) -> Path:
     :param directory: Where to
     :return: Path of ``report.html``
     """
-    content = sections(comparison)
-    all_pictures = [item for section in content for item in section.content if isinstance(item, Picture)]
+    everything = sections(comparison)
+    all_pictures = [item for section in everything for item in section.content if isinstance(item, Picture)]
     pictures = _draw(comparison, all_pictures)
+    content = [
+        section
+        for section in everything
+        if section.points or any(not isinstance(item, Picture) or item.name in pictures for item in section.content)
+    ]
     for name, png in pictures.items():
         with atomic(directory / f"{name}.png") as partial:
             partial.write_bytes(png)

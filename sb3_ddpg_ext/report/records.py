@@ -80,6 +80,11 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     conditions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def length(self) -> int:
+        """Steps that it was to do and did: a callback can end training early, and the last rollout is done whole"""
+        return min(self.steps, self.planned_steps)
+
 
 def read_runs(log_dir: Path) -> tuple[Run, ...]:
     """
@@ -114,7 +119,7 @@ def _read(directory: Path) -> Run:
         return run
     try:
         return _parse(run.name, json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         said = f"no {error} in it" if isinstance(error, KeyError) else " ".join(str(error).split())
         return replace(run, status="corrupt", reason=f"result.json cannot be read: {said}")
 
@@ -130,20 +135,20 @@ def _parse(name: str, record: dict[str, Any]) -> Run:
         str(record["env"]),
         int(record["seed"]),
         str(record["status"]),
-        str(record.get("error") or ""),
+        str(record.get("error") or "no reason recorded"),
     )
     if run.status == "failed":
         return run
     if run.status not in ("finished", "interrupted"):
         raise ValueError(f"unknown status {run.status!r}")
-    score, cpu_seconds = record["score"], float(record["seconds"]["cpu"])
-    if not cpu_seconds > 0:
-        raise ValueError(f"training took {cpu_seconds} CPU seconds")
+    score, steps, cpu_seconds = record["score"], int(record["steps"]), float(record["seconds"]["cpu"])
+    if not (steps > 0 and cpu_seconds > 0):
+        raise ValueError(f"training took {steps} steps and {cpu_seconds} CPU seconds")
     return replace(
         run,
         reason="stopped before its end" if run.status == "interrupted" else "",
-        steps=int(record["steps"]),
-        planned_steps=int(record.get("planned_steps", record["steps"])),
+        steps=steps,
+        planned_steps=int(record.get("planned_steps", steps)),
         updates=int(record["updates"]),
         returns=None if score is None else _array(score["returns"], 1),
         evaluations=_evaluations(record.get("evaluations")),

@@ -39,7 +39,7 @@ class Scale:
 
 # `random` was measured with Gymnasium 1.4.0 and MuJoCo 4.0.0: 300 episodes of actions drawn from the action space
 # seeded with 0, episode k reset with the seed 3,000,000 + k. Standard errors: Pendulum 16, LunarLander 8, Ant 6,
-# HalfCheetah 5, Hopper 1.3, BipedalWalker 0.8, Walker2d 0.4, the others 0.2 and less.
+# HalfCheetah 5, Hopper 1.3, InvertedDoublePendulum 1.0, BipedalWalker 0.8, Walker2d 0.4, the others 0.2 and less.
 # References: https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md (20k steps for Pendulum, 300k for
 # MountainCarContinuous and LunarLander, 1M for BipedalWalker), https://arxiv.org/abs/1802.09477 (1M steps). They were
 # measured on the versions named, whose rewards are not in all details those of v5: a scale, not a goal.
@@ -54,4 +54,13 @@ SCALES: Mapping[str, Scale] = {
     "Ant-v5": Scale(-58.1, 4372.4, f"{_PAPER}, v1", 6000, _REGISTERED),
     "Reacher-v5": Scale(-42.7, -3.6, f"{_PAPER}, v1", -3.75, _REGISTERED),
     "InvertedPendulum-v5": Scale(5.2, 1000.0, f"{_PAPER}, v1", 950, _REGISTERED),
+    "InvertedDoublePendulum-v5": Scale(48.2, 9337.5, f"{_PAPER}, v1", 9100, _REGISTERED),
 }
+
+
+def scale_of(env: str) -> Scale | None:
+    """
+    :param env: Id of an environment, also with a package to import first: ``package:Env-v0``
+    :return: Its scale, None if it is not in the table
+    """
+    return SCALES.get(env.split(":")[-1])

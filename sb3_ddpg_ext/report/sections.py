@@ -9,7 +9,7 @@ from sb3_ddpg_ext.report import pictures, statistics
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.report.pictures import Picture
-from sb3_ddpg_ext.report.scales import SCALES
+from sb3_ddpg_ext.report.scales import scale_of
 from sb3_ddpg_ext.report.statistics import RESAMPLES, Estimate
 
 _ALL = "all environments"
@@ -49,7 +49,7 @@ class Section:
 def sections(comparison: Comparison) -> tuple[Section, ...]:
     """
     :param comparison: The comparison
-    :return: The sections of its report; those that would be empty are left out
+    :return: The sections of its report. Tables have rows; pictures may turn out to have nothing to show
     """
     found = (
         Section("Summary", content=(_summary(comparison),)),
@@ -71,7 +71,7 @@ def sections(comparison: Comparison) -> tuple[Section, ...]:
         Section("Normalisation", _NORMALISATION, content=(_normalisation(comparison),)),
         Section("How the numbers were made", points=_METHOD),
     )
-    return tuple(s for s in map(_without_empty_tables, found) if s.points or s.content)
+    return tuple(map(_without_empty_tables, found))
 
 
 def _without_empty_tables(section: Section) -> Section:
@@ -86,18 +86,18 @@ _SCORES = {
     ),
     "steps": (
         "The mean height of a run's evaluation curve over environment steps: how much was learned how early. Between "
-        "the earliest first and the earliest last evaluation of all runs on an environment.",
+        "the latest first and the earliest last evaluation of all runs on an environment.",
     ),
     "seconds": (
         "The mean height of a run's evaluation curve over CPU seconds of training, from the earliest first to the "
         "earliest last evaluation of all runs on an environment: what computing time buys until the fastest is done. "
-        "Before its own first evaluation a curve is as high as there, which flatters the slower ones. It holds for the "
-        "machine and the threads below.",
+        "Before its own first evaluation a curve is as high as there. It holds for the machine and the threads below.",
     ),
 }
 _COMPARED = (
     "P is the probability that a run scores higher than one of the baseline (ties count half); 0.5 is no difference. "
-    "An interval that is a single point says that all runs lie on one side, not that this is certain.",
+    "An interval that is a single point says that all runs lie on one side, or that all are equal, not that this is "
+    "certain.",
     "p: two-sided Mann-Whitney U test, exact (with ties in many runs: from 100,000 random splits). Holm: p corrected "
     "for all comparisons in the table on the same environment; different environments and scores are not corrected for "
     "one another. Least: the smallest corrected p that the best of these algorithms could have reached with so few "
@@ -133,14 +133,17 @@ _METHOD = (
 def number(value: float) -> str:
     """
     :param value: A number
-    :return: Four significant digits, three decimals at most; a dash for NaN, ``not reached`` for infinity
+    :return: Four significant digits, three decimals at most (if these are not all 0); a dash for NaN, ``not reached``
+        for infinity
     """
     if math.isnan(value):
         return _NONE
     if math.isinf(value):
         return "not reached"
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.1e}"
     digits = 3 if abs(value) < 10 else max(0, 3 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"
+    return f"{value + 0.0:,.{digits}f}"  # -0.0 is 0
 
 
 def interval(estimate: Estimate) -> str:
@@ -171,7 +174,7 @@ def _summary(comparison: Comparison) -> Table:
     return Table(
         f"{what} in units of return: IQM and 95% interval. "
         f"P: probability of a better final score than {comparison.baseline}. "
-        f"Speed: steps per second, times those of {comparison.baseline}.",
+        f"Speed: steps per CPU second, times those of {comparison.baseline}.",
         ("environment", "algorithm", *(title.lower() for title in SCORES.values()), "P", "speed"),
         tuple(
             (
@@ -268,7 +271,7 @@ def _budgets(comparison: Comparison) -> Table:
                 env,
                 label,
                 ", ".join(str(run.seed) for run in group.runs),
-                _distinct([f"{run.planned_steps:,}" for run in group.runs]),
+                _distinct([f"{run.length:,}" for run in group.runs]),
                 _distinct([f"{points} x {episodes} episodes" for points, episodes in evaluated]) or _NONE,
                 _distinct([run.conditions["final episodes"] for run in group.runs]),
                 number(sum(run.seconds for run in group.runs)),
@@ -310,8 +313,8 @@ def _normalisation(comparison: Comparison) -> Table:
                 _NONE if scale.threshold is None else f"{scale.threshold:g}",
                 scale.threshold_source or _NONE,
             )
-            for env, scale in SCALES.items()
-            if env in comparison.envs
+            for env in comparison.envs
+            if (scale := scale_of(env)) is not None
         ),
         heads=1,
     )

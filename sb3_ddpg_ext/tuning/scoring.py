@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ddpg_ext.report.records import Array, Evaluations
-from sb3_ddpg_ext.report.scales import SCALES, Scale
+from sb3_ddpg_ext.report.scales import SCALES, Scale, scale_of
 from sb3_ddpg_ext.report.statistics import area, first_at, iqm
 from sb3_ddpg_ext.settings import SettingsError
 
@@ -35,7 +35,8 @@ def check(score: str, env: str) -> None:
     :param env: Id of the environment
     :raises SettingsError: If the score needs a threshold and the environment has none
     """
-    if score in _PER and (env not in SCALES or SCALES[env].threshold is None):
+    scale = scale_of(env)
+    if score in _PER and (scale is None or scale.threshold is None):
         known = ", ".join(name for name, scale in SCALES.items() if scale.threshold is not None)
         raise SettingsError(
             f"--score {score} needs a threshold, which {env} does not have; use final or area, or: {known}"
@@ -145,6 +146,7 @@ def is_time(score: str) -> bool:
 
 
 def _threshold(env: str) -> tuple[float, Scale]:
-    scale = SCALES[env]
+    scale = scale_of(env)
+    assert scale is not None
     assert scale.threshold is not None
     return scale.threshold, scale
