@@ -1,6 +1,7 @@
 """The command line ``sb3-ddpg``: arguments in, some lines of result or one of error out."""
 
 import contextlib
+import heapq
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from sb3_ddpg_ext import report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
-from sb3_ddpg_ext.comparison import CompareArgs, Run, expect, finished, left_over, plan, run_missing
+from sb3_ddpg_ext.comparison import CompareArgs, Run, baseline_of, expect, finished, left_over, plan, run_missing
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import SettingsError
@@ -113,7 +114,7 @@ def _compare(args: CompareArgs) -> int:
         n_finished = sum(record["status"] == "finished" for record in records.values())
         print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
         return 130
-    page = report.write_report(args.log_dir, baseline=args.baseline)
+    page = report.write_report(args.log_dir, baseline=baseline_of(args))
     _print_summary(runs, records)
     print(f"Report: {page}")
     return 1 if any(record["status"] == "failed" for record in records.values()) else 0
@@ -244,19 +245,23 @@ def _print_ranking(found: "Study", ranked: "Sequence[Confirmed]") -> None:
 
 def _print_plan(args: CompareArgs, runs: Sequence[Run], missing: Sequence[Run]) -> None:
     table = _table("done", "steps", "each", "from")
-    total, unknown = 0.0, False
+    seconds: dict[tuple[str, str], float] = {}
+    unknown = False
     for (label, env), group in _groups(runs).items():
         n_missing = len([run for run in missing if (run.label, run.args.env) == (label, env)])
         expected = expect(group[0])
-        total += n_missing * (expected.seconds or 0)
+        seconds[label, env] = expected.seconds or 0.0
         unknown |= expected.seconds is None
         each = "unknown" if expected.seconds is None else _duration(expected.seconds)
         done = f"{len(group) - n_missing} of {len(group)}"
         table.add_row(label, env, done, f"{group[0].settings.n_timesteps:,}", each, expected.source)
     Console(markup=False).print(table)
-    workers = f"{max(args.workers, 1)} workers" if args.scheduler is None else "one worker"
-    total /= max(args.workers, 1) if args.scheduler is None else 1
-    print(f"{len(missing)} runs to do, about {_duration(total)} with {workers}{', and the unknown' * unknown}")
+    n_workers = max(args.workers, 1) if args.scheduler is None else 1
+    loads = [0.0] * n_workers
+    for run in missing:  # the next one goes to whoever is free first
+        heapq.heapreplace(loads, loads[0] + seconds[run.label, run.args.env])
+    workers = f"{n_workers} workers" if n_workers > 1 else "one worker"
+    print(f"{len(missing)} runs to do, about {_duration(max(loads))} with {workers}{', and the unknown' * unknown}")
 
 
 def _print_summary(runs: Sequence[Run], records: Mapping[Path, dict[str, Any]]) -> None:

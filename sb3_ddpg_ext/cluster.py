@@ -110,6 +110,9 @@ def _local_client(workers: int) -> "Iterator[Client]":
     config = {
         "distributed.worker.profile.enabled": False,  # it samples the stack a hundred times a second
         "distributed.scheduler.worker-saturation": 1.0,  # nothing queues behind a long call while others are idle
+        # Ctrl-Z stops scheduler and workers: what was suspended for longer would be begun anew. Processes that die are
+        # noticed by their connections.
+        "distributed.scheduler.worker-ttl": None,
     }
     resource_tracker.ensure_running()  # or it would be started below, and take the mask away
     with dask.config.set(config), contextlib.ExitStack() as resources:

@@ -8,6 +8,7 @@ takes back from a process that dies, keeps two comparisons from doing the same r
 
 import contextlib
 import json
+import math
 import shutil
 import time
 import warnings
@@ -25,6 +26,7 @@ from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.files import LOCK, lock
 from sb3_ddpg_ext.labels import pieces
 from sb3_ddpg_ext.messages import one_line, unknown
+from sb3_ddpg_ext.report.records import read_run
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require
 from sb3_ddpg_ext.training import (
     EVAL_ENVS,
@@ -57,7 +59,7 @@ class CompareArgs:
     seeds: int = 5
     """how many runs of each algorithm on each environment; their seeds are 0, 1, 2, ..."""
     steps: int | None = None
-    """environment steps of each run; as the settings say if not given"""
+    """environment steps of each run; as the settings say if not given, where these agree"""
     eval_freq: int | None = None
     """environment steps between evaluations; a twentieth of the run if not given"""
     eval_episodes: int = 20
@@ -138,11 +140,12 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
 def _variant(written: Sequence[str]) -> Variant:
     algo, colon, first = written[0].partition(":")
     overrides = [first, *written[1:]] if colon else []
+    overrides = ["=".join(map(str.strip, override.split("=", 1))) for override in overrides]
     # A name of an algorithm stands for its file
     files = [o.removeprefix("hyperparams=") for o in overrides if o.startswith("hyperparams=")]
     paths = [hyperparams_file(file) if file in ALGORITHMS else Path(file) for file in files]
     params = tuple(o for o in overrides if not o.startswith("hyperparams="))
-    return Variant(",".join(written), algo, paths[-1] if paths else None, params)
+    return Variant(f"{algo.strip()}{colon}{','.join(overrides)}", algo.strip(), paths[-1] if paths else None, params)
 
 
 def plan(args: CompareArgs) -> tuple[Run, ...]:
@@ -164,13 +167,23 @@ def plan(args: CompareArgs) -> tuple[Run, ...]:
         raise SettingsError(f"--eval-episodes must be {MIN_EVAL_EPISODES} or more, got {args.eval_episodes}")
     variants = parse_variants(args.algos)
     labels = [variant.label for variant in variants]
-    if args.baseline is not None and args.baseline not in labels:
-        raise SettingsError(unknown("baseline", args.baseline, labels))
+    if (baseline := baseline_of(args)) is not None and baseline not in labels:
+        raise SettingsError(unknown("baseline", baseline, labels))
     firsts = [_first_run(args, variant, env.strip()) for env in args.envs.split(",") for variant in variants]
     for i, run in enumerate(firsts):
-        if run.directory in [other.directory for other in firsts[:i]]:
+        # There are file systems to which small and capital letters are the same
+        if str(run.directory).casefold() in [str(other.directory).casefold() for other in firsts[:i]]:
             raise SettingsError(f"{run.label} on {run.args.env} is there twice; both would be {run.directory.name}")
+        same_env = [other for other in firsts[: i + 1] if other.args.env == run.args.env]
+        if len({other.settings.n_timesteps for other in same_env}) > 1:
+            steps = ", ".join(f"{other.settings.n_timesteps:,} for {other.label}" for other in same_env)
+            raise SettingsError(f"{run.args.env}: the settings have {steps}; to compare them, choose one with --steps")
     return tuple(_with_seed(run, seed) for seed in range(args.seeds) for run in firsts)
+
+
+def baseline_of(args: CompareArgs) -> str | None:
+    """:return: The label of the baseline that was asked for, if one was"""
+    return None if args.baseline is None else ",".join(variant.label for variant in parse_variants(args.baseline))
 
 
 def _first_run(args: CompareArgs, variant: Variant, env: str) -> Run:
@@ -194,7 +207,7 @@ def _first_run(args: CompareArgs, variant: Variant, env: str) -> Run:
             raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {args.eval_freq}")
     except SettingsError as error:
         raise SettingsError(f"{variant.label} on {env}: {error}") from error
-    folder = quote(variant.label, safe="=,+ ")  # reversible: labels that differ do so as folders, on any system
+    folder = quote(variant.label, safe="=,+ ")  # reversible, and good on any system
     if len(folder.encode()) > 255:
         raise SettingsError(
             f"{variant.label!r} is too long for a folder's name; write it into a file: hyperparams=FILE"
@@ -221,7 +234,7 @@ def finished(run: Run) -> dict[str, Any] | None:
     :raises SettingsError: If something else was done in its place, which is not ours to overwrite
     """
     record = _record(run)
-    if record is None or record.get("status") != "finished" or not record.keys() >= _MEASURED:
+    if record is None or not record.keys() >= _MEASURED or read_run(run.directory).status != "finished":
         return None
     if differing := _differing(run, record):
         raise SettingsError(
@@ -267,15 +280,9 @@ def left_over(run: Run) -> str | None:
     with lock(run.directory, wait=False) as free:
         if not free:
             return "another process is at it, whose result is waited for"
-    try:
-        record = json.loads((run.directory / "result.json").read_text())
-        status = record["status"]
-        what = "result.json is incomplete" if status == "finished" else f"{status} ({record['error']})"
-    except FileNotFoundError:
-        what = "not finished"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"result.json is not readable ({one_line(error)})"
-    return f"{what}, so it is run again, from scratch"
+    found = read_run(run.directory)
+    reason = "" if found.status == "not finished" else f" ({found.reason or 'without evaluations'})"
+    return f"{found.status}{reason}, so it is run again, from scratch"
 
 
 def run_missing(
@@ -300,9 +307,10 @@ def run_missing(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"cannot write to {folder}: {error.strerror}; choose another --log-dir") from error
-    for waiting_since in (None, time.time()):  # what another comparison has begun comes last: it may be done by then
+    since = time.time()
+    for wait in (False, True):  # what another comparison has begun comes last: it may be done by then
         taken = []
-        do = partial(execute, waiting_since=waiting_since)
+        do = partial(execute, since=since, wait=wait)
         results = run_all(do, runs, workers=workers, scheduler=scheduler, on_start=on_start)
         with contextlib.closing(results):
             for run, result in results:
@@ -313,23 +321,24 @@ def run_missing(
         runs = taken
 
 
-def execute(run: Run, waiting_since: float | None) -> dict[str, Any] | None:
+def execute(run: Run, *, since: float = math.inf, wait: bool = False) -> dict[str, Any] | None:
     """
     Do one run, unless it is done. Where training raises, the record says so.
 
     :param run: What to do
-    :param waiting_since: If this is a time, in seconds of :func:`time.time`, another process that is at it is waited
-        for, and a failure that it has recorded since then is taken for this run's
+    :param since: A failure that another process has recorded since this time, in seconds of :func:`time.time`, is
+        taken for this run's
+    :param wait: Whether another process that is at it is waited for
     :return: The record; None where another process is at it and is not waited for
     :raises SettingsError: If somebody has meanwhile put something else in its place
     """
     run.directory.mkdir(parents=True, exist_ok=True)
-    with lock(run.directory, wait=waiting_since is not None) as free:
+    with lock(run.directory, wait=wait) as free:
         if not free:
             return None
         if (record := finished(run)) is not None:
             return record
-        if waiting_since is not None and (record := _failed_since(run, waiting_since)) is not None:
+        if (record := _failed_since(run, since)) is not None:
             return record
         for path in run.directory.iterdir():
             if path.is_dir():
@@ -340,13 +349,13 @@ def execute(run: Run, waiting_since: float | None) -> dict[str, Any] | None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # those of the settings were seen when the plan was made
                 return train_in(run.directory, run.args, run.settings, label=run.label, stop=StopOnSignal())
-        except Exception as error:  # environments raise anything
+        except (Exception, SystemExit) as error:  # environments raise anything
             record = _failure(run, error)
             write_record(run.directory, record)
             return record
 
 
-def _failure(run: Run, error: Exception) -> dict[str, Any]:
+def _failure(run: Run, error: BaseException) -> dict[str, Any]:
     return {**run.identity(), "status": "failed", "error": f"{type(error).__name__}: {one_line(error)}"}
 
 
@@ -396,7 +405,7 @@ def expect(run: Run) -> Expectation:
 
 class _Speed(BaseCallback):
     """
-    Takes the time of a short training, before and after the first update.
+    Takes the time of a short training. It does so between rollouts, each of which has its updates after it.
 
     :param updates: Ends it after so many
     :param seconds: Or after so much time
@@ -405,23 +414,28 @@ class _Speed(BaseCallback):
     def __init__(self, updates: int = 300, seconds: float = 5.0) -> None:
         super().__init__()
         self.limits = updates, seconds
-        self.readings: list[tuple[float, int]] = []
+        self.idle: list[tuple[float, int]] = []
+        self.updating: list[tuple[float, int]] = []
 
-    def _on_training_start(self) -> None:
-        self.readings = [(time.perf_counter(), 0)] * 3
+    def _on_rollout_start(self) -> None:
+        readings = self.idle if self.model._n_updates == 0 else self.updating
+        readings.append((time.perf_counter(), self.num_timesteps))
 
     def _on_step(self) -> bool:
-        now, updates = (time.perf_counter(), self.num_timesteps), self.model._n_updates
-        self.readings[2] = now
-        if updates == 0:
-            self.readings[1] = now
-        return updates < self.limits[0] and now[0] - self.readings[0][0] < self.limits[1]
+        return self.model._n_updates < self.limits[0] and time.perf_counter() - self.idle[0][0] < self.limits[1]
 
-    def rates(self) -> tuple[float, float]:
-        """:return: Seconds of a step before the first update, and after it"""
-        (t0, n0), (t1, n1), (t2, n2) = self.readings
-        warm_up = (t1 - t0) / max(n1 - n0, 1)
-        return warm_up, (t2 - t1) / (n2 - n1) if n2 > n1 else warm_up
+    def rates(self) -> tuple[float, float, float]:
+        """:return: Seconds of a step before the first update, of one after it, and what the first updates took more"""
+        warm_up = _rate(self.idle[0], self.idle[-1])
+        if not self.updating:
+            return warm_up, warm_up, 0.0
+        first, last = self.updating[0], self.updating[-1]
+        update = _rate(first, last) if last > first else _rate(self.idle[-1], first)
+        return warm_up, update, max(0.0, first[0] - self.idle[-1][0] - update * (first[1] - self.idle[-1][1]))
+
+
+def _rate(start: tuple[float, int], end: tuple[float, int]) -> float:
+    return (end[0] - start[0]) / max(end[1] - start[1], 1)
 
 
 def _measure(run: Run) -> Expectation:
@@ -439,7 +453,7 @@ def _measure(run: Run) -> Expectation:
         start = time.perf_counter()
         score(model, eval_env, EVAL_ENVS, FINAL_SEED)
         episode = (time.perf_counter() - start) / EVAL_ENVS
-    warm_up, update = speed.rates()
+    warm_up, update, once = speed.rates()
     evaluations = steps // run.identity()["protocol"]["eval_freq"] + 1
-    seconds = learning_starts * warm_up + (steps - learning_starts) * update
+    seconds = learning_starts * warm_up + (steps - learning_starts) * update + once
     return Expectation(seconds + evaluations * args.eval_episodes * episode, f"{model._n_updates} updates, timed here")

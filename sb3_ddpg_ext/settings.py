@@ -267,6 +267,11 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
         policy = hyperparams.setdefault("policy", "MlpPolicy")
         if isinstance(policy, str) and policy not in algorithm.policy_aliases:
             raise SettingsError(unknown("policy", policy, algorithm.policy_aliases))
+        kwargs = hyperparams.get("policy_kwargs") or {}
+        if algo.startswith("sbx_") and (classes := [key for key, value in kwargs.items() if isinstance(value, type)]):
+            raise SettingsError(
+                f"policy_kwargs: {classes[0]} is a class of PyTorch, which SBX cannot use; leave it out"
+            )
         run = {name: value for name, value in values.items() if name in _RUN_KEYS and value is not None}
         train_freq = hyperparams.get("train_freq")
         if isinstance(train_freq, tuple) and train_freq[1] == "episode" and run.get("n_envs", 1) > 1:

@@ -41,7 +41,7 @@ from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.messages import one_line
 from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings, require
 
-# All algorithms and runs are evaluated on the same episodes; the final ones are not those that chose the best model.
+# All algorithms and runs are evaluated with the same seeds; the final episodes are not those that chose the best model.
 EVAL_SEED, FINAL_SEED = 1_000_000, 2_000_000
 EVAL_ENVS = 5  # evaluated side by side, so that the policy is asked once for all of them
 
@@ -168,7 +168,7 @@ class TrainingClock:
 
 class Evaluation(EvalCallback):
     """
-    SB3's evaluation, with the same episodes each time, on its own time, and its files written whole: the evaluations,
+    SB3's evaluation, with the same seeds each time, on its own time, and its files written whole: the evaluations,
     and the best model together with the VecNormalize statistics that belong to it.
 
     :param directory: The run directory

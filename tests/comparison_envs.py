@@ -1,6 +1,7 @@
 """Environments for the comparison's tests, which its worker processes import by name."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -75,5 +76,14 @@ class Crash(Quick):
         return super().step(action)
 
 
-for env in (Quick, Slow, Together, Nan, Crash):
+class Exit(Quick):
+    """Ends the process in the midst of training."""
+
+    def step(self, action: Any) -> Any:
+        if self.steps > 150:
+            sys.exit(3)
+        return super().step(action)
+
+
+for env in (Quick, Slow, Together, Nan, Crash, Exit):
     gym.register(f"{env.__name__}-v0", env, max_episode_steps=20, disable_env_checker=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from processes import started
+from processes import ENVIRONMENT, started
 
 from sb3_ddpg_ext import cluster
 from sb3_ddpg_ext.cluster import run_all
@@ -62,6 +62,14 @@ def alone(_: int) -> bool:
     if free:
         _inside.release()
     return free
+
+
+def count(folder: Path, x: int) -> int:
+    """Takes five seconds, and those in which it is suspended do not count."""
+    log(folder / "begun", str(x))
+    for _ in range(50):
+        time.sleep(0.1)
+    return x
 
 
 def sleep(folder: Path, x: int) -> int:
@@ -160,6 +168,24 @@ def test_closing_ends_the_processes(tmp_path: Path) -> None:
         pids = list(map(int, (tmp_path / "begun").read_text().split()))
         assert not any(map(gone, pids))
     assert all(map(gone, pids))
+
+
+def test_what_was_suspended_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask would take workers for dead after so long without a sign of life, by default after five minutes."""
+    monkeypatch.setitem(ENVIRONMENT, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "5s")
+    program = (
+        "from functools import partial; from pathlib import Path; from test_cluster import count, run_all; "
+        "print(sorted(run_all(partial(count, Path()), range(2), workers=2)))"
+    )
+    with started(["-c", program], tmp_path) as process:
+        begun = tmp_path / "begun"
+        wait_until(lambda: begun.exists() and len(begun.read_text().split()) == 2)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(8)
+        os.killpg(process.pid, signal.SIGCONT)
+        output, errors = process.communicate(timeout=120)
+    assert output == "[(0, 0), (1, 1)]\n", errors
+    assert sorted(begun.read_text().split()) == ["0", "1"]
 
 
 def test_a_cluster_started_by_hand_is_used_one_call_at_a_time_in_each_process() -> None:

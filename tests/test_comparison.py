@@ -9,8 +9,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,11 +28,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cluster import cluster_started_by_hand, gone, wait_until
 
+from sb3_ddpg_ext import cli
 from sb3_ddpg_ext.comparison import (
     LOCK,
     CompareArgs,
     Run,
     Variant,
+    baseline_of,
     execute,
     expect,
     finished,
@@ -114,6 +117,10 @@ def held(directory: Path) -> Iterator[None]:
             ],
         ),
         ("td3:hyperparams=a/b.yml", [Variant("td3:hyperparams=a/b.yml", "td3", Path("a/b.yml"))]),
+        (
+            " ddpg : gamma = 0.9 , tau= 0.1,td3",
+            [Variant("ddpg:gamma=0.9,tau=0.1", "ddpg", None, ("gamma=0.9", "tau=0.1")), Variant("td3", "td3")],
+        ),
         ("ddpg:gamma=0.9,ddpg", [Variant("ddpg:gamma=0.9", "ddpg", None, ("gamma=0.9",)), Variant("ddpg", "ddpg")]),
     ],
 )
@@ -193,6 +200,12 @@ REFUSED = {
     "setting without colon": ({"algos": ["td3", "tau=1"]}, "'tau=1' belongs to no algorithm; .* example td3:tau=1"),
     "file": ({"algos": ["ddpg:hyperparams=none.yml"]}, "none.yml: cannot be read"),
     "twice": ({"algos": ["ddpg", "td3", "ddpg"]}, "ddpg on comparison_envs:Quick-v0 is there twice"),
+    "twice, but for blanks": ({"algos": ["ddpg:tau=0.1", "ddpg:tau= 0.1"]}, "ddpg:tau=0.1 on .* is there twice"),
+    "twice, but for capitals": ({"algos": ["ddpg:tau=1e-1", "ddpg:tau=1E-1"]}, "ddpg:tau=1E-1 on .* is there twice"),
+    "unequal steps": (
+        {"algos": ["ddpg", "td3:n_timesteps=20", "sac"], "envs": "Pendulum-v1"},
+        "^Pendulum-v1: the settings have 20,000 for ddpg, 20 for td3:n_timesteps=20; .* choose one with --steps$",
+    ),
     "environment twice": ({"env": "Quick,Quick"}, "is there twice; both would be Quick-v0_0"),
     "baseline": ({"algos": ["ddpg", "td3"], "baseline": "td4"}, "unknown baseline 'td4'; did you mean 'td3'"),
     "long": ({"algos": ["ddpg:policy_kwargs={net_arch: [" + "8, " * 90 + "8]}"]}, "too long for a folder's name"),
@@ -203,11 +216,17 @@ REFUSED = {
 def test_refused_before_anything_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     args = arguments(tmp_path, **{key: value for key, value in changes.items() if key != "envs"})
     if "envs" in changes:
-        args = CompareArgs(CUSTOM, changes["envs"], log_dir=tmp_path)
+        args = CompareArgs(",".join(changes.get("algos", [CUSTOM])), changes["envs"], log_dir=tmp_path)
     with pytest.raises(SettingsError, match=message) as caught:
         plan(args)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_baseline_is_found_however_it_is_written(tmp_path: Path) -> None:
+    args = arguments(tmp_path, [CUSTOM, "ddpg:tau=0.1,gamma=0.9"], baseline="ddpg: tau = 0.1, gamma=0.9")
+    plan(args)
+    assert baseline_of(args) == "ddpg:tau=0.1,gamma=0.9"
 
 
 # --- What is done, and what is not done again ---
@@ -287,21 +306,20 @@ def test_what_was_done_otherwise_is_not_overwritten(
 ) -> None:
     run = plan(arguments(compared[0].log_dir, **changes))[0]
     message = f"is finished, but with other {what}; choose another --log-dir or remove it"
-    for function in (finished, lambda run: execute(run, waiting_since=None)):
+    for function in (finished, lambda run: execute(run)):
         with pytest.raises(SettingsError, match=f"^{re.escape(str(run.directory))} {message}$"):
             function(run)
 
 
 LEFT_OVERS = {
     "begun": (None, "not finished"),
-    "empty": ("", "result.json is not readable"),
-    "cut off": ('{"status": "fini', "result.json is not readable"),
-    "something else": ("[1, 2]", "result.json is not readable"),
-    "no status": ("{}", "result.json is not readable"),
-    "not even text": (b"\xff\x00", "result.json is not readable"),
-    "incomplete": ('{"status": "finished", "error": null}', "result.json is incomplete"),
-    "failed": ('{"status": "failed", "error": "oh"}', r"failed \(oh\)"),
-    "interrupted": ('{"status": "interrupted", "error": null}', r"interrupted \(None\)"),
+    "empty": ("", r"corrupt \(result.json cannot be read: Expecting value"),
+    "cut off": ('{"status": "fini', r"corrupt \(result.json cannot be read: Unterminated string"),
+    "something else": ("[1, 2]", r"corrupt \(result.json cannot be read: "),
+    "no status": ("{}", r"corrupt \(result.json cannot be read: no 'algo' in it"),
+    "not even text": (b"\xff\x00", r"corrupt \(result.json cannot be read: 'utf-8' codec"),
+    "incomplete": ('{"status": "finished", "error": null}', r"corrupt \(result.json cannot be read: no 'algo' in it"),
+    "failed": ('{"algo": "a", "env": "b", "seed": 0, "status": "failed", "error": "oh"}', r"failed \(oh\)"),
 }
 
 
@@ -320,7 +338,7 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
         (run.directory / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert finished(run) is None
     assert re.match(what, left_over(run) or "")
-    record = execute(run, waiting_since=None)
+    record = execute(run)
     assert record is not None
     assert record["status"] == "finished"
     assert finished(run) == record
@@ -328,11 +346,33 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
     assert (run.directory / LOCK).exists()  # others may be waiting for it
 
 
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda r: r | {"score": None}, "corrupt (result.json cannot be read: finished without a score)"),
+        (lambda r: r | {"steps": 0}, "corrupt (result.json cannot be read: training took 0 steps"),
+        (lambda r: r["evaluations"]["seconds"].append(9) or r, "corrupt (result.json cannot be read: the evaluations'"),
+        (lambda r: {key: r[key] for key in r if key != "evaluations"}, "finished (without evaluations)"),
+        (lambda r: r | {"status": "interrupted", "score": None}, "interrupted (stopped before its end)"),
+    ],
+)
+def test_a_record_that_the_report_could_not_use_is_no_finished_run(
+    damage: Callable[[dict[str, Any]], dict[str, Any]], what: str, tmp_path: Path
+) -> None:
+    (run,) = plan(arguments(tmp_path, steps=100))
+    record = execute(run)
+    assert record is not None
+    assert finished(run) == record
+    (run.directory / "result.json").write_text(json.dumps(damage(json.loads(json.dumps(record)))))
+    assert finished(run) is None
+    assert (left_over(run) or "").startswith(what)
+
+
 def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
     (run,) = plan(arguments(tmp_path, steps=100))
     th.set_num_threads(2)
     try:
-        record = execute(run, waiting_since=None)
+        record = execute(run)
         assert record is not None
         assert record["threads"] == th.get_num_threads() == 1
     finally:
@@ -354,7 +394,7 @@ def test_a_run_that_another_process_is_at_comes_last_and_is_waited_for(tmp_path:
 
 def run_order(first: Run, second: Run) -> list[int]:
     with held(first.directory):
-        assert execute(first, waiting_since=None) is None
+        assert execute(first) is None
         results = run_missing([first, second], workers=0)
         order = [next(results)[0].args.seed]
         waiting = threading.Thread(target=lambda: order.append(next(results)[0].args.seed))
@@ -368,33 +408,46 @@ def run_order(first: Run, second: Run) -> list[int]:
 
 def test_what_another_process_has_done_meanwhile_is_taken_from_it(tmp_path: Path) -> None:
     (run,) = plan(arguments(tmp_path, steps=100))
-    first = execute(run, waiting_since=None)
+    first = execute(run)
     before = stamps(tmp_path)
-    assert execute(run, waiting_since=0) == first
+    assert execute(run, since=0, wait=True) == first
     assert stamps(tmp_path) == before
 
 
 def test_what_another_process_has_failed_at_meanwhile_is_not_tried_at_once_again(tmp_path: Path) -> None:
     (run,) = plan(arguments(tmp_path, env="Crash"))
-    failed = execute(run, waiting_since=None)
+    failed = execute(run)
     assert failed is not None
     assert (failed["status"], failed["error"]) == ("failed", "RuntimeError: the simulator has exploded")
     before = stamps(tmp_path)
-    assert execute(run, waiting_since=0) == failed
+    assert execute(run, since=0, wait=True) == failed
     assert stamps(tmp_path) == before
     (other,) = plan(arguments(tmp_path, env="Crash", seeds=1, eval_episodes=20))
-    of_other = execute(other, waiting_since=0)  # which is not that of these settings
+    of_other = execute(other, since=0, wait=True)  # which is not that of these settings
     assert of_other is not None
     assert of_other["protocol"] != failed["protocol"]
-    assert execute(run, waiting_since=time.time() + 1) == failed  # that is an old failure
+    assert execute(run, since=time.time() + 1, wait=True) == failed  # that is an old failure
     assert stamps(tmp_path) != before
     before = stamps(tmp_path)
-    assert execute(run, waiting_since=None) == failed
+    assert execute(run) == failed
     assert stamps(tmp_path) != before
+    ((_, of_itself),) = run_missing([run], workers=0)  # what failed before this began is tried again
+    assert of_itself == failed
+    assert stamps(tmp_path) != before
+
+
+def test_what_another_process_fails_at_while_others_are_done_is_not_tried_again(tmp_path: Path) -> None:
+    first, second = plan(arguments(tmp_path, env="Quick,Crash", steps=300))
+    results = run_missing([first, second], workers=0)
+    assert next(results)[0] == first
+    failed = execute(second)
+    before = stamps(tmp_path)
+    assert list(results) == [(second, failed)]
+    assert stamps(tmp_path) == before
 
 
 def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(run: Run, waiting_since: float | None) -> None:
+    def die(run: Run, since: float, wait: bool) -> None:
         run.directory.mkdir(exist_ok=True)
         raise RuntimeError("dead")
 
@@ -404,7 +457,7 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
         ((_, record),) = run_missing([run], workers=0)
         assert record == json.loads((run.directory / "result.json").read_text())
         assert (record["status"], record["error"], record["seed"]) == ("failed", "RuntimeError: dead", 0)
-        execute(run, waiting_since=None)
+        execute(run)
         before = stamps(tmp_path)
         ((_, record),) = run_missing([run], workers=0)
         (other,) = plan(arguments(tmp_path, steps=200))
@@ -414,12 +467,13 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
 
 
 def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
-    args = arguments(tmp_path, [CUSTOM, DDPG], "Nan,Crash,Quick")
+    args = arguments(tmp_path, [CUSTOM, DDPG], "Nan,Crash,Exit,Quick")
     errors = {(r["label"], r["env"].split(":")[1]): r["error"] for r in do(args)}
     assert re.match("FloatingPointError: Environment 0 returned the reward nan at step 1", errors[CUSTOM, "Nan-v0"])
     # SB3's DDPG trains on
     assert re.match("FloatingPointError: .* evaluation at step 100 has the return nan", errors[DDPG, "Nan-v0"])
     assert errors[CUSTOM, "Crash-v0"] == errors[DDPG, "Crash-v0"] == "RuntimeError: the simulator has exploded"
+    assert errors[CUSTOM, "Exit-v0"] == errors[DDPG, "Exit-v0"] == "SystemExit: 3"
     assert errors[CUSTOM, "Quick-v0"] is errors[DDPG, "Quick-v0"] is None
     for run in plan(args):
         record = json.loads((run.directory / "result.json").read_text())
@@ -471,6 +525,10 @@ def test_expected_time_is_measured_where_nothing_is_finished(tmp_path: Path, mon
     assert expected.source == "300 updates, timed here"
     assert expected.seconds == pytest.approx((2000 + 21 * 10 * 20) / 1000)
     assert list(tmp_path.iterdir()) == []
+    for train_freq in (50, "[1, episode]"):  # whose updates come at once
+        algo = f"{CUSTOM},train_freq={train_freq},gradient_steps=-1"
+        (run,) = plan(arguments(tmp_path, [algo], steps=2000))
+        assert expect(run).seconds == pytest.approx((2000 + 21 * 10 * 20) / 1000)
     (run,) = plan(arguments(tmp_path, env="Crash"))
     assert expect(run).seconds is None
     assert expect(run).source == "RuntimeError: the simulator has exploded"
@@ -611,3 +669,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     )
     assert re.search(r"Crash-v0 +0 of 6 +300 +unknown +RuntimeError: the simulator has exploded", result.stdout)
     assert re.search(r"^12 runs to do, about \d+ s with 3 workers, and the unknown$", result.stdout, re.MULTILINE)
+
+
+def test_workers_with_nothing_to_do_save_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = arguments(tmp_path, seeds=4, workers=3)
+    first = do(replace(args, seeds=1, workers=0))[0]
+    seconds = {"train": 50.0, "evaluate": 10.0, "cpu": 50.0}
+    runs = plan(args)
+    (runs[0].directory / "result.json").write_text(json.dumps({**first, "seconds": seconds}))
+    for missing, about in ((runs[1:2], "1 min 00 s"), (runs[1:], "1 min 00 s"), (runs, "2 min 00 s")):
+        cli._print_plan(args, runs, missing)
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert said == f"{len(missing)} runs to do, about {about} with 3 workers"

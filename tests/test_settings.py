@@ -13,7 +13,7 @@ from gymnasium.wrappers import FlattenObservation, TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import TQC
-from stable_baselines3 import DDPG, HerReplayBuffer
+from stable_baselines3 import DDPG, SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EveryNTimesteps
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecCheckNan
@@ -151,6 +151,15 @@ def test_sbx_takes_the_files_of_sb3_and_names_the_line_to_install(monkeypatch, a
     monkeypatch.setitem(sys.modules, "sbx", None)
     with pytest.raises(SettingsError, match=f"^{algo} needs sbx: pip install sbx-rl$"):
         load_settings(algo, "Pendulum-v1")
+
+
+def test_sbx_is_not_given_classes_of_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sbx", SimpleNamespace(SAC=SAC))
+    kwargs = {"net_arch": [8], "activation_fn": "nn.Tanh"}
+    said = "policy_kwargs: activation_fn is a class of PyTorch, which SBX cannot use; leave it out"
+    assert error_of("sbx_sac", policy_kwargs=kwargs) == said
+    assert parse("sac", policy_kwargs=kwargs).hyperparams["policy_kwargs"]["activation_fn"] is nn.Tanh
+    assert parse("sbx_sac", policy_kwargs={"net_arch": [8]}).hyperparams["policy_kwargs"] == {"net_arch": [8]}
 
 
 def test_a_parameter_without_annotation_takes_anything(monkeypatch):

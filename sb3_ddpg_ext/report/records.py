@@ -97,7 +97,7 @@ def read_runs(log_dir: Path) -> tuple[Run, ...]:
     directories = sorted(d for d in log_dir.glob("*/*") if d.is_dir() and re.fullmatch(r".+_\d+", d.name))
     if not directories:
         raise SettingsError(f"{log_dir}: no runs found; expected directories such as ddpg/Pendulum-v1_0 in it")
-    runs = [_read(directory) for directory in directories]
+    runs = [read_run(directory) for directory in directories]
     # A directory without a record is known by its name only, but its neighbours say what the name stands for
     records = [run for run in runs if run.status not in ("corrupt", "not finished")]
     labels = {Path(run.name).parent: run.label for run in records}
@@ -111,7 +111,13 @@ def read_runs(log_dir: Path) -> tuple[Run, ...]:
     return tuple(sorted(runs, key=lambda run: (run.label, run.env, run.seed, run.name)))
 
 
-def _read(directory: Path) -> Run:
+def read_run(directory: Path) -> Run:
+    """
+    Read one run.
+
+    :param directory: Its directory, ``<algorithm>/<environment>_<seed>``
+    :return: The run, whatever there is of it
+    """
     label, (env, _, seed) = directory.parent.name, directory.name.rpartition("_")
     run = Run(f"{label}/{directory.name}", unquote(label), env, int(seed), "not finished", "it has no result.json")
     file = directory / "result.json"
@@ -144,6 +150,8 @@ def _parse(name: str, record: dict[str, Any]) -> Run:
     score, steps, cpu_seconds = record["score"], int(record["steps"]), float(record["seconds"]["cpu"])
     if not (steps > 0 and cpu_seconds > 0):
         raise ValueError(f"training took {steps} steps and {cpu_seconds} CPU seconds")
+    if run.status == "finished" and score is None:
+        raise ValueError("finished without a score")
     return replace(
         run,
         reason="stopped before its end" if run.status == "interrupted" else "",
