@@ -82,7 +82,8 @@ def _without_empty_tables(section: Section) -> Section:
 _SCORES = {
     "final": (
         "The mean return of the last model, played deterministically for fresh episodes that chose nothing, with the "
-        "same seeds for all runs. It shows the end of training only, in which deterministic policies still go up and down.",
+        "same seeds for all runs. It shows the end of training only, in which deterministic policies still go up and "
+        "down.",
     ),
     "steps": (
         "The mean height of a run's evaluation curve over environment steps: how much was learned how early. Between "
