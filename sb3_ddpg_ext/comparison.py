@@ -174,9 +174,9 @@ def plan(args: CompareArgs) -> tuple[Run, ...]:
         # There are file systems to which small and capital letters are the same
         if str(run.directory).casefold() in [str(other.directory).casefold() for other in firsts[:i]]:
             raise SettingsError(f"{run.label} on {run.args.env} is there twice; both would be {run.directory.name}")
-        same_env = [other for other in firsts[: i + 1] if other.args.env == run.args.env]
-        if len({other.settings.n_timesteps for other in same_env}) > 1:
-            steps = ", ".join(f"{other.settings.n_timesteps:,} for {other.label}" for other in same_env)
+        here = {other.label: other.settings.n_timesteps for other in firsts if other.args.env == run.args.env}
+        if len({*here.values()}) > 1:
+            steps = ", ".join(f"{n:,} steps for {label}" for label, n in here.items())
             raise SettingsError(f"{run.args.env}: the settings have {steps}; to compare them, choose one with --steps")
     return tuple(_with_seed(run, seed) for seed in range(args.seeds) for run in firsts)
 

@@ -204,7 +204,7 @@ REFUSED = {
     "twice, but for capitals": ({"algos": ["ddpg:tau=1e-1", "ddpg:tau=1E-1"]}, "ddpg:tau=1E-1 on .* is there twice"),
     "unequal steps": (
         {"algos": ["ddpg", "td3:n_timesteps=20", "sac"], "envs": "Pendulum-v1"},
-        "^Pendulum-v1: the settings have 20,000 for ddpg, 20 for td3:n_timesteps=20; .* choose one with --steps$",
+        "^Pendulum-v1: the settings have 20,000 steps for ddpg, 20 steps for td3:n_timesteps=20, .* with --steps$",
     ),
     "environment twice": ({"env": "Quick,Quick"}, "is there twice; both would be Quick-v0_0"),
     "baseline": ({"algos": ["ddpg", "td3"], "baseline": "td4"}, "unknown baseline 'td4'; did you mean 'td3'"),
