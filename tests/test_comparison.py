@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -199,6 +200,7 @@ REFUSED = {
     "setting first": ({"algos": ["gamma=1", "ddpg"]}, "'gamma=1' belongs to no algorithm; .* custom_ddpg:gamma=1"),
     "setting without colon": ({"algos": ["td3", "tau=1"]}, "'tau=1' belongs to no algorithm; .* example td3:tau=1"),
     "file": ({"algos": ["ddpg:hyperparams=none.yml"]}, "none.yml: cannot be read"),
+    "missing package": ({"algos": ["sbx_ddpg"]}, "sbx_ddpg needs sbx: pip install sbx-rl"),
     "twice": ({"algos": ["ddpg", "td3", "ddpg"]}, "ddpg on comparison_envs:Quick-v0 is there twice"),
     "twice, but for blanks": ({"algos": ["ddpg:tau=0.1", "ddpg:tau= 0.1"]}, "ddpg:tau=0.1 on .* is there twice"),
     "twice, but for capitals": ({"algos": ["ddpg:tau=1e-1", "ddpg:tau=1E-1"]}, "ddpg:tau=1E-1 on .* is there twice"),
@@ -213,7 +215,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused_before_anything_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sbx", None)
     args = arguments(tmp_path, **{key: value for key, value in changes.items() if key != "envs"})
     if "envs" in changes:
         args = CompareArgs(",".join(changes.get("algos", [CUSTOM])), changes["envs"], log_dir=tmp_path)
