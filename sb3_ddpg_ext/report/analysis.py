@@ -27,8 +27,8 @@ from functools import cached_property
 import numpy as np
 
 from sb3_ddpg_ext.report import statistics
-from sb3_ddpg_ext.report.records import Array, Evaluations, Run
-from sb3_ddpg_ext.report.scales import scale_of
+from sb3_ddpg_ext.report.records import AXES, Array, Evaluations, Run
+from sb3_ddpg_ext.report.scales import scale_of, threshold_of
 from sb3_ddpg_ext.report.statistics import Estimate
 from sb3_ddpg_ext.settings import SettingsError
 
@@ -65,6 +65,11 @@ class Group:
     seconds_to: Array
     pace: Array
     updates: Array
+
+    @property
+    def curves(self) -> tuple[Evaluations, ...]:
+        """The evaluations of all runs that have two at least, beyond the budget, too"""
+        return tuple(e for run in self.runs if (e := run.evaluations) is not None and len(e.steps) > 1)
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ class Comparison:
     :param labels: All algorithms, also those without a finished run
     :param baseline: The one that the others are compared with
     :param budgets: Steps of each environment that has finished runs
+    :param windows: From where to where areas are taken, by environment, over each of
+        :data:`sb3_ddpg_ext.report.records.AXES`
     :param groups: The finished runs, by environment and label
     :param seed: Seed of each bootstrap
     """
@@ -139,6 +146,7 @@ class Comparison:
     labels: tuple[str, ...]
     baseline: str
     budgets: Mapping[str, int]
+    windows: Mapping[str, Mapping[str, tuple[float, float]]]
     groups: Mapping[tuple[str, str], Group]
     seed: int
 
@@ -222,10 +230,9 @@ class Comparison:
         """A row for each environment with a threshold and each algorithm"""
         rows = []
         for (env, label), group in self.groups.items():
-            scale = scale_of(env)
-            if scale is not None and scale.threshold is not None and len(group.steps_to):
+            if (threshold := threshold_of(env)) is not None and len(group.steps_to):
                 steps, seconds = (self.estimate(statistics.median, [x]) for x in (group.steps_to, group.seconds_to))
-                reached, threshold = int(np.isfinite(group.steps_to).sum()), scale.threshold
+                reached = int(np.isfinite(group.steps_to).sum())
                 rows.append(ThresholdRow(env, label, threshold, reached, len(group.steps_to), steps, seconds))
         return tuple(rows)
 
@@ -274,49 +281,53 @@ def compare(runs: Sequence[Run], baseline: str | None = None, seed: int = 0) -> 
         if run.status == "finished":
             finished.setdefault((run.env, run.label), {}).setdefault(run.seed, run)
     budgets: dict[str, int] = {}
+    windows: dict[str, Mapping[str, tuple[float, float]]] = {}
     groups: dict[tuple[str, str], Group] = {}
     for env in sorted({env for env, _ in finished}):
         here = {label: tuple(finished[env, label].values()) for label in labels if (env, label) in finished}
         frequency = Counter(run.length for group in here.values() for run in group)
         budgets[env] = min(frequency, key=lambda steps: (-frequency[steps], steps))
-        groups |= _groups(env, here, budgets[env])
-    return Comparison(tuple(runs), labels, baseline, budgets, groups, seed)
+        evaluations = {
+            label: tuple(e for run in group if run.length >= budgets[env] and (e := _until(run, budgets[env])))
+            for label, group in here.items()
+        }
+        windows[env] = _windows([e for group in evaluations.values() for e in group if len(e.steps) > 1])
+        for label, group in here.items():
+            groups[env, label] = _group(label, env, group, evaluations[label], budgets[env], windows[env])
+    return Comparison(tuple(runs), labels, baseline, budgets, windows, groups, seed)
 
 
-def _groups(env: str, runs: Mapping[str, tuple[Run, ...]], budget: int) -> dict[tuple[str, str], Group]:
-    """The groups of one environment."""
-    evaluations = {
-        label: tuple(e for run in group if run.length >= budget and (e := _until(run, budget)))
-        for label, group in runs.items()
-    }
-    everyone = [e for group in evaluations.values() for e in group if len(e.steps) > 1]
-    over_steps = common(everyone, lambda e: e.steps)
-    over_seconds = (
-        min((e.cpu_seconds[0] for e in everyone), default=np.inf),
-        min((e.cpu_seconds[-1] for e in everyone), default=np.inf),
+def _windows(evaluations: Sequence[Evaluations]) -> Mapping[str, tuple[float, float]]:
+    _, end = common(evaluations, AXES["seconds"])
+    start = min((e.cpu_seconds[0] for e in evaluations), default=np.inf)
+    return {"steps": common(evaluations, AXES["steps"]), "seconds": (start, end)}
+
+
+def _group(
+    label: str,
+    env: str,
+    runs: tuple[Run, ...],
+    evaluations: tuple[Evaluations, ...],
+    budget: int,
+    windows: Mapping[str, tuple[float, float]],
+) -> Group:
+    in_time = [run for run in runs if run.length == budget]
+    threshold = threshold_of(env)
+    reached = () if threshold is None else evaluations
+    return Group(
+        label,
+        env,
+        runs,
+        evaluations,
+        {
+            "final": np.array([run.returns.mean() for run in in_time if run.returns is not None]),
+            **{axis: _areas(evaluations, AXES[axis], *window) for axis, window in windows.items()},
+        },
+        np.array([statistics.first_at(e.steps, e.means, threshold or 0) for e in reached]),
+        np.array([statistics.first_at(e.cpu_seconds, e.means, threshold or 0) for e in reached]),
+        np.array([run.steps / run.cpu_seconds for run in in_time]),
+        np.array([run.updates / run.steps for run in in_time]),
     )
-    scale = scale_of(env)
-    threshold = None if scale is None else scale.threshold
-    groups = {}
-    for label, group in runs.items():
-        in_time = [run for run in group if run.length == budget]
-        reached = () if threshold is None else evaluations[label]
-        groups[env, label] = Group(
-            label,
-            env,
-            group,
-            evaluations[label],
-            {
-                "final": np.array([run.returns.mean() for run in in_time if run.returns is not None]),
-                "steps": _areas(evaluations[label], lambda e: e.steps, *over_steps),
-                "seconds": _areas(evaluations[label], lambda e: e.cpu_seconds, *over_seconds),
-            },
-            np.array([statistics.first_at(e.steps, e.means, threshold or 0) for e in reached]),
-            np.array([statistics.first_at(e.cpu_seconds, e.means, threshold or 0) for e in reached]),
-            np.array([run.steps / run.cpu_seconds for run in in_time]),
-            np.array([run.updates / run.steps for run in in_time]),
-        )
-    return groups
 
 
 def _until(run: Run, budget: int) -> Evaluations | None:

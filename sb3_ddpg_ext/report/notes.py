@@ -2,20 +2,14 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
 
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group, common
-from sb3_ddpg_ext.report.records import Array, Evaluations
+from sb3_ddpg_ext.report.records import AXES
 from sb3_ddpg_ext.report.scales import scale_of
 
 _TIMES = "Seconds are not comparable between them."
 _BUSY = 1.5  # times its CPU seconds: a run that took longer has waited
-_AXES: Mapping[str, Callable[[Evaluations], Array]] = {
-    "steps": lambda e: e.steps,
-    "CPU seconds": lambda e: e.cpu_seconds,
-}
 _CONSEQUENCES: Mapping[str, str] = {
     "threads": _TIMES,
     "device": _TIMES,
@@ -112,20 +106,20 @@ def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
             "CPU seconds. If they waited for busy cores, and not for their environment, these may be up to a quarter "
             "longer for it."
         )
-    curves = {label: [e for e in group.evaluations if len(e.steps) > 1] for label, group in here.items()}
-    end = min((e.cpu_seconds[-1] for runs in curves.values() for e in runs), default=np.inf)
-    late = Counter(label for label, runs in curves.items() for e in runs if e.cpu_seconds[0] > end)
+    _, end = comparison.windows[env]["seconds"]
+    late = Counter(
+        label for label, group in here.items() for e in group.evaluations if len(e.steps) > 1 and e.cpu_seconds[0] > end
+    )
     if late:
         yield (
             f"{env}: {', '.join(f'{n} of {label}' for label, n in late.items())} had no evaluation yet when the "
             f"fastest was done, after {end:.3g} CPU seconds: their areas over seconds are their first evaluations."
         )
     for label, group in here.items():
-        runs = [e for run in group.runs if (e := run.evaluations) is not None and len(e.steps) > 1]
-        for what, x in _AXES.items():
-            low, high = common(runs, x)
-            if runs and not low < high:
-                yield f"{env}: the runs of {label} have no {what} in common, so it has no curve over them."
+        for axis, x in AXES.items():
+            low, high = common(group.curves, x)
+            if group.curves and not low < high:
+                yield f"{env}: the runs of {label} have no {axis} in common, so it has no curve over them."
     scale = scale_of(env)
     if scale is None:
         yield (

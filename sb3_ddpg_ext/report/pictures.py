@@ -20,7 +20,7 @@ from sb3_ddpg_ext.labels import pieces
 from sb3_ddpg_ext.report import statistics
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group, common
 from sb3_ddpg_ext.report.records import Array, Evaluations
-from sb3_ddpg_ext.report.scales import scale_of
+from sb3_ddpg_ext.report.scales import threshold_of
 from sb3_ddpg_ext.report.statistics import Estimate
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, with grey for yellow, which nobody sees on white
@@ -127,7 +127,7 @@ def _curves(
                 colour, dashes = _style(comparison, label)
                 axes.plot(grid, middle, dashes, color=colour, linewidth=1.8)
                 axes.fill_between(grid, low, high, color=colour, alpha=alpha, linewidth=0)
-        threshold = scale.threshold if (scale := scale_of(env)) is not None else None
+        threshold = threshold_of(env)
         if threshold is not None and axes.get_ylim()[0] < threshold < axes.get_ylim()[1]:
             axes.axhline(threshold, color="gray", linewidth=0.8, linestyle=(0, (6, 4)), zorder=0)
         axes.set(title=env, xlabel=xlabel, **({"xscale": "log"} if log else {"xlim": (0, None)}))
@@ -140,15 +140,14 @@ def _curves(
 
 def _curve(group: Group, x: Callable[[Evaluations], Array], seed: int) -> tuple[Array, Array, Array, Array] | None:
     """Points, IQM and its interval, from where all runs are known to where the first of them ends."""
-    runs = [run.evaluations for run in group.runs if run.evaluations is not None and len(run.evaluations.steps) > 1]
-    start, end = common(runs, x)
+    start, end = common(group.curves, x)
     if not start < end:
         return None
-    grid = np.unique(np.concatenate([x(e) for e in runs]))
+    grid = np.unique(np.concatenate([x(e) for e in group.curves]))
     grid = grid[(grid >= start) & (grid <= end)]
     if len(grid) > 200:
         grid = np.linspace(start, end, 200)
-    returns = np.stack([np.interp(grid, x(e), e.means) for e in runs], axis=-1)  # [points, runs]
+    returns = np.stack([np.interp(grid, x(e), e.means) for e in group.curves], axis=-1)  # [points, runs]
     low, high = statistics.bootstrap(statistics.iqm, [returns], np.random.default_rng(seed), _RESAMPLES)
     return grid, statistics.iqm([returns]), low, high
 

@@ -5,7 +5,7 @@ gets its ``result.json`` when the run is over. Whatever is there is returned, al
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +40,10 @@ class Evaluations:
         """The mean return of each, ``[k]``"""
         means: Array = self.returns.mean(axis=1)
         return means
+
+
+AXES: Mapping[str, Callable[[Evaluations], Array]] = {"steps": lambda e: e.steps, "seconds": lambda e: e.cpu_seconds}
+"""What curves are drawn over, areas are taken over and times to a threshold are measured in."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,3 +64,12 @@ def scale_of(env: str) -> Scale | None:
     :return: Its scale, None if it is not in the table
     """
     return SCALES.get(env.split(":")[-1])
+
+
+def threshold_of(env: str) -> float | None:
+    """
+    :param env: Id of an environment
+    :return: The return from which it counts as learnt, None if nobody has set one
+    """
+    scale = scale_of(env)
+    return None if scale is None else scale.threshold

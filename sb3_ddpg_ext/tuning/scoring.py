@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_ext.report.records import Array, Evaluations
-from sb3_ddpg_ext.report.scales import SCALES, Scale, scale_of
+from sb3_ddpg_ext.report.records import AXES, Array, Evaluations
+from sb3_ddpg_ext.report.scales import SCALES, Scale, scale_of, threshold_of
 from sb3_ddpg_ext.report.statistics import area, first_at, iqm
 from sb3_ddpg_ext.settings import SettingsError
 
@@ -35,8 +35,7 @@ def check(score: str, env: str) -> None:
     :param env: Id of the environment
     :raises SettingsError: If the score needs a threshold and the environment has none
     """
-    scale = scale_of(env)
-    if score in _PER and (scale is None or scale.threshold is None):
+    if score in _PER and threshold_of(env) is None:
         known = ", ".join(name for name, scale in SCALES.items() if scale.threshold is not None)
         raise SettingsError(
             f"--score {score} needs a threshold, which {env} does not have; use final or area, or: {known}"
@@ -61,7 +60,7 @@ def measure(score: str, run: Evaluations, env: str) -> float:
         return float(run.means[-1])
     if score == "area":
         return area(run.steps, run.means, run.steps[0], run.steps[-1]) if len(run.steps) > 1 else float(run.means[0])
-    return first_at(run.steps if score == "steps" else run.cpu_seconds, run.means, _threshold(env)[0])
+    return first_at(AXES[score](run), run.means, _threshold(env)[0])
 
 
 def value(score: str, runs: Sequence[Evaluations], env: str) -> float:
@@ -101,7 +100,7 @@ def bound(score: str, runs: Sequence[Evaluations], env: str, seeds: int) -> floa
         last
     """
     *before, running = (measure(score, run, env) for run in runs)
-    now = float((runs[-1].steps if score == "steps" else runs[-1].cpu_seconds)[-1])
+    now = float(AXES[score](runs[-1])[-1])
     times = [*before, min(running, now)]
     for times_then in (times, [*times, *[now] * (seeds - len(times))]):  # of four runs and more the slowest are cut off
         average = float(iqm([np.array(times_then)]))
