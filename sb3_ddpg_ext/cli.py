@@ -114,9 +114,8 @@ def _compare(args: CompareArgs) -> int:
         n_finished = sum(record["status"] == "finished" for record in records.values())
         print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
         return 130
-    page = report.write_report(args.log_dir, baseline=baseline_of(args))
     _print_summary(runs, records)
-    print(f"Report: {page}")
+    print(f"Report: {report.write_report(args.log_dir, baseline=baseline_of(args))}")
     return 1 if any(record["status"] == "failed" for record in records.values()) else 0
 
 

@@ -49,7 +49,8 @@ def run_all(
 
     :param function: Of one item; a function of a module, for it is pickled by name
     :param items: What to call it for; pickled, too
-    :param workers: Processes to start on this machine; 0 for this process alone, without Dask
+    :param workers: Processes to start on this machine, not more than there are items; 0 for this process alone,
+        without Dask
     :param scheduler: Address of a Dask scheduler whose workers are used instead, such as tcp://host:8786
     :param on_start: Called with an item when a worker begins with it, now and then twice
     :return: Each item with its result, or with the exception that was raised (or :class:`WorkersDiedError`), as they
@@ -70,7 +71,7 @@ def run_all(
     require("distributed", "compare")
     from distributed import as_completed
 
-    with _local_client(workers) if scheduler is None else _client(scheduler) as client:
+    with _local_client(min(workers, len(items))) if scheduler is None else _client(scheduler) as client:
         topic = f"started-{uuid.uuid4()}"
         client.subscribe_topic(topic, lambda event: on_start(items[event[1]]))
         futures = client.map(partial(_call, function, topic), items, range(len(items)), pure=False, key="call")
@@ -139,9 +140,11 @@ def _local_client(workers: int) -> "Iterator[Client]":
 def _client(scheduler: str) -> "Iterator[Client]":
     from distributed import Client
     from distributed.comm.core import connect
+    from distributed.security import Security
 
     async def knock() -> None:
-        (await connect(scheduler, timeout=CONNECT_SECONDS)).abort()
+        certificates = Security().get_connection_args("client")
+        (await connect(scheduler, timeout=CONNECT_SECONDS, **certificates)).abort()
 
     try:
         asyncio.run(knock())  # a client that finds nobody there makes noise when the process ends
@@ -150,5 +153,7 @@ def _client(scheduler: str) -> "Iterator[Client]":
             f"no Dask scheduler answers at {scheduler!r}; expected an address such as tcp://host:8786, where "
             "`dask scheduler` runs"
         ) from error
+    except TypeError as error:  # of tls:// without certificates
+        raise SettingsError(f"cannot connect to the Dask scheduler at {scheduler!r}: {error}") from error
     with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         yield client

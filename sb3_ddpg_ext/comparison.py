@@ -8,11 +8,11 @@ takes back from a process that dies, keeps two comparisons from doing the same r
 
 import contextlib
 import json
-import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,8 @@ class CompareArgs:
     workers: int = 2
     """processes, one run at a time in each; 0 for this process alone"""
     scheduler: str | None = None
-    """Dask scheduler whose workers are used instead: tcp://host:8786; they need this package and the log directory"""
+    """Dask scheduler whose workers are used instead: tcp://host:8786; it and they need this package, and the workers
+    the log directory"""
     dry_run: bool = False
     """say what would be done, and about how long it takes"""
     quiet: bool = False
@@ -141,6 +142,9 @@ def _variant(written: Sequence[str]) -> Variant:
     algo, colon, first = written[0].partition(":")
     overrides = [first, *written[1:]] if colon else []
     overrides = ["=".join(map(str.strip, override.split("=", 1))) for override in overrides]
+    names = Counter(override.partition("=")[0] for override in overrides)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise SettingsError(f"--algos: {','.join(written)} has {' and '.join(twice)} more than once")
     # A name of an algorithm stands for its file
     files = [o.removeprefix("hyperparams=") for o in overrides if o.startswith("hyperparams=")]
     paths = [hyperparams_file(file) if file in ALGORITHMS else Path(file) for file in files]
@@ -201,6 +205,8 @@ def _first_run(args: CompareArgs, variant: Variant, env: str) -> Run:
         quiet=True,
     )
     try:
+        if args.steps is not None and any(param.startswith("n_timesteps=") for param in variant.params):
+            raise SettingsError(f"--steps {args.steps} is for all algorithms; leave it or n_timesteps= out")
         settings = settings_of(train_args)
         check(train_args, settings)
         if args.eval_freq is not None and not 1 <= args.eval_freq <= settings.n_timesteps:
@@ -221,10 +227,6 @@ def _with_seed(run: Run, seed: int) -> Run:
     return replace(run, args=replace(run.args, seed=seed), directory=directory)
 
 
-# What a finished run has besides its identity
-_MEASURED = {"score", "steps", "seconds", "evaluations"}
-
-
 def finished(run: Run) -> dict[str, Any] | None:
     """
     Read the record of a run.
@@ -234,7 +236,7 @@ def finished(run: Run) -> dict[str, Any] | None:
     :raises SettingsError: If something else was done in its place, which is not ours to overwrite
     """
     record = _record(run)
-    if record is None or not record.keys() >= _MEASURED or read_run(run.directory).status != "finished":
+    if record is None or "evaluations" not in record or read_run(run.directory).status != "finished":
         return None
     if differing := _differing(run, record):
         raise SettingsError(
@@ -257,12 +259,19 @@ def _differing(run: Run, record: dict[str, Any]) -> list[str]:
     return [key for key, wanted in run.identity().items() if record.get(key) != wanted]
 
 
-def _failed_since(run: Run, when: float) -> dict[str, Any] | None:
-    """The record of a failure of this run, unless it is an old one."""
+def _changed(run: Run) -> int | None:
+    """When a run's record was written, by the clock of its file system; None if there is none."""
+    with contextlib.suppress(OSError):
+        return (run.directory / "result.json").stat().st_mtime_ns
+    return None
+
+
+def _failure_of_another(run: Run, known: int | None) -> dict[str, Any] | None:
+    """The record of a failed training of this run that was not there yet when another was known, or none was."""
     record = _record(run)
-    if record is None or record.get("status") != "failed" or _differing(run, record):
+    if record is None or record.get("status") != "failed" or not record.get("trained", True) or _differing(run, record):
         return None
-    return record if (run.directory / "result.json").stat().st_mtime >= when else None
+    return None if _changed(run) == known else record
 
 
 def left_over(run: Run) -> str | None:
@@ -273,7 +282,7 @@ def left_over(run: Run) -> str | None:
     :return: None where nobody has begun it
     :raises SettingsError: If its directory is somebody else's, which is not ours to clear
     """
-    if not run.directory.is_dir() or not any(run.directory.iterdir()):
+    if not run.directory.is_dir() or not any(run.directory.iterdir()) or finished(run) is not None:
         return None
     if not (run.directory / LOCK).exists():
         raise SettingsError(f"{run.directory} was not made by a comparison; choose another --log-dir or remove it")
@@ -307,10 +316,10 @@ def run_missing(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"cannot write to {folder}: {error.strerror}; choose another --log-dir") from error
-    since = time.time()
+    known = {run.directory: changed for run in runs if (changed := _changed(run)) is not None}
     for wait in (False, True):  # what another comparison has begun comes last: it may be done by then
         taken = []
-        do = partial(execute, since=since, wait=wait)
+        do = partial(execute, known=known, wait=wait)
         results = run_all(do, runs, workers=workers, scheduler=scheduler, on_start=on_start)
         with contextlib.closing(results):
             for run, result in results:
@@ -321,24 +330,24 @@ def run_missing(
         runs = taken
 
 
-def execute(run: Run, *, since: float = math.inf, wait: bool = False) -> dict[str, Any] | None:
+def execute(run: Run, *, known: Mapping[Path, int] | None = None, wait: bool = False) -> dict[str, Any] | None:
     """
     Do one run, unless it is done. Where training raises, the record says so.
 
     :param run: What to do
-    :param since: A failure that another process has recorded since this time, in seconds of :func:`time.time`, is
-        taken for this run's
+    :param known: When the records that the command found had been written; a failure that another process has recorded
+        since then is taken for this run's
     :param wait: Whether another process that is at it is waited for
     :return: The record; None where another process is at it and is not waited for
     :raises SettingsError: If somebody has meanwhile put something else in its place
     """
-    run.directory.mkdir(parents=True, exist_ok=True)
+    run.directory.mkdir(exist_ok=True)  # without parents: a worker that does not see the log directory shall not train
     with lock(run.directory, wait=wait) as free:
         if not free:
             return None
         if (record := finished(run)) is not None:
             return record
-        if (record := _failed_since(run, since)) is not None:
+        if known is not None and (record := _failure_of_another(run, known.get(run.directory))) is not None:
             return record
         for path in run.directory.iterdir():
             if path.is_dir():
@@ -360,11 +369,16 @@ def _failure(run: Run, error: BaseException) -> dict[str, Any]:
 
 
 def _failed(run: Run, error: Exception) -> dict[str, Any]:
-    """For what `execute` could not write itself: its process died, its disk is full."""
-    record = _failure(run, error)
-    with contextlib.suppress(OSError), lock(run.directory, wait=False) as free:
-        if free and (_record(run) or {}).get("status") != "finished":  # whoever did it, and with whatever settings
-            write_record(run.directory, record)
+    """
+    For what `execute` could not write itself: its process died, its disk is full. Another command, with other workers,
+    may be luckier.
+    """
+    record = {**_failure(run, error), "trained": False}
+    with contextlib.suppress(OSError):
+        run.directory.mkdir(exist_ok=True)
+        with lock(run.directory, wait=False) as free:
+            if free and (_record(run) or {}).get("status") != "finished":  # whoever did it, and with whatever settings
+                write_record(run.directory, record)
     return record
 
 

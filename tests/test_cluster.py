@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
+from dask import config as dask_config
+from distributed import get_client
 from processes import ENVIRONMENT, started
 
 from sb3_ddpg_ext import cluster
@@ -64,6 +67,10 @@ def alone(_: int) -> bool:
     return free
 
 
+def n_workers(_: int) -> int:
+    return len(get_client().scheduler_info()["workers"])
+
+
 def count(folder: Path, x: int) -> int:
     """Takes five seconds, and those in which it is suspended do not count."""
     log(folder / "begun", str(x))
@@ -97,16 +104,17 @@ def dask(*arguments: str, cwd: Path | None = None) -> AbstractContextManager[sub
 
 
 @contextlib.contextmanager
-def cluster_started_by_hand(*workers: str, cwd: Path | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def cluster_started_by_hand(
+    *workers: str, cwd: Path | None = None, protocol: str = "tcp"
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A scheduler, and a worker for each of `workers`, its further arguments."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        address = f"{protocol}://127.0.0.1:{free.getsockname()[1]}"
     with contextlib.ExitStack() as processes:
         port = address.rpartition(":")[2]
-        scheduler = processes.enter_context(
-            dask("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show")
-        )
+        where = ("--host", "127.0.0.1", "--port", port, "--protocol", protocol)
+        scheduler = processes.enter_context(dask("scheduler", *where, "--no-dashboard", "--no-show"))
         for arguments in workers:
             processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split(), cwd=cwd))
         yield address, scheduler
@@ -116,6 +124,10 @@ def test_two_clusters_at_once() -> None:
     with contextlib.closing(run_all(reciprocal, [1, 2], workers=1)) as one:
         assert next(one) == (1, 1.0)
         assert list(run_all(reciprocal, [4], workers=1)) == [(4, 0.25)]
+
+
+def test_there_are_no_more_workers_than_items() -> None:
+    assert [n for _, n in run_all(n_workers, [1], workers=3)] == [1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -200,6 +212,26 @@ def test_a_scheduler_that_is_lost_is_named(tmp_path: Path) -> None:
         scheduler.kill()
         with pytest.raises(SettingsError, match="connection to the Dask scheduler is lost; what is finished is kept"):
             next(results)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not installed")
+def test_a_scheduler_with_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run(["openssl", *request, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    settings = {"ca-file": certificate}
+    for role in ("client", "scheduler", "worker"):
+        settings |= {f"{role}.cert": certificate, f"{role}.key": key}
+    settings = {f"distributed.comm.tls.{name}": str(file) for name, file in settings.items()}
+    for name, file in settings.items():
+        monkeypatch.setitem(ENVIRONMENT, f"DASK_{name.replace('.', '__').replace('-', '_').upper()}", file)
+    with dask_config.set(settings), cluster_started_by_hand("--nthreads 1", protocol="tls") as (address, _):
+        assert list(run_all(reciprocal, [4], workers=0, scheduler=address)) == [(4, 0.25)]
+
+
+def test_a_scheduler_with_certificates_that_are_not_ours() -> None:
+    with pytest.raises(SettingsError, match=r"^cannot connect to the Dask scheduler at 'tls://host:8786': TLS expects"):
+        list(run_all(reciprocal, [1], workers=0, scheduler="tls://host:8786"))
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere://here", "127.0.0.1:port", "no.such.host"])

@@ -29,14 +29,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cluster import cluster_started_by_hand, gone, wait_until
 
-from sb3_ddpg_ext import cli
+from sb3_ddpg_ext import cli, comparison
 from sb3_ddpg_ext.comparison import (
     LOCK,
     CompareArgs,
     Run,
     Variant,
     baseline_of,
-    execute,
     expect,
     finished,
     left_over,
@@ -55,6 +54,17 @@ def arguments(log_dir: Path, algos: Sequence[str] = (CUSTOM,), env: str = "Quick
     envs = ",".join(f"comparison_envs:{name}-v0" for name in env.split(","))
     defaults = {"seeds": 1, "steps": 300, "eval_freq": 100, "eval_episodes": 10, "workers": 0}
     return CompareArgs(",".join(algos), envs, log_dir=log_dir, **{**defaults, **kwargs})
+
+
+def execute(run: Run, **kwargs: Any) -> dict[str, Any] | None:
+    """One run, in a log directory that is there."""
+    run.directory.parent.mkdir(parents=True, exist_ok=True)
+    return comparison.execute(run, **kwargs)
+
+
+def written(run: Run) -> dict[Path, int]:
+    """When its record was, as a command notes it that begins now."""
+    return {run.directory: (run.directory / "result.json").stat().st_mtime_ns}
 
 
 def do(args: CompareArgs) -> list[dict[str, Any]]:
@@ -208,6 +218,11 @@ REFUSED = {
         {"algos": ["ddpg", "td3:n_timesteps=20", "sac"], "envs": "Pendulum-v1"},
         "^Pendulum-v1: the settings have 20,000 steps for ddpg, 20 steps for td3:n_timesteps=20, .* with --steps$",
     ),
+    "a setting twice": (
+        {"algos": ["ddpg:gamma=0.9,tau=0.1, gamma = 0.8"]},
+        "^--algos: ddpg:gamma=0.9,tau=0.1,gamma = 0.8 has gamma more than once$",
+    ),
+    "steps twice": ({"algos": ["ddpg:n_timesteps=20"]}, "--steps 300 is for all algorithms; leave it or n_timesteps="),
     "environment twice": ({"env": "Quick,Quick"}, "is there twice; both would be Quick-v0_0"),
     "baseline": ({"algos": ["ddpg", "td3"], "baseline": "td4"}, "unknown baseline 'td4'; did you mean 'td3'"),
     "long": ({"algos": ["ddpg:policy_kwargs={net_arch: [" + "8, " * 90 + "8]}"]}, "too long for a folder's name"),
@@ -368,9 +383,17 @@ def test_a_record_that_the_report_could_not_use_is_no_finished_run(
     record = execute(run)
     assert record is not None
     assert finished(run) == record
+    assert left_over(run) is None
     (run.directory / "result.json").write_text(json.dumps(damage(json.loads(json.dumps(record)))))
     assert finished(run) is None
     assert (left_over(run) or "").startswith(what)
+
+
+def test_a_worker_that_does_not_see_the_log_directory_does_not_train(tmp_path: Path) -> None:
+    (run,) = plan(arguments(tmp_path / "mounted elsewhere", steps=100))
+    with pytest.raises(FileNotFoundError, match="mounted elsewhere"):
+        comparison.execute(run)
+    assert not (tmp_path / "mounted elsewhere").exists()
 
 
 def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
@@ -415,7 +438,7 @@ def test_what_another_process_has_done_meanwhile_is_taken_from_it(tmp_path: Path
     (run,) = plan(arguments(tmp_path, steps=100))
     first = execute(run)
     before = stamps(tmp_path)
-    assert execute(run, since=0, wait=True) == first
+    assert execute(run, known={}, wait=True) == first
     assert stamps(tmp_path) == before
 
 
@@ -425,17 +448,20 @@ def test_what_another_process_has_failed_at_meanwhile_is_not_tried_at_once_again
     assert failed is not None
     assert (failed["status"], failed["error"]) == ("failed", "RuntimeError: the simulator has exploded")
     before = stamps(tmp_path)
-    assert execute(run, since=0, wait=True) == failed
+    assert execute(run, known={}, wait=True) == failed
     assert stamps(tmp_path) == before
     (other,) = plan(arguments(tmp_path, env="Crash", seeds=1, eval_episodes=20))
-    of_other = execute(other, since=0, wait=True)  # which is not that of these settings
+    of_other = execute(other, known={}, wait=True)  # which is not that of these settings
     assert of_other is not None
     assert of_other["protocol"] != failed["protocol"]
-    assert execute(run, since=time.time() + 1, wait=True) == failed  # that is an old failure
+    assert execute(run, known=written(run), wait=True) == failed  # that is an old failure
     assert stamps(tmp_path) != before
     before = stamps(tmp_path)
     assert execute(run) == failed
     assert stamps(tmp_path) != before
+    in_an_hour = time.time() + 3600  # the clock of the file server, or of the worker that wrote it
+    os.utime(run.directory / "result.json", (in_an_hour, in_an_hour))
+    before = stamps(tmp_path)
     ((_, of_itself),) = run_missing([run], workers=0)  # what failed before this began is tried again
     assert of_itself == failed
     assert stamps(tmp_path) != before
@@ -452,8 +478,7 @@ def test_what_another_process_fails_at_while_others_are_done_is_not_tried_again(
 
 
 def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(run: Run, since: float, wait: bool) -> None:
-        run.directory.mkdir(exist_ok=True)
+    def die(run: Run, **_: Any) -> None:
         raise RuntimeError("dead")
 
     (run,) = plan(arguments(tmp_path, steps=100))
@@ -462,8 +487,12 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
         ((_, record),) = run_missing([run], workers=0)
         assert record == json.loads((run.directory / "result.json").read_text())
         assert (record["status"], record["error"], record["seed"]) == ("failed", "RuntimeError: dead", 0)
-        execute(run)
-        before = stamps(tmp_path)
+    again = execute(run, known={}, wait=True)  # as another command does, that has workers which live
+    assert again is not None
+    assert again["status"] == "finished"
+    before = stamps(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_ddpg_ext.comparison.execute", die)
         ((_, record),) = run_missing([run], workers=0)
         (other,) = plan(arguments(tmp_path, steps=200))
         ((_, of_other),) = run_missing([other], workers=0)  # in whose place something else is finished

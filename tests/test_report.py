@@ -249,6 +249,16 @@ def test_no_corrected_p_is_smaller_than_the_least(tmp_path: Path) -> None:
     assert (td3.smallest, sac.smallest) == (td3.holm, sac.holm)
 
 
+def test_small_p_are_no_zeros(tmp_path: Path) -> None:
+    for seed in range(10):
+        save(tmp_path, record("ddpg", "Pendulum-v1", seed))
+        save(tmp_path, record("sac", "Pendulum-v1", seed + 100))
+    (row,) = comparison_of(tmp_path).improvement_rows["final"]
+    assert row.p == pytest.approx(2 / 184_756)  # of 20 over 10 ways to split them the most extreme two
+    report.write_report(tmp_path)
+    assert "| 10 v 10 | 1.000 \\[1.000, 1.000\\] | 1e-05 | 1e-05 | 1e-05 |" in (tmp_path / "report.md").read_text()
+
+
 def test_the_baseline(log_dir: Path) -> None:
     assert comparison_of(log_dir).baseline == "ddpg"
     assert comparison_of(log_dir, "custom_ddpg").baseline == "custom_ddpg"

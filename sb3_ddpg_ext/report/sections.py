@@ -81,9 +81,9 @@ def _without_empty_tables(section: Section) -> Section:
 
 _SCORES = {
     "final": (
-        "The mean return of the last model, played deterministically for fresh episodes that chose nothing, with the "
-        "same seeds for all runs. It shows the end of training only, in which deterministic policies still go up and "
-        "down.",
+        "The mean return of the last model, played deterministically for other episodes than those of its evaluations, "
+        "with the same seeds for all runs. It shows the end of training only, in which deterministic policies still go "
+        "up and down.",
     ),
     "steps": (
         "The mean height of a run's evaluation curve over environment steps: how much was learned how early. Between "
@@ -124,7 +124,8 @@ _METHOD = (
     f"Intervals: 95%, percentile bootstrap with {RESAMPLES:,} resamples (2,000 for bands), runs drawn within each "
     "environment. They are of runs (seeds), on these environments. With few runs they are too narrow: for the mean of "
     "5 normally distributed runs they hold the true value in 83 to 84 cases of 100, for the IQM in about 90, for 10 "
-    "runs in 90 and 93.",
+    "runs in 90 and 93. Of four runs or fewer the IQM's interval goes from the lowest to the highest: it holds the "
+    "true value in 87 cases of 100, of three runs in 75, of two in 50.",
     "Metrics, intervals and profiles are those of Agarwal et al. 2021, Deep RL at the Edge of the Statistical "
     "Precipice, https://arxiv.org/abs/2108.13264; the correction is that of Holm 1979.",
     "runs.csv and evaluations.csv beside this file hold the numbers that all this was made from.",
@@ -220,7 +221,10 @@ def _improvement(comparison: Comparison, score: str) -> Table:
                 row.label,
                 f"{row.runs} v {row.baseline_runs}",
                 interval(row.probability),
-                *(f"{p:.4f}" if not math.isnan(p) else _NONE for p in (row.p, row.holm, row.smallest)),
+                *(
+                    _NONE if math.isnan(p) else f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"
+                    for p in (row.p, row.holm, row.smallest)
+                ),
             )
             for row in comparison.improvement_rows[score]
         ),

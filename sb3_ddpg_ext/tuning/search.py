@@ -135,7 +135,7 @@ def _do_what_there_is(
         _bury_stillborn(study, job, silent)
         time.sleep(min(job.heartbeat, 5))
         return
-    results = run_all(functools.partial(work, job), range(number), workers=min(workers, number), scheduler=scheduler)
+    results = run_all(functools.partial(work, job), range(number), workers=workers, scheduler=scheduler)
     died = 0
     with contextlib.closing(results):
         for _, result in results:
