@@ -114,6 +114,9 @@ def _local_client(workers: int) -> "Iterator[Client]":
         # Ctrl-Z stops scheduler and workers: what was suspended for longer would be begun anew. Processes that die are
         # noticed by their connections.
         "distributed.scheduler.worker-ttl": None,
+        # Dask has free() give memory back to the system at once, so that code which allocates in each step, as PyTorch
+        # does, takes up to three times as long. What is measured here would be Dask's setting.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     }
     resource_tracker.ensure_running()  # or it would be started below, and take the mask away
     with dask.config.set(config), contextlib.ExitStack() as resources:

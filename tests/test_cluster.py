@@ -32,8 +32,9 @@ def reciprocal(x: int) -> float:
     return 1 / x
 
 
-def where(_: int) -> tuple[int, str | None, set[signal.Signals]]:
-    return os.getpid(), os.environ.get("OMP_NUM_THREADS"), signal.pthread_sigmask(signal.SIG_BLOCK, [])  # type: ignore[return-value]
+def where(_: int) -> tuple[int, str | None, str | None, set[signal.Signals]]:
+    threads, trim = map(os.environ.get, ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"))
+    return os.getpid(), threads, trim, signal.pthread_sigmask(signal.SIG_BLOCK, [])  # type: ignore[return-value]
 
 
 def log(file: Path, text: str) -> None:
@@ -113,8 +114,8 @@ def cluster_started_by_hand(
         address = f"{protocol}://127.0.0.1:{free.getsockname()[1]}"
     with contextlib.ExitStack() as processes:
         port = address.rpartition(":")[2]
-        where = ("--host", "127.0.0.1", "--port", port, "--protocol", protocol)
-        scheduler = processes.enter_context(dask("scheduler", *where, "--no-dashboard", "--no-show"))
+        there = ("--host", "127.0.0.1", "--port", port, "--protocol", protocol)
+        scheduler = processes.enter_context(dask("scheduler", *there, "--no-dashboard", "--no-show"))
         for arguments in workers:
             processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split(), cwd=cwd))
         yield address, scheduler
@@ -152,9 +153,10 @@ def test_nothing_to_do_starts_nothing() -> None:
 
 def test_workers_are_processes_of_one_thread_that_do_not_hear_ctrl_c() -> None:
     results = [result for _, result in run_all(where, range(8), workers=2)]
-    pids, threads, masks = zip(*results, strict=True)  # type: ignore[arg-type]
+    pids, threads, trim, masks = zip(*results, strict=True)  # type: ignore[arg-type]
     assert len({*pids} - {os.getpid()}) == 2
     assert {*threads} == {"1"}
+    assert {*trim} == {os.environ.get("MALLOC_TRIM_THRESHOLD_")}  # memory as in this process, which is measured
     assert all(signal.SIGINT in mask for mask in masks)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     wait_until(lambda: all(map(gone, pids)))
