@@ -162,6 +162,12 @@ def test_workers_are_processes_of_one_thread_that_do_not_hear_ctrl_c() -> None:
     wait_until(lambda: all(map(gone, pids)))
 
 
+def test_workers_without_a_nanny_keep_their_memory_too() -> None:
+    with cluster_started_by_hand("--nthreads 1 --no-nanny") as (address, _):
+        ((_, (_, _, trim, _)),) = run_all(where, [0], workers=0, scheduler=address)  # type: ignore[misc]
+    assert trim == os.environ.get("MALLOC_TRIM_THRESHOLD_")
+
+
 def test_what_a_worker_was_doing_when_it_died_is_done_again(tmp_path: Path) -> None:
     results = dict(run_all(partial(killed_once, tmp_path), range(4), workers=2))
     assert results == {x: x for x in range(4)}
