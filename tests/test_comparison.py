@@ -146,7 +146,7 @@ VALUES = st.recursive(
         | st.lists(inner).map(lambda items: "{" + ", ".join(f"k: {i}" for i in items) + "}")
     ),
 )
-OVERRIDES = st.lists(st.builds("{}={}".format, st.sampled_from(["gamma", "tau"]), VALUES))
+OVERRIDES = st.dictionaries(st.sampled_from(["gamma", "tau"]), VALUES).map(lambda d: [f"{k}={v}" for k, v in d.items()])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ddpg", "sac"]), OVERRIDES), min_size=1))
