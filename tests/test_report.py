@@ -465,7 +465,7 @@ def test_a_curve_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     comparison = comparison_of(tmp_path)
     assert [picture.draw(comparison) is None for picture in pictures.CURVES] == [False, True]
     said = [note for note in notes(comparison) if "in common" in note]
-    assert said == ["Pendulum-v1: the runs of ddpg have no seconds in common, so it has no curve over them."]
+    assert said == ["Pendulum-v1: the runs of ddpg have no CPU seconds in common, so it has no curve over them."]
 
 
 def test_runs_that_waited_for_busy_cores_are_named(log_dir: Path) -> None:

@@ -119,7 +119,8 @@ def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
         for axis, x in AXES.items():
             low, high = common(group.curves, x)
             if group.curves and not low < high:
-                yield f"{env}: the runs of {label} have no {axis} in common, so it has no curve over them."
+                what = "CPU seconds" if axis == "seconds" else axis
+                yield f"{env}: the runs of {label} have no {what} in common, so it has no curve over them."
     scale = scale_of(env)
     if scale is None:
         yield (
