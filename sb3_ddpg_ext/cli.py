@@ -139,6 +139,7 @@ def _run_with_progress(
             running.add(run.directory)
             show()
 
+        show()
         results = run_missing(missing, workers=args.workers, scheduler=args.scheduler, on_start=started)
         try:
             with contextlib.closing(results):

@@ -9,6 +9,7 @@ import logging
 import signal
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
@@ -159,4 +160,10 @@ def _client(scheduler: str) -> "Iterator[Client]":
     except TypeError as error:  # of tls:// without certificates
         raise SettingsError(f"cannot connect to the Dask scheduler at {scheduler!r}: {error}") from error
     with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
+        if not client.scheduler_info()["workers"]:
+            warnings.warn(
+                f"the Dask scheduler at {scheduler} has no workers yet, so nothing begins; to start one: "
+                f"dask worker {scheduler} --nthreads 1 --no-nanny",
+                stacklevel=2,
+            )
         yield client

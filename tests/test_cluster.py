@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from dask import config as dask_config
-from distributed import get_client
+from distributed import Client, get_client
 from processes import ENVIRONMENT, started
 
 from sb3_ddpg_ext import cluster
@@ -118,6 +119,9 @@ def cluster_started_by_hand(
         scheduler = processes.enter_context(dask("scheduler", *there, "--no-dashboard", "--no-show"))
         for arguments in workers:
             processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split(), cwd=cwd))
+        if workers:
+            with Client(address, set_as_default=False) as client:
+                client.wait_for_workers(len(workers))
         yield address, scheduler
 
 
@@ -211,6 +215,24 @@ def test_what_was_suspended_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_cluster_started_by_hand_is_used_one_call_at_a_time_in_each_process() -> None:
     with cluster_started_by_hand("--nthreads 4") as (address, _):
         assert all(result is True for _, result in run_all(alone, range(12), workers=0, scheduler=address))
+
+
+def test_a_scheduler_without_workers_is_waited_for_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cluster_started_by_hand() as (address, _), contextlib.ExitStack() as processes:
+        said = []
+
+        def start_one(message: Warning | str, *_: object) -> None:
+            said.append(str(message))
+            processes.enter_context(dask(*str(message).partition(": dask ")[2].split(), "--no-dashboard"))
+
+        monkeypatch.setattr(warnings, "showwarning", start_one)
+        warnings.simplefilter("always")
+        unsaid = threading.Timer(60, start_one, [f": dask worker {address}"])
+        unsaid.start()
+        assert list(run_all(reciprocal, [4], workers=0, scheduler=address)) == [(4, 0.25)]
+        unsaid.cancel()
+        (message,) = said
+        assert message.startswith(f"the Dask scheduler at {address} has no workers yet, so nothing begins")
 
 
 def test_a_scheduler_that_is_lost_is_named(tmp_path: Path) -> None:
