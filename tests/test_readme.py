@@ -18,7 +18,12 @@ ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 SHELL = [text for language, text in BLOCKS if language == "bash" and "make " not in text]
-PATH = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+# Tests run side by side: threads of PyTorch that wait for a core take several times as long
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def test_the_blocks_are_found() -> None:
@@ -29,7 +34,8 @@ def test_the_blocks_are_found() -> None:
 
 @pytest.mark.parametrize("code", PYTHON)
 def test_python(code: str, tmp_path: Path) -> None:
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     if "evaluate_policy" in code:
         score = re.fullmatch(r"mean return (-\d+), standard deviation \d+\n", result.stdout)
@@ -39,7 +45,7 @@ def test_python(code: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", SHELL)
 def test_shell(code: str, tmp_path: Path) -> None:
-    result = subprocess.run(["bash", "-ec", code], cwd=tmp_path, env=PATH, capture_output=True, text=True)
+    result = subprocess.run(["bash", "-ec", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     if "--video" in code:
         assert (tmp_path / "videos" / "best_model-episode-0.mp4").exists()
