@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import started
+from processes import forked, started
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--steps", "120", "--eval-freq", "60", "--eval-episodes", "2", "-p", "learning_starts=50", "-p", "batch_size=8"]
@@ -28,11 +28,12 @@ def sb3_ddpg(
 
 def refused(*args: str, cwd: Path) -> str:
     """The one line that a command prints when it refuses."""
-    result = sb3_ddpg(*args, cwd=cwd)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
+    output, errors = (cwd.with_name(f"{cwd.name}.{stream}") for stream in ("out", "err"))
+    status = forked(args, cwd, output, errors, timeout=120)
+    assert status == 2, output.read_text() + errors.read_text()
+    assert output.read_text() == ""
+    lines = errors.read_text().splitlines()
+    assert len(lines) == 1, lines
     return lines[0]
 
 
