@@ -14,7 +14,7 @@ train: .venv/.train
 	$(BIN)/sb3-ddpg train --env Pendulum-v1
 
 test: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
