@@ -28,5 +28,5 @@ clean:
 # One virtual environment; each stamp stands for an extra that is installed in it
 .venv/.train .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[$*]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[$*]"
 	touch $@

@@ -1,5 +1,6 @@
 """The wheel in a clean virtual environment, outside of the repository."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -34,12 +35,14 @@ def test_wheel_contents(wheel: Path) -> None:
 def test_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     venv, work = tmp_path / "venv", tmp_path / "work"
     work.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([venv / "bin" / command[0], *command[1:]], cwd=work, capture_output=True, text=True)
+        command = (venv / "bin" / command[0], *command[1:])
+        return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
 
     def install(what: str) -> None:
-        # Most of PyTorch and SciPy is never imported here, so it need not be compiled
+        # Most of PyTorch and SciPy is never imported here, so it need not be compiled; what is, once
         result = run("pip", "install", "-q", "--no-compile", "-c", ROOT / "constraints.txt", what)
         assert result.returncode == 0, result.stderr
 
