@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sb3_ddpg_ext.__main__ import main
@@ -45,24 +46,27 @@ def started(
         process.communicate()
 
 
-def forked(arguments: Sequence[str], cwd: Path, output: Path, errors: Path, timeout: float) -> int | None:
-    """
-    Run ``python -m sb3_ddpg_ext`` with these arguments in a process of its own, without starting Python anew.
+def forked(
+    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """``python -m sb3_ddpg_ext`` with these arguments, as from `subprocess.run`, but without starting Python anew."""
+    with tempfile.TemporaryDirectory() as directory:
+        output, errors = (Path(directory) / name for name in ("stdout", "stderr"))
+        process = FORKS.Process(target=_sb3_ddpg, args=(arguments, cwd, environment, output, errors))
+        process.start()
+        process.join(timeout)
+        process.kill()
+        process.join()
+        status = process.exitcode
+        assert status is not None
+        return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
-    :return: Its exit status
-    """
-    process = FORKS.Process(target=_sb3_ddpg, args=(arguments, cwd, output, errors))
-    process.start()
-    process.join(timeout)
-    process.kill()
-    return process.exitcode
 
-
-def _sb3_ddpg(arguments: Sequence[str], cwd: Path, output: Path, errors: Path) -> None:
-    os.environ.update(ENVIRONMENT)
+def _sb3_ddpg(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], output: Path, errors: Path) -> None:
+    os.environ.update(environment)
     os.chdir(cwd)
     for stream, path in ((1, output), (2, errors)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     sys.path.insert(0, str(cwd))
     sys.argv = ["sb3-ddpg", *arguments]
     sys.exit(main())

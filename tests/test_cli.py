@@ -28,12 +28,11 @@ def sb3_ddpg(
 
 def refused(*args: str, cwd: Path) -> str:
     """The one line that a command prints when it refuses."""
-    output, errors = (cwd.with_name(f"{cwd.name}.{stream}") for stream in ("out", "err"))
-    status = forked(args, cwd, output, errors, timeout=120)
-    assert status == 2, output.read_text() + errors.read_text()
-    assert output.read_text() == ""
-    lines = errors.read_text().splitlines()
-    assert len(lines) == 1, lines
+    result = forked(args, cwd, ENVIRONMENT, timeout=120)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
     return lines[0]
 
 

@@ -38,8 +38,9 @@ def test_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-        command = (venv / "bin" / command[0], *command[1:])
-        return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [venv / "bin" / command[0], *command[1:]], cwd=work, env=environment, capture_output=True, text=True
+        )
 
     def install(what: str) -> None:
         # Most of PyTorch and SciPy is never imported here, so it need not be compiled; what is, once
