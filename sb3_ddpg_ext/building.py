@@ -14,7 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
-from sb3_ddpg_ext.messages import one_line
+from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
 

@@ -23,9 +23,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.cluster import run_all
+from sb3_ddpg_ext.errors import one_line, unknown
 from sb3_ddpg_ext.files import LOCK, lock
 from sb3_ddpg_ext.labels import pieces
-from sb3_ddpg_ext.messages import one_line, unknown
 from sb3_ddpg_ext.report.records import read_run
 from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, require
 from sb3_ddpg_ext.training import (

@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.building import make_env
-from sb3_ddpg_ext.messages import one_line
+from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class, parse_settings, read_yaml, require
 from sb3_ddpg_ext.training import EVAL_ENVS, FINAL_SEED, check_device, score, set_threads
 

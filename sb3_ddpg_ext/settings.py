@@ -29,7 +29,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn, optim
 
-from sb3_ddpg_ext.messages import unknown
+from sb3_ddpg_ext.errors import unknown
 from sb3_ddpg_ext.noise import NOISES
 
 ALGORITHMS: Mapping[str, str] = {

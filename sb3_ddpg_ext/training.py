@@ -37,8 +37,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ddpg_ext.building import make_env, make_model
+from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.messages import one_line
 from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings, require
 
 # All algorithms and runs are evaluated with the same seeds; the final episodes are not those that chose the best model.

@@ -10,7 +10,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, Vecto
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
-from sb3_ddpg_ext.messages import unknown
+from sb3_ddpg_ext.errors import unknown
 from sb3_ddpg_ext.noise.processes import (
     ColoredNoise,
     GaussianNoise,

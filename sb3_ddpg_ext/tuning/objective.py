@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from torch import OutOfMemoryError
 
-from sb3_ddpg_ext.messages import one_line
+from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.report.records import Evaluations
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import StopOnSignal, train_in

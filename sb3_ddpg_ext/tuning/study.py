@@ -21,8 +21,8 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.files import lock
-from sb3_ddpg_ext.messages import one_line
 from sb3_ddpg_ext.settings import Settings, SettingsError, parse_settings, read_yaml
 from sb3_ddpg_ext.training import TrainArgs, check, env_name, identity, settings_of
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages, scoring

@@ -1,8 +1,17 @@
-"""Errors in one line."""
+"""Errors, and their messages: one line that says what was wrong, what was expected and how to mend it."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
+
+
+class NonFiniteError(FloatingPointError, ValueError):
+    """
+    A number that is NaN or infinite where training needs finite ones.
+
+    It is a ``ValueError`` as well, since RL Zoo and many Optuna examples catch that one around ``learn()`` to prune a
+    trial that diverges.
+    """
 
 
 def one_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sb3_ddpg_ext.messages import one_line, unknown
+from sb3_ddpg_ext.errors import one_line, unknown
 
 
 @pytest.mark.parametrize(
