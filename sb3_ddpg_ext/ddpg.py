@@ -1,24 +1,39 @@
 """Deep Deterministic Policy Gradient as a Stable-Baselines3 algorithm."""
 
+import contextlib
 import warnings
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.td3.policies import Actor, TD3Policy
+from torch import nn
 
 from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
+from sb3_ddpg_ext.errors import unusable_action_space
 from sb3_ddpg_ext.fused import FusedUpdate, why_not
-from sb3_ddpg_ext.noise import NOISES, NoiseSpec, ScheduledNoise, current_std, setup_action_noise
+from sb3_ddpg_ext.guards import check_observations, check_transition
+from sb3_ddpg_ext.noise import (
+    NOISES,
+    NoiseSpec,
+    ScheduledNoise,
+    current_std,
+    owns_generator,
+    reseed,
+    setup_action_noise,
+    without_reset,
+)
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 SelfCustomDDPG = TypeVar("SelfCustomDDPG", bound="CustomDDPG")
@@ -145,12 +160,18 @@ class CustomDDPG(OffPolicyAlgorithm):
         )
         self.fused = fused
         self._fused_update: FusedUpdate | None = None
+        self._why_autograd: str | None = None  # as the last check found
+        self._logged: set[str] = set()
+        self._noise_in_use: ActionNoise | None = None  # by the last rollout
         self._n_actions = self._n_saturated = 0  # components of actions since the last log, and those near a bound
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
-        if self.replay_buffer_class is None and self._can_store_rows():
+        reason = unusable_action_space(cast(spaces.Box, self.action_space))
+        if reason is not None:
+            raise ValueError(f"CustomDDPG cannot act in {self.action_space}: {reason}")
+        if self.replay_buffer_class is None and self._why_no_rows() is None:
             self.replay_buffer_class = RowReplayBuffer if self.n_steps == 1 else RowNStepReplayBuffer
             if self.n_steps > 1:
                 self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
@@ -170,35 +191,100 @@ class CustomDDPG(OffPolicyAlgorithm):
             [*get_parameters_by_name(critic, ["running_"]), *get_parameters_by_name(actor, ["running_"])]
             for critic, actor in ((self.critic, self.actor), (self.critic_target, self.actor_target))
         )
-        self._setup_action_noise()
-        self._setup_fused()
+        self.action_noise = self._setup_action_noise(self.action_noise)
+        self._why_autograd = self._why_not_fused()
+        if self._why_autograd is None:
+            self._fused_update = FusedUpdate(self.policy)
 
-    def _can_store_rows(self) -> bool:
-        return (
-            self.fused is not False
-            and not self.optimize_memory_usage
-            and RowReplayBuffer.supports(self.observation_space, self.action_space)
-        )
+    def _why_no_rows(self) -> str | None:
+        """:return: None where transitions are stored in rows, else the reason why not"""
+        if self.fused is False:
+            return "fused=False"
+        if self.optimize_memory_usage:
+            return "optimize_memory_usage=True"
+        normalize = self._vec_normalize_env
+        if normalize is not None and normalize.norm_obs and self.observation_space.dtype == np.float64:
+            return "VecNormalize normalises float64 observations, which rows would round to float32 before"
+        return RowReplayBuffer.why_not(self.observation_space, self.action_space)
 
-    def _setup_fused(self) -> None:
-        reason = "fused is False" if self.fused is False else why_not(self.policy)
+    def _why_not_fused(self) -> str | None:
+        """:return: None where gradient steps can be taken in closed form as everything is now, else the reason"""
+        if self.fused is False:
+            return "fused=False"
         if self.fused == "auto" and self.device.type != "cpu":
-            reason = "not measured there"
+            return f"not measured on {self.device.type}; fused=True takes it there"
+        reason = why_not(self.policy) if self._trains_the_policy() else "model.actor, for instance, is not policy.actor"
         if self.fused is True and reason is not None:
             raise ValueError(f"fused=True is not possible here: {reason}. fused='auto' takes autograd instead")
-        self._fused_update = FusedUpdate(self.policy) if reason is None else None
+        return reason
 
-    def _setup_action_noise(self) -> None:
-        action_shape = cast(spaces.Box, self.action_space).shape
-        self.action_noise = setup_action_noise(
-            self.action_noise, self.n_envs, action_shape, self.seed, self._time_limit
+    def _trains_the_policy(self) -> bool:
+        networks = self.policy._modules
+        return (
+            self.actor is networks["actor"]
+            and self.critic is networks["critic"]
+            and self.actor_target is networks["actor_target"]
+            and self.critic_target is networks["critic_target"]
         )
 
-    def _time_limit(self) -> int | None:
-        if self.env is None:
+    def _closed_form(self, to_train: bool) -> FusedUpdate | None:
+        """
+        What computes gradient steps and actions in closed form, with everything that a user has done up to now.
+
+        :param to_train: False where only actions are asked for, which do not depend on the optimizers' state
+        :return: None where networks, optimizers or settings do not allow it
+        """
+        fused = self._fused_update
+        if (
+            fused is not None
+            and self._why_autograd is None
+            and self.fused is not False
+            and fused.policy is self.policy
+            and self._trains_the_policy()
+            and (fused.can_step() if to_train else fused.can_act())
+        ):
+            return fused
+        # Something has changed, or autograd was taken before: then the one full check decides
+        self._why_autograd = self._why_not_fused()
+        if self._why_autograd is not None:
+            self._log_once(f"Gradient steps are computed by autograd: {self._why_autograd}")
             return None
-        (spec,) = self.env.get_attr("spec", indices=[0])
-        return None if spec is None else cast(int | None, spec.max_episode_steps)
+        if fused is None or not fused.serves(self.policy):
+            self._fused_update = FusedUpdate(self.policy, take_over=False)
+        else:
+            fused.bind()
+        return self._fused_update
+
+    def _log_once(self, message: str) -> None:
+        if self.verbose >= 1 and message not in self._logged:
+            self._logged.add(message)
+            self.logger.info(message)
+
+    def _setup_action_noise(self, action_noise: NoiseSpec | None) -> ActionNoise | None:
+        action_shape = cast(spaces.Box, self.action_space).shape
+        return setup_action_noise(action_noise, self.n_envs, action_shape, self.seed, self._time_limit)
+
+    def _time_limit(self) -> int | None:
+        """:return: After how many steps the environment cuts an episode off, None where it does not say"""
+        limit = None
+        # Environments of other packages need not have attributes, nor a way to ask for them. The number itself is asked
+        # for, since the `spec` that has it, too, may be nothing that another process can send
+        with contextlib.suppress(Exception):
+            if self.env is not None and self.env.has_attr("_max_episode_steps"):
+                (limit,) = self.env.get_attr("_max_episode_steps", indices=[0])
+        return limit if isinstance(limit, int) else None
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Set the seed of the pseudo-random generators (python, numpy, pytorch, gym, action_space), and begin the action
+        noise anew with it.
+
+        :param seed: None leaves them as they are
+        """
+        super().set_random_seed(seed)
+        # SB3 calls this while it sets the model up, also after loading it, when the noise is to go on as it was saved
+        if seed is not None and "actor" in vars(self):
+            reseed(self.action_noise, seed)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -209,18 +295,19 @@ class CustomDDPG(OffPolicyAlgorithm):
         """
         assert self.replay_buffer is not None
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-        if self._fused_update is not None and not self._fused_update.is_current():
-            self._setup_fused()  # weights or optimizers were loaded or moved
-        fused = self._fused_update
+        fused = self._closed_form(to_train=True)
         if fused is None:  # in closed form nothing depends on the mode
             self.policy.set_training_mode(True)
-        # Only these get a gradient in the actor's step, the critic's weights do not (nor do frozen ones)
-        actor_params = [] if fused else [param for param in self.actor.parameters() if param.requires_grad]
+        rows = None if fused is None else self._plain_row_buffer()
+        inputs = None if fused is not None else self._inputs_of_actor_loss()
 
-        actor_losses, critic_losses = [], []
+        losses = []
         for _ in range(gradient_steps):
+            if fused is not None and rows is not None:  # what follows, in closed form
+                fused.step_on_rows(rows.sample_rows, batch_size, self.gamma, self.tau)
+                continue
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            if fused is not None:  # the same three steps in closed form
+            if fused is not None and fused.accepts(batch):
                 fused.step(batch, self.gamma, self.tau)
                 continue
             discounts = self.gamma if batch.discounts is None else batch.discounts
@@ -229,33 +316,63 @@ class CustomDDPG(OffPolicyAlgorithm):
             target_q_values = td_target(
                 batch.rewards, batch.dones, discounts, batch.next_observations, self.actor_target, self.critic_target
             )
-            loss = critic_loss(self.critic(batch.observations, batch.actions), target_q_values)
+            q_loss = critic_loss(self.critic(batch.observations, batch.actions), target_q_values)
             self.critic.optimizer.zero_grad()
-            loss.backward()
+            q_loss.backward()
             self.critic.optimizer.step()
-            critic_losses.append(loss.detach())
 
             # Actor: one step up the critic's slope
-            loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
+            mu_loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
             self.actor.optimizer.zero_grad()
-            if actor_params:
-                loss.backward(inputs=actor_params)
+            mu_loss.backward(inputs=inputs)
             self.actor.optimizer.step()
-            actor_losses.append(loss.detach())
 
             # Targets: a small step after both
             soft_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
             soft_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
             soft_update(self._running_stats, self._running_stats_target, tau=1.0)
+            losses.append(th.stack([mu_loss.detach(), q_loss.detach()]))
 
-        if fused is not None:
-            actor_mean, critic_mean = (total / gradient_steps for total in fused.finish())
-        else:
-            actor_mean, critic_mean = th.stack([*actor_losses, *critic_losses]).view(2, -1).mean(dim=1).tolist()
+        actor_total, critic_total = (0.0, 0.0) if fused is None else fused.finish()
+        if losses:
+            actor_sum, critic_sum = th.stack(losses).sum(dim=0).tolist()
+            actor_total, critic_total = actor_total + actor_sum, critic_total + critic_sum
+            if fused is not None:
+                self._log_once("Gradient steps are computed by autograd: the replay buffer's samples are not as SB3's")
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/actor_loss", actor_mean)
-        self.logger.record("train/critic_loss", critic_mean)
+        self.logger.record("train/actor_loss", actor_total / gradient_steps)
+        self.logger.record("train/critic_loss", critic_total / gradient_steps)
+
+    def _plain_row_buffer(self) -> RowReplayBuffer | None:
+        """:return: The replay buffer, where ``sample`` does nothing but take rows of it"""
+        buffer = self.replay_buffer
+        if (
+            isinstance(buffer, RowReplayBuffer)
+            and type(buffer) in (RowReplayBuffer, RowNStepReplayBuffer)
+            and self._vec_normalize_env is None
+            and buffer.has_its_arrays()
+            and not {"sample", "_get_samples"} & vars(buffer).keys()
+        ):
+            return buffer
+        return None
+
+    def _inputs_of_actor_loss(self) -> list[nn.Parameter] | None:
+        """
+        What gets a gradient in the actor's step: the actor's weights. SB3 computes the critic's, too, and throws them
+        away; so does this (None) where somebody looks at them before that.
+        """
+        params = [param for param in self.actor.parameters() if param.requires_grad]
+        critic_params, optimizer = list(self.critic.parameters()), self.critic.optimizer
+        held_by_the_actor = {id(param) for group in self.actor.optimizer.param_groups for param in group["params"]}
+        noticed = (
+            any(param._backward_hooks or param._post_accumulate_grad_hooks for param in critic_params)
+            or not held_by_the_actor.isdisjoint({*map(id, critic_params)} - {*map(id, params)})
+            or bool(self.actor.optimizer._optimizer_step_pre_hooks)
+            or type(optimizer).zero_grad is not th.optim.Optimizer.zero_grad
+            or "zero_grad" in vars(optimizer)
+        )
+        return None if noticed or not params else params
 
     def learn(
         self: SelfCustomDDPG,
@@ -276,7 +393,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         :param reset_num_timesteps: False to go on counting (and to keep the running episode) in a second call
         :param progress_bar: Display a progress bar (tqdm and rich)
         :return: The trained model
-        :raises FloatingPointError: If an environment's reward, or the policy's action, is not finite
+        :raises NonFiniteError: If an observation, a reward or an action is not finite
         """
         return super().learn(
             total_timesteps=total_timesteps,
@@ -301,29 +418,83 @@ class CustomDDPG(OffPolicyAlgorithm):
                 f"Choose {', '.join(map(repr, NOISES))}, or an ActionNoise.",
                 stacklevel=4,
             )
-        # Users may have set another noise or changed the networks
-        self._setup_action_noise()
-        self._setup_fused()
-        total_timesteps, callback = super()._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        self.action_noise = self._setup_action_noise(self.action_noise)
+        if self.seed is None and owns_generator(self.action_noise):
+            # Then everything follows numpy's global generator, as SB3's noise does
+            reseed(self.action_noise, int(np.random.randint(2**31)))  # noqa: NPY002
+        first_episode = reset_num_timesteps or self._last_obs is None
+        # SB3 resets noise at each call, which would tear it apart in the middle of an episode
+        goes_on = not reset_num_timesteps and owns_generator(self.action_noise)
+        with without_reset(self.action_noise) if goes_on else contextlib.nullcontext():
+            total_timesteps, callback = super()._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
+        if first_episode:
+            assert self._last_obs is not None
+            first = np.ones(self.n_envs, dtype=bool)
+            check_observations(self._last_obs, first, self.num_timesteps, self._vec_normalize_env)
         # SB3 does so after the first step, for which a noise's schedule would see the end of the previous call
         self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+        if self.fused is not False:
+            if self._why_autograd is None:
+                self._log_once("Gradient steps are computed in closed form")
+            if isinstance(self.observation_space, spaces.Box) and type(self.replay_buffer) is ReplayBuffer:
+                self._log_once(f"Transitions are stored by SB3's ReplayBuffer: {self._why_no_rows()}")
         return total_timesteps, callback
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """
+        Collect experiences and store them into the replay buffer, as :class:`OffPolicyAlgorithm` does it, with
+        whatever ``action_noise`` has been set to since the last rollout: a name, a mapping or a process will do.
+
+        :param env: The training environment
+        :param callback: Called at each step, and at the beginning and end of the rollout
+        :param train_freq: How much experience to collect
+        :param replay_buffer: Where to
+        :param action_noise: Exploration noise
+        :param learning_starts: Number of steps with random actions before learning
+        :param log_interval: Log data every ``log_interval`` episodes
+        :return: How many steps and episodes were collected, and whether to go on
+        :raises NonFiniteError: If an observation, a reward or an action is not finite
+        """
+        if action_noise is not self._noise_in_use:
+            self._noise_in_use = self._setup_action_noise(action_noise)
+            if action_noise is self.action_noise:
+                self.action_noise = self._noise_in_use
+        if self._why_autograd is None and not self.policy.training and isinstance(self.policy, MlpPolicy):
+            self.policy.keep_mode_once()  # actions are computed in closed form, or `predict` sets the mode
+        return super().collect_rollouts(
+            env, callback, train_freq, replay_buffer, self._noise_in_use, learning_starts, log_interval
+        )
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(action_noise, ScheduledNoise):
             action_noise.update(self._current_progress_remaining)
-        if self._fused_update is None or self.num_timesteps < learning_starts:
+        fused = None
+        if self.num_timesteps >= learning_starts and not self._predicts_in_its_own_way():
+            fused = self._closed_form(to_train=False)
+        if fused is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         # What `predict` does for flat observations, without its checks at every step
-        observations = cast(np.ndarray, self._last_obs).reshape(n_envs, -1)
-        scaled_actions = self._fused_update.act(observations).reshape(n_envs, *cast(Any, self.action_space).shape)
+        last_obs: Any = self._last_obs
+        scaled_actions = fused.act(last_obs.reshape(n_envs, -1))
         if action_noise is not None:
-            scaled_actions = (scaled_actions + action_noise()).clip(-1, 1)
-        return self.policy.unscale_action(scaled_actions), scaled_actions
+            scaled_actions = np.minimum(np.maximum(scaled_actions + action_noise(), -1), 1)
+        return fused.unscale_action(scaled_actions), scaled_actions
+
+    def _predicts_in_its_own_way(self) -> bool:
+        return "predict" in vars(self) or type(self).predict is not BaseAlgorithm.predict
 
     def _store_transition(
         self,
@@ -334,24 +505,17 @@ class CustomDDPG(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        magnitudes = np.abs(buffer_action)  # of actions in [-1, 1]
-        # One such number in the buffer turns all weights into NaN, some time later
-        if not np.isfinite(magnitudes).all():
-            raise FloatingPointError(
-                f"The policy's action at step {self.num_timesteps} is {buffer_action.tolist()}: its weights have "
-                "diverged; a lower learning_rate may help."
-            )
-        # VecNormalize spreads one environment's NaN over the rewards of all
-        rewards = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
-        if not np.isfinite(rewards).all():
-            env = int(np.argmin(np.isfinite(rewards)))
-            raise FloatingPointError(
-                f"Environment {env} returned the reward {rewards[env]} at step {self.num_timesteps}; "
-                "rewards must be finite (stable_baselines3's VecCheckNan helps to find the cause)."
-            )
-        self._n_actions += magnitudes.size
-        self._n_saturated += int(np.count_nonzero(magnitudes >= 0.99))
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        normalize = self._vec_normalize_env
+        check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
+        self._n_actions += buffer_action.size
+        self._n_saturated += int(np.count_nonzero(np.abs(buffer_action) >= 0.99))
+        if normalize is not None or isinstance(new_obs, dict) or any(dones.tolist()):
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return
+        # The same where an array can be stored as it is, with a copy of it instead of a `deepcopy`
+        self._last_original_obs = cast(np.ndarray, self._last_obs)
+        replay_buffer.add(self._last_original_obs, new_obs.copy(), buffer_action, reward, dones, infos)
+        self._last_obs = new_obs
 
     def dump_logs(self) -> None:
         """Write log data: SB3's, the noise's standard deviation, and the share of actions within 1% of a bound."""
@@ -364,7 +528,8 @@ class CustomDDPG(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target"]
-        return [*super()._excluded_save_params(), *aliases, "_running_stats", "_running_stats_target", "_fused_update"]
+        made_anew = ["_fused_update", "_why_autograd", "_logged", "_noise_in_use"]
+        return [*super()._excluded_save_params(), *aliases, *made_anew, "_running_stats", "_running_stats_target"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

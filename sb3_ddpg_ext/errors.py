@@ -4,6 +4,9 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
+
 
 class NonFiniteError(FloatingPointError, ValueError):
     """
@@ -12,6 +15,28 @@ class NonFiniteError(FloatingPointError, ValueError):
     It is a ``ValueError`` as well, since RL Zoo and many Optuna examples catch that one around ``learn()`` to prune a
     trial that diverges.
     """
+
+
+def unusable_action_space(space: spaces.Box) -> str | None:
+    """
+    :param space: Action space
+    :return: Why DDPG and its kin cannot act in it, None where they can
+    """
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        return "its bounds must be finite; set them with gymnasium.wrappers.RescaleAction or in the environment"
+    if space.dtype.kind != "f":
+        return (
+            f"its numbers are integers ({space.dtype}), to which every action would be rounded; declare it as "
+            "Box(low, high, dtype=np.float32) and round in the environment"
+        )
+    equal = np.argwhere(space.low >= space.high)
+    if len(equal):
+        component = tuple(int(i) for i in equal[0])
+        return (
+            f"its bounds are equal in component {component[0] if len(component) == 1 else component} (low == high == "
+            f"{space.low[component]}), which leaves nothing to choose; leave that component out"
+        )
+    return None
 
 
 def one_line(error: BaseException) -> str:

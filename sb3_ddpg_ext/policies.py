@@ -8,11 +8,12 @@ builds the same one.
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.policies import ContinuousCritic
-from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.td3 import policies as td3
 from torch import nn
+
+from sb3_ddpg_ext.module_tree import ModuleTree
 
 
 class MlpPolicy(td3.TD3Policy):
@@ -36,19 +37,37 @@ class MlpPolicy(td3.TD3Policy):
         **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, n_critics=n_critics, **kwargs)
-        self._has_modes = any(type(module) not in _WITHOUT_MODES for module in self.modules())
+        self._tree: ModuleTree | None = None
+        self._sets_modes_itself = False
+        self._keeps_mode = False
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put the policy in either training or evaluation mode, without the walk over all modules where none of them
-        depends on it (SB3 walks at every rollout, every prediction and every update).
+        Put the policy in either training or evaluation mode. The same as SB3's, which takes a third of the time of a
+        step with a small network, since it walks over all modules at every rollout, prediction and update.
 
         :param mode: If true, set to training mode, else set to evaluation mode
         """
-        if self._has_modes:
+        if self._keeps_mode:
+            self._keeps_mode = False
+            return
+        if self._tree is None or not self._tree.is_current():
+            networks = ModuleTree([*self.actor.modules(), *self.critic.modules()])  # targets stay in evaluation mode
+            self._sets_modes_itself = networks.overrides("train", nn.Module.train) or networks.overrides(
+                "set_training_mode", BaseModel.set_training_mode
+            )
+            self._tree = ModuleTree([self, *networks.modules])
+        if self._sets_modes_itself:
             super().set_training_mode(mode)
-        elif self.training != mode:
-            self.training = mode
+        else:
+            self._tree.set_training_mode(mode)
+
+    def keep_mode_once(self) -> None:
+        """Let the next call of :meth:`set_training_mode` do nothing, since nothing that depends on it is called."""
+        self._keeps_mode = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_tree": None}
 
 
 class CnnPolicy(MlpPolicy, td3.CnnPolicy):
@@ -57,13 +76,3 @@ class CnnPolicy(MlpPolicy, td3.CnnPolicy):
 
 class MultiInputPolicy(MlpPolicy, td3.MultiInputPolicy):
     """Actor and critic for Dict observations; parameters as for :class:`MlpPolicy`."""
-
-
-# Modules that do the same in training and in evaluation; of any other one that is not known
-_WITHOUT_MODES = frozenset(
-    {
-        *(nn.Sequential, nn.Flatten, nn.Linear, nn.Conv2d),
-        *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh),
-        *(FlattenExtractor, NatureCNN, td3.Actor, ContinuousCritic, MlpPolicy, CnnPolicy),
-    }
-)

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_ext import CustomDDPG
@@ -19,14 +21,16 @@ from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
 ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-def filled(n_add: int, n_envs: int, shape: tuple[int, ...], size: int = 12, **kwargs: Any) -> list[ReplayBuffer]:
+def filled(
+    n_add: int, n_envs: int, shape: tuple[int, ...], size: int = 12, dtype: Any = np.float32, **kwargs: Any
+) -> list[ReplayBuffer]:
     """Both buffers with the same random transitions; n-step ones where `n_steps` is given."""
     classes = (RowNStepReplayBuffer, NStepReplayBuffer) if "n_steps" in kwargs else (RowReplayBuffer, ReplayBuffer)
-    observation_space, action_space = spaces.Box(-1, 1, shape), spaces.Box(-1, 1, (2,), dtype=np.float64)
+    observation_space, action_space = spaces.Box(-1, 1, shape, dtype), spaces.Box(-1, 1, (2,), dtype=np.float64)
     buffers = [cls(size * n_envs, observation_space, action_space, "cpu", n_envs, **kwargs) for cls in classes]
     rng = np.random.default_rng(0)
     for _ in range(n_add):
-        obs, next_obs = rng.normal(size=(2, n_envs, *shape)).astype(np.float32)
+        obs, next_obs = rng.normal(size=(2, n_envs, *shape)).astype(dtype)
         done = rng.random(n_envs) < 0.5
         infos = [{"TimeLimit.truncated": bool(d and rng.random() < 0.5)} for d in done]
         for buffer in buffers:
@@ -82,6 +86,68 @@ def test_same_n_step_samples(
     assert_same(sample(ours, n), sample(theirs, n))  # neither left a mark
 
 
+def as_networks_get_them(samples: list[np.ndarray]) -> list[np.ndarray]:
+    """SB3 casts what it has stored when a network is called."""
+    return [*(x.astype(np.float32) for x in samples[:-1]), samples[-1]]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 2)])
+def test_float64_observations_are_what_networks_get_at_half_the_memory(shape: Any, kwargs: dict[str, Any]) -> None:
+    ours, theirs = filled(30, 2, shape, dtype=np.float64, **kwargs)
+    assert theirs.observations.dtype == np.float64
+    assert ours.observations.dtype == np.float32
+    assert_same(sample(ours, 20), as_networks_get_them(sample(theirs, 20)))
+    assert 2 * ours.observations.nbytes == theirs.observations.nbytes
+    assert ours.observation_space.dtype == np.float64
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_samples_are_contiguous(n_envs: int, kwargs: dict[str, Any]) -> None:
+    for batch in (buffer.sample(5) for buffer in filled(12, n_envs, (2, 2), **kwargs)):
+        assert all(x.is_contiguous() for x in batch if x is not None)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_are_assigned_are_what_is_sampled(name: str, kwargs: dict[str, Any]) -> None:
+    ours, theirs = filled(12, 2, (3,), **kwargs)
+    for buffer in (ours, theirs):
+        setattr(buffer, name, 0.5 * getattr(buffer, name))
+    assert_same(sample(ours, 9), sample(theirs, 9))
+    for buffer in (ours, theirs):  # also where somebody goes on with them, and where new transitions come
+        getattr(buffer, name)[:] *= 0.5
+        buffer.add(np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 2)), np.ones(2), np.zeros(2), [{}, {}])
+    assert_same(sample(ours, 9), sample(theirs, 9))
+    restored = pickle.loads(pickle.dumps(ours))
+    assert_same(sample(restored, 9), sample(theirs, 9))
+    assert not restored.has_its_arrays()
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_are_edited_in_place_are_what_is_sampled(name: str, kwargs: dict[str, Any]) -> None:
+    ours, theirs = filled(12, 2, (3,), **kwargs)
+    for buffer in (ours, theirs):
+        vars(buffer)[name] *= 0.5
+        getattr(buffer, name)[3] = 0.25
+    assert ours.has_its_arrays()
+    assert_same(sample(ours, 9), sample(theirs, 9))
+
+
+def test_a_dataset_in_place_of_the_arrays() -> None:
+    ours, theirs = filled(5, 1, (3,))
+    rng = np.random.default_rng(0)
+    for name, shape in zip(ARRAYS, ((30, 1, 3), (30, 1, 3), (30, 1, 2), (30, 1), (30, 1), (30, 1)), strict=True):
+        data = rng.random(shape)  # float64, and more of them than the buffer was made for
+        for buffer in (ours, theirs):
+            setattr(buffer, name, data)
+    for buffer in (ours, theirs):
+        buffer.buffer_size, buffer.pos, buffer.full = 30, 0, True
+    assert_same(sample(ours, 50), sample(theirs, 50))
+
+
 @pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
 def test_samples_stay_what_they_were(kwargs: dict[str, Any]) -> None:
     ours, _ = filled(12, 1, (3,), **kwargs)
@@ -110,11 +176,61 @@ def test_normalized_samples(kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "space", [spaces.Discrete(3), spaces.Box(0, 255, (3,), np.uint8), spaces.Box(-1, 1, (3,), np.float64)]
+    "space", [spaces.Discrete(3), spaces.Box(0, 255, (3,), np.uint8), spaces.Box(-1, 1, (3,), np.float16)]
 )
 def test_other_observations_are_refused(space: Any) -> None:
     with pytest.raises(ValueError, match="take stable_baselines3's ReplayBuffer"):
         RowReplayBuffer(10, space, spaces.Box(-1, 1, (1,)))
+
+
+class Viewing(BaseFeaturesExtractor):
+    """Calls `.view`, which wants contiguous tensors."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=3)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations.view(-1).view(-1, 3)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
+def test_an_extractor_that_views_its_observations(kwargs: dict[str, Any]) -> None:
+    policy_kwargs = {"features_extractor_class": Viewing, "net_arch": [8]}
+    model = CustomDDPG("MlpPolicy", "Pendulum-v1", buffer_size=100, policy_kwargs=policy_kwargs, seed=0, **kwargs)
+    assert isinstance(model.replay_buffer, RowReplayBuffer)
+    model.learn(120)
+
+
+def halfcheetah(**kwargs: Any) -> CustomDDPG:
+    small = {"buffer_size": 300, "batch_size": 8, "policy_kwargs": {"net_arch": [8]}, "seed": 0, **kwargs}
+    return CustomDDPG("MlpPolicy", small.pop("env", "HalfCheetah-v5"), learning_starts=20, **small)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_mujocos_observations_take_rows(n_steps: int) -> None:
+    ours, theirs = (halfcheetah(n_steps=n_steps, fused=fused).learn(60) for fused in ("auto", False))
+    assert ours.observation_space.dtype == np.float64
+    assert isinstance(ours.replay_buffer, RowReplayBuffer)
+    for name, value in theirs.policy.state_dict().items():
+        np.testing.assert_allclose(ours.policy.state_dict()[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("norm_obs", "expected"), [(True, ReplayBuffer), (False, RowReplayBuffer)])
+def test_float64_observations_are_normalised_from_what_sb3_stores(
+    norm_obs: bool, expected: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def env() -> VecNormalize:
+        return VecNormalize(make_vec_env("HalfCheetah-v5", seed=0), norm_obs=norm_obs)
+
+    ours, theirs = (halfcheetah(env=env(), fused=fused, verbose=fused == "auto").learn(40) for fused in ("auto", False))
+    assert type(ours.replay_buffer) is expected
+    assert ("VecNormalize normalises float64 observations" in capsys.readouterr().out) == norm_obs
+    for model in (ours, theirs):  # the same transitions, whatever was learned meanwhile
+        model.env = model._vec_normalize_env = theirs.env
+    for name in ARRAYS:
+        vars(ours.replay_buffer)[name][:] = vars(theirs.replay_buffer)[name]
+    a, b = (sample(model.replay_buffer, 9, theirs.env) for model in (ours, theirs))
+    assert_same(as_networks_get_them(a), as_networks_get_them(b))
 
 
 @pytest.mark.parametrize(

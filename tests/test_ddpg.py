@@ -1,6 +1,7 @@
 """CustomDDPG as an SB3 algorithm: its signature, and everything that SB3's users combine it with."""
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
+    BaseCallback,
     CheckpointCallback,
     EvalCallback,
     StopTrainingOnMaxEpisodes,
@@ -20,13 +22,15 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 import sb3_ddpg_ext
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, GaussianNoise
 
 SMALL: dict[str, Any] = {
     "learning_starts": 20,
@@ -119,6 +123,28 @@ def test_infinite_bounds_are_refused() -> None:
         CustomDDPG("MlpPolicy", Unbounded(gym.make("Pendulum-v1")))
 
 
+class OtherActions(gym.Wrapper):
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        self.action_space = space
+
+
+@pytest.mark.parametrize(
+    ("space", "reason"),
+    [
+        (spaces.Box(-2, 2, (1,), np.int64), "its numbers are integers"),
+        (spaces.Box(0, 255, (1,), np.uint8), "its numbers are integers"),
+        (spaces.Box(np.float32([-1, 0.5]), np.float32([1, 0.5])), "its bounds are equal in component 1"),
+        (spaces.Box(1, 1, (2, 2)), "its bounds are equal in component"),
+    ],
+)
+@pytest.mark.parametrize("fused", ["auto", False])
+def test_actions_that_leave_no_choice_are_refused(space: spaces.Box, reason: str, fused: Any) -> None:
+    with pytest.raises(ValueError, match=reason) as raised:
+        small(OtherActions(space), fused=fused)
+    assert "\n" not in str(raised.value).replace(str(space), "")
+
+
 def test_unknown_policy() -> None:
     with pytest.raises(ValueError, match="Policy MlpPolic unknown"):
         CustomDDPG("MlpPolic", "Pendulum-v1")
@@ -201,6 +227,177 @@ def test_same_seed_same_result_and_another_seed_another() -> None:
     actions = [model.predict(observation)[0] for model in (first, second, other)]
     assert np.array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
+
+
+# --- Seeds, and noise that goes on ---
+
+
+def noise_of(model: CustomDDPG) -> np.ndarray:
+    return np.stack([model.action_noise() for _ in range(5)])
+
+
+@pytest.mark.parametrize("noise", ["ou", "normal", "pink", {"type": "ou", "schedule": "linear"}])
+@pytest.mark.parametrize("seed_again", [False, True])
+def test_without_a_seed_noise_follows_the_global_generator(noise: Any, seed_again: bool) -> None:
+    """As SB3's noise does, which draws from it."""
+
+    def explore(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        set_random_seed(seed)
+        env = gym.make("Pendulum-v1")
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        model = small(env, seed=None, action_noise=noise)
+        if seed_again:
+            model.learn(30)
+            set_random_seed(seed)
+            model.env.seed(0)
+        model.learn(30)
+        return model.replay_buffer.actions[:60].copy(), noise_of(model)
+
+    first, second, other = explore(0), explore(0), explore(1)
+    assert all(map(np.array_equal, first, second))
+    assert not np.array_equal(first[1], other[1])
+
+
+def test_noise_of_others_leaves_the_global_generator_alone() -> None:
+    model = small(seed=None, action_noise=NormalActionNoise(np.zeros(1), np.ones(1)))
+    np.random.seed(0)  # noqa: NPY002
+    model._setup_learn(10)
+    assert np.random.random() == np.random.RandomState(0).random()  # noqa: NPY002
+
+
+def test_set_random_seed_begins_the_noise_anew() -> None:
+    first, second = small(seed=1).learn(30), small(seed=2).learn(40)
+    for model in (first, second):
+        model.set_random_seed(7)
+    assert np.array_equal(noise_of(first), noise_of(second))
+    # And it stays so in the next call of learn()
+    for model in (first, second):
+        model.set_random_seed(7)
+        model._setup_learn(10, reset_num_timesteps=False)
+    assert np.array_equal(noise_of(first), noise_of(second))
+    assert np.array_equal(noise_of(first.learn(10)), noise_of(second.learn(10)))
+
+
+@pytest.mark.parametrize("noise", ["ou", "normal", "pink"])
+def test_noise_goes_on_in_the_next_call_and_after_loading(noise: str, tmp_path: Path) -> None:
+    once = small(action_noise=noise).learn(150)
+    twice = small(action_noise=noise).learn(75)
+    twice.save(tmp_path / "model")
+    loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    twice.learn(75, reset_num_timesteps=False)
+    loaded.learn(75, reset_num_timesteps=False)
+    expected = noise_of(once)
+    assert np.array_equal(noise_of(twice), expected)
+    assert np.array_equal(noise_of(loaded), expected)
+
+
+def test_loading_with_another_seed_is_another_noise(tmp_path: Path) -> None:
+    small(seed=1).learn(30).save(tmp_path / "model")
+    same, other = (CustomDDPG.load(tmp_path / "model", seed=seed) for seed in (1, 2))
+    assert not np.array_equal(noise_of(same), noise_of(other))
+
+
+class SetNoise(BaseCallback):
+    def __init__(self, noise: Any) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == 60:
+            self.model.action_noise = self.noise
+        return True
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize(
+    "noise",
+    ["pink", {"type": "normal", "std": 5.0}, GaussianNoise(5.0), NormalActionNoise(np.zeros(1), 5 * np.ones(1)), None],
+    ids=["name", "mapping", "process", "SB3's", "none"],
+)
+def test_noise_that_a_callback_sets_is_that_of_the_next_rollout(noise: Any, n_envs: int) -> None:
+    model = small(make_vec_env("Pendulum-v1", n_envs=n_envs), action_noise=None if noise == "pink" else "normal")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "action_noise=None")
+        model.learn(500, callback=SetNoise(noise))  # past the end of an episode, which resets it
+    saturated = np.mean(np.abs(model.replay_buffer.actions[60 // n_envs : 480 // n_envs]) == 1)
+    assert (saturated > 0.5) == (noise not in ("pink", None))
+    assert (model.action_noise is None) == (noise is None)
+    if noise is not None:
+        assert model.action_noise().shape == (
+            (1,) if n_envs == 1 and isinstance(noise, NormalActionNoise) else (n_envs, 1)
+        )
+
+
+def test_a_change_of_std_counts_at_the_next_step() -> None:
+    class Weaken(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 60:
+                self.model.action_noise.process.std = 0.0
+            return True
+
+    model = small(action_noise={"type": "ou", "std": 5.0}, gradient_steps=0).learn(100, callback=Weaken())
+    actions = model.replay_buffer.actions[:100, 0, 0]
+    assert np.mean(np.abs(actions[20:60]) == 1) > 0.5
+    assert np.max(np.abs(np.diff(actions[60:]))) < 0.1  # what the actor says, step by step
+
+
+# --- Environments of all kinds ---
+
+
+class Native(VecEnv):
+    """A vectorized environment that is none of SB3's: no list of environments, no `spec`, no attributes to ask for."""
+
+    def __init__(self) -> None:
+        super().__init__(2, spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (1,)))
+
+    def reset(self) -> Any:
+        return np.zeros((2, 3), dtype=np.float32)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        pass
+
+    def step_wait(self) -> Any:
+        return np.zeros((2, 3), dtype=np.float32), np.zeros(2), np.zeros(2, dtype=bool), [{}, {}]
+
+    def close(self) -> None:
+        pass
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> Any:
+        if attr_name == "render_mode":
+            return [None, None]
+        raise NotImplementedError(attr_name)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False, False]
+
+
+@pytest.mark.parametrize("noise", ["pink", "ou"])
+def test_a_native_vectorized_environment(noise: str) -> None:
+    model = small(Native(), action_noise=noise).learn(60)
+    assert model._n_updates == 20
+    if noise == "pink":
+        assert model.action_noise.process.horizon is None
+
+
+def unpicklable() -> gym.Env:
+    env = gym.make("Pendulum-v1", max_episode_steps=70)
+    env.unwrapped.spec.additional_wrappers = (lambda: None,)
+    return env
+
+
+def test_a_spec_that_cannot_be_sent_by_a_subprocess() -> None:
+    env = SubprocVecEnv([unpicklable, unpicklable])
+    model = small(env, action_noise="pink").learn(60)
+    env.close()
+    assert model._n_updates == 20
+    assert model.action_noise.process.horizon == 70
 
 
 def test_log_keys_are_sb3s() -> None:

@@ -1,8 +1,11 @@
 """The closed form is autograd's gradient step: for random networks, over many steps, across save, load and edits."""
 
 import copy
+import gc
+import io
 import os
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3 import DDPG
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule
@@ -20,9 +24,9 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
-from sb3_ddpg_ext import fused as module
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.fused import FusedUpdate, why_not
+from sb3_ddpg_ext.fused import update as module
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
@@ -198,7 +202,7 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
     th.manual_seed(0)
     ours = make_policy(3, 2, net_arch=[16, 8])
     theirs, fused = twin(ours), FusedUpdate(ours)
-    fused._run = fused._replay  # as on a CUDA device
+    fused._records = True  # as on a CUDA device
     for i in range(12):
         for policy in (ours, theirs):
             policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule
@@ -319,7 +323,7 @@ def test_edits_of_weights_and_optimizers_are_seen() -> None:
     ours, theirs = edited(True), edited(False)
     assert_same(ours, theirs)
     assert ours._fused_update is not None
-    assert ours._fused_update.is_current()
+    assert ours._fused_update.can_step()
 
 
 def test_parameters_that_are_set_are_used(tmp_path: Path) -> None:
@@ -331,6 +335,127 @@ def test_parameters_that_are_set_are_used(tmp_path: Path) -> None:
     assert not np.array_equal(weights(ours)["actor.mu.0.weight"], weights(other)["actor.mu.0.weight"])
     # And the other's parameters are its own
     assert np.array_equal(weights(other)["actor.mu.0.weight"], weights(model("auto", seed=5))["actor.mu.0.weight"])
+
+
+def size_of(thing: Any) -> int:
+    file = io.BytesIO()
+    th.save(thing, file)
+    return file.getbuffer().nbytes
+
+
+@pytest.mark.parametrize("steps", [0, 30])
+def test_what_is_saved_is_as_small_as_sb3s(steps: int, tmp_path: Path) -> None:
+    models = [
+        model("auto", net_arch=[400, 300]),
+        DDPG("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [400, 300]}, **SMALL),
+    ]
+    sizes = []
+    for each in models:
+        if steps:
+            each.learn(steps)
+        each.save(tmp_path / "model")
+        sizes.append(
+            {
+                "a weight": size_of(each.actor.mu[0].weight),
+                "a gradient": size_of(each.critic.q_networks[0][0].weight.grad),
+                "actor": len(pickle.dumps(each.actor)),
+                "policy": len(pickle.dumps(each.policy)),
+                "optimizer": size_of(each.actor.optimizer.state_dict()),
+                "zip": (tmp_path / "model.zip").stat().st_size,
+            }
+        )
+    ours, theirs = sizes
+    assert models[0]._fused_update is not None
+    for what, size in theirs.items():
+        assert ours[what] < 1.02 * size + 10_000, what  # the noise is in the zip, too
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_state_dict_that_is_held_stays_live(loaded: bool, tmp_path: Path) -> None:
+    trained = model(True)
+    if loaded:
+        trained.learn(30).save(tmp_path / "model")
+        trained = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    held, optimizer = trained.policy.state_dict(), trained.critic.optimizer.state_dict()["state"]
+    vector_of = [*trained.actor.parameters()]
+    trained.learn(40, reset_num_timesteps=False)
+    trained.learn(5)
+    for name, value in trained.policy.state_dict().items():
+        assert held[name].data_ptr() == value.data_ptr(), name
+    assert all(a is b for a, b in zip(vector_of, trained.actor.parameters(), strict=True))
+    if loaded:
+        for i, state in trained.critic.optimizer.state_dict()["state"].items():
+            assert all(optimizer[i][name] is value for name, value in state.items())
+
+
+def test_shared_memory_stays_shared() -> None:
+    """An actor in another process that shares the weights acts with what is learned here."""
+    trained = model(True).learn(30)
+    trained.policy.share_memory()
+    shared = [param.data_ptr() for param in trained.policy.parameters()]
+    before = trained.actor.mu[0].weight.clone()
+    trained.learn(30, reset_num_timesteps=False)
+    assert trained._fused_update is not None
+    assert all(param.is_shared() for param in trained.policy.parameters())
+    assert [param.data_ptr() for param in trained.policy.parameters()] == shared
+    assert not th.equal(trained.actor.mu[0].weight, before)
+
+
+def test_what_somebody_else_refers_to_is_left_where_it_is() -> None:
+    trained, data = model(True).learn(30), th.zeros(16, 3)
+    trained.actor.mu[0].weight.data = data
+    trained.learn(30, reset_num_timesteps=False)
+    assert trained._why_autograd is None
+    assert th.equal(trained.actor.mu[0].weight, data)
+    assert data.abs().max() > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_short_calls_of_learn_grow_no_memory() -> None:
+    trained = model(True, net_arch=[512, 512], learning_starts=5).learn(10)
+    gc.collect()
+    gc.disable()  # nothing may have to wait for it
+    try:
+        for _ in range(5):
+            trained.learn(1, reset_num_timesteps=False)
+        before = resident_bytes()
+        for _ in range(30):
+            trained.learn(1, reset_num_timesteps=False)
+        grown = resident_bytes() - before
+    finally:
+        gc.enable()
+    assert grown < 5_000_000  # the weights and what belongs to them are 13 MB
+
+
+def test_an_object_that_is_left_is_freed_at_once() -> None:
+    trained = model(True).learn(30)
+    left = weakref.ref(trained._fused_update)
+    gc.disable()
+    try:
+        replace_networks(trained)
+        trained.train(1, 8)
+        assert trained._why_autograd is None
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def replace_networks(trained: CustomDDPG) -> None:
+    for name in ("actor", "actor_target"):
+        getattr(trained, name).mu = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1), nn.Tanh())
+    trained.actor.optimizer = th.optim.Adam(trained.actor.parameters())
+
+
+def test_gradients_are_there_for_whoever_looks_at_them() -> None:
+    def gradients(fused: bool) -> list[th.Tensor]:
+        trained = model(fused).learn(30)
+        trained.actor.optimizer.zero_grad()
+        trained.critic.optimizer.zero_grad()
+        trained.learn(5, reset_num_timesteps=False)
+        return [param.grad.clone() for param in (*trained.actor.parameters(), *trained.critic.parameters())]
+
+    for ours, theirs in zip(gradients(True), gradients(False), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda trained: pickle.loads(pickle.dumps(trained))])
@@ -407,12 +532,27 @@ def test_other_policies_of_td3_are_supported() -> None:
     assert model(True, policy=TD3Policy).learn(30)._n_updates == 10
 
 
-def test_modules_with_modes_still_get_them() -> None:
-    plain = model("auto")
-    assert not plain.policy._has_modes
-    with_dropout = model("auto", policy_kwargs={"activation_fn": lambda: nn.Dropout(0.1)})
-    assert with_dropout.policy._has_modes
-    with_dropout.learn(30)
-    assert with_dropout.policy.actor.training  # the last thing it did was an update
-    with_dropout.predict(np.zeros(3, dtype=np.float32))
-    assert not with_dropout.policy.actor.training
+def test_modes_are_sb3s() -> None:
+    """Actor and critic, but not the targets, whatever is put into them later."""
+    for kwargs in ({}, {"policy_kwargs": {"activation_fn": lambda: nn.Dropout(0.1)}}):
+        policy = model("auto", **kwargs).policy
+        for inserted in (None, nn.Dropout(0.5)):
+            if inserted is not None:
+                policy.actor.mu.insert(2, inserted)
+            for mode in (True, False, True):
+                policy.set_training_mode(mode)
+                online = [policy, *policy.actor.modules(), *policy.critic.modules()]
+                assert {module.training for module in online} == {mode}
+                targets = [*policy.actor_target.modules(), *policy.critic_target.modules()]
+                assert not any(module.training for module in targets)
+
+
+def test_a_module_that_sets_its_mode_itself_is_asked() -> None:
+    policy = model("auto").policy
+    policy.set_training_mode(True)
+    called = []
+    policy.critic.q_networks[0][1].train = called.append  # as to keep a layer frozen
+    policy.set_training_mode(False)
+    assert called == [False]
+    assert policy.critic.q_networks[0][1].training
+    assert not policy.critic.q_networks[0][0].training

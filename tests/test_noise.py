@@ -1,5 +1,6 @@
 """Noise processes: stationary, seeded, one stream for each environment."""
 
+import copy
 import pickle
 import re
 from collections.abc import Callable
@@ -31,7 +32,15 @@ from sb3_ddpg_ext import (
     ScheduledNoise,
     UniformNoise,
 )
-from sb3_ddpg_ext.noise import NOISES, NoiseProcess, ProcessActionNoise, current_std, setup_action_noise
+from sb3_ddpg_ext.noise import (
+    NOISES,
+    NoiseProcess,
+    ProcessActionNoise,
+    current_std,
+    owns_generator,
+    reseed,
+    setup_action_noise,
+)
 
 MAKERS: list[Any] = [
     pytest.param(lambda std: GaussianNoise(std), id="normal"),
@@ -76,6 +85,88 @@ def test_std_for_each_action(process: NoiseProcess) -> None:
     assert noise.std(axis=(0, 1)) == pytest.approx([0.1, 0.4], rel=0.04)
 
 
+def assign(process: NoiseProcess) -> None:
+    process.std = 0.6
+
+
+def assign_one_for_each_action(process: NoiseProcess) -> None:
+    process.std = [0.6, 0.6]
+
+
+def multiply(process: NoiseProcess) -> None:
+    process.std *= 3
+
+
+def change_in_place(process: NoiseProcess) -> None:
+    process.std[...] = 0.6
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("before", [0.2, [0.2, 0.2]])
+@pytest.mark.parametrize("change", [assign, assign_one_for_each_action, multiply, change_in_place])
+def test_another_std_counts_from_the_next_step_on(
+    make: Callable[[Any], NoiseProcess], before: Any, change: Callable[[NoiseProcess], None]
+) -> None:
+    """The noise is that of a process that was stronger all the time, which is stationary."""
+    process, stronger = bound(make(before), 2, (2,)), bound(make(0.6), 2, (2,))
+    for _ in range(3):
+        assert process.sample() == pytest.approx(stronger.sample() / 3)
+    change(process)
+    assert draw(process, 200) == pytest.approx(draw(stronger, 200))
+    for each in (process, stronger):
+        each.reset([1])
+    assert draw(process, 200) == pytest.approx(draw(stronger, 200))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_another_std_of_one_action(make: Callable[[Any], NoiseProcess]) -> None:
+    process, as_it_was = bound(make([0.2, 0.2]), 2, (2,)), bound(make(0.2), 2, (2,))
+    draw(process, 3), draw(as_it_was, 3)
+    process.std[0] = 0.4
+    assert draw(process, 50) == pytest.approx(draw(as_it_was, 50) * [2, 1])
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    ("std", "message"),
+    [
+        (-0.1, "std must be finite and not negative, got -0.1"),
+        ([0.1, float("nan")], "std must be finite and not negative, got [0.1, nan]"),
+        (float("inf"), "std must be finite and not negative, got inf"),
+        ("loud", "could not convert string to float: 'loud'"),
+        ([0.1, 0.1, 0.1], "std has the shape (3,), but actions have the shape (2,)"),
+    ],
+)
+def test_an_impossible_std_is_refused_in_use_and_the_old_one_stays(
+    make: Callable[[float], NoiseProcess], std: Any, message: str
+) -> None:
+    process = bound(make(0.2), 1, (2,))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        process.std = std
+    assert float(process.std) == 0.2
+
+
+def test_the_message_of_an_impossible_std_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^std must be finite and not negative, got \[(-1\.0, )+-1\.0\]$"):
+        GaussianNoise(np.full(50, -1.0))  # type: ignore[arg-type]  # 50 numbers: numpy writes several lines
+
+
+def test_an_std_set_before_a_process_is_bound_may_have_any_shape_until_then() -> None:
+    process = PinkNoise(0.2)
+    process.std = [0.1, 0.1, 0.1]
+    with pytest.raises(ValueError, match=r"^std has the shape \(3,\), but actions have the shape \(2,\)$"):
+        process.bind(1, (2,), 0)
+    process.bind(1, (3,), 0)
+
+
+def test_nobody_elses_array_is_a_process_std() -> None:
+    std = np.array([0.2, 0.2])
+    first, second = GaussianNoise(std), GaussianNoise(0.1)  # type: ignore[arg-type]
+    second.std = first.std
+    std[0] = first.std[1] = 9
+    assert (first.std.tolist(), second.std.tolist()) == ([0.2, 9], [0.2, 0.2])
+
+
 def test_uniform_noise_has_sharp_ends() -> None:
     noise = draw(bound(UniformNoise(0.2), n_envs=100), 100)
     assert np.abs(noise).max() == pytest.approx(0.2 * 3**0.5, rel=0.001)
@@ -88,6 +179,18 @@ def test_ou_autocorrelation(correlation_time: float) -> None:
     for lag in (1, 8):
         correlation = np.mean(noise[lag:] * noise[:-lag]) / noise.var()
         assert correlation == pytest.approx(np.exp(-lag / correlation_time), abs=0.01)
+
+
+def test_another_correlation_time_counts_once_the_step_that_is_drawn_already_is_taken() -> None:
+    process = OrnsteinUhlenbeckNoise(0.3, correlation_time=100)
+    process.bind(20_000, (1,), 0)
+    before = draw(process, 3)
+    process.correlation_time = 0.5
+    noise = np.concatenate([before, draw(process, 4)])[..., 0]
+    assert noise.std(axis=1) == pytest.approx(0.3, rel=0.02)
+    correlations = [np.corrcoef(noise[i], noise[i + 1])[0, 1] for i in range(6)]
+    assert correlations == pytest.approx([np.exp(-0.01)] * 3 + [np.exp(-2)] * 3, abs=0.03)
+    assert repr(process) == "OrnsteinUhlenbeckNoise(std=0.3, correlation_time=0.5)"
 
 
 def slope(series: np.ndarray, lowest: int) -> float:
@@ -137,7 +240,8 @@ def test_the_horizon_is_the_time_limit_of_the_environment() -> None:
     unlimited.spec = None
     assert horizon("Pendulum-v1") == 200
     assert horizon(gym.make("Pendulum-v1", max_episode_steps=50)) == 50
-    assert horizon(gym.wrappers.TimeLimit(unlimited, 30)) == 1000  # no spec to read it from
+    assert horizon(unlimited) == 1000
+    assert horizon(gym.wrappers.TimeLimit(unlimited, 30)) == 30  # also without a spec
     assert horizon("Pendulum-v1", horizon=77) == 77
 
 
@@ -164,8 +268,8 @@ def test_from_sde_is_sb3s_process_but_for_its_start() -> None:
         sb3s.noise_prev = np.array([1.0, 1.0])
         steps[i] = sb3s()
     # One step from 1: its mean is the decay, its spread what is drawn
-    assert steps.mean(axis=0) == pytest.approx(ours._rho, abs=0.002)
-    assert steps.std(axis=0) == pytest.approx(ours._gain, rel=0.02)
+    assert steps.mean(axis=0) == pytest.approx(float(ours._rho), abs=0.002)
+    assert steps.std(axis=0) == pytest.approx(ours.std * ours._gain, rel=0.02)
 
 
 @pytest.mark.parametrize(("theta", "dt"), [(0, 1), (-1, 1), (0.1, 0), (float("nan"), 1)])
@@ -226,6 +330,101 @@ def test_a_pickled_process_goes_on_where_it_was(make: Callable[[float], NoisePro
     draw(process, 3)
     restored = pickle.loads(pickle.dumps(process))
     assert np.array_equal(draw(process, 200), draw(restored, 200))
+
+
+SEEDS = st.integers(0, 2**32 - 1)
+# Environments whose episode ends after so many steps; some steps are more than what is drawn ahead, and than horizons
+EPISODES = st.lists(st.tuples(st.integers(0, 150), st.sets(st.integers(0, 2))), max_size=3)
+
+
+def sample_episodes(process: NoiseProcess, n_envs: int, episodes: list[tuple[int, set[int]]], n_after: int) -> Any:
+    noises = []
+    for n_steps, ended in [*episodes, (n_after, set())]:
+        noises += [process.sample().tolist() for _ in range(n_steps)]
+        process.reset([i for i in sorted(ended) if i < n_envs])
+    return noises
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@given(
+    seed=st.none() | SEEDS,
+    n_envs=st.integers(1, 3),
+    n_actions=st.integers(1, 2),
+    before=EPISODES,
+    after=EPISODES,
+    reseeded=st.none() | SEEDS,
+)
+@settings(max_examples=25, deadline=None)
+def test_a_process_goes_on_when_it_was_pickled_and_is_bound_again(
+    make: Callable[[float], NoiseProcess],
+    seed: int | None,
+    n_envs: int,
+    n_actions: int,
+    before: list[tuple[int, set[int]]],
+    after: list[tuple[int, set[int]]],
+    reseeded: int | None,
+) -> None:
+    process = bound(make(0.2), n_envs, (n_actions,), seed)
+    if reseeded is not None:
+        process.reseed(reseeded)
+    sample_episodes(process, n_envs, before, 2)
+    process.std = 0.7
+    restored = pickle.loads(pickle.dumps(process))
+    restored.bind(n_envs, (n_actions,), seed)
+    expected, seen = (sample_episodes(each, n_envs, after, 150) for each in (process, restored))
+    assert seen == expected
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@given(
+    seed=st.none() | SEEDS,
+    n_envs=st.integers(1, 3),
+    n_actions=st.integers(1, 2),
+    before=EPISODES,
+    after=EPISODES,
+    reseeded=SEEDS,
+    n_envs_then=st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_reseeded_process_is_one_that_was_bound_with_that_seed(
+    make: Callable[[float], NoiseProcess],
+    seed: int | None,
+    n_envs: int,
+    n_actions: int,
+    before: list[tuple[int, set[int]]],
+    after: list[tuple[int, set[int]]],
+    reseeded: int,
+    n_envs_then: int,
+) -> None:
+    process, fresh = bound(make(0.2), n_envs, (n_actions,), seed), bound(make(0.2), n_envs, (n_actions,), reseeded)
+    sample_episodes(process, n_envs, before, 2)
+    process.reseed(reseeded)
+    process.bind(n_envs, (n_actions,), seed)  # keeps these streams
+    expected, seen = (sample_episodes(each, n_envs, after, 5) for each in (fresh, process))
+    assert seen == expected
+    process.bind(n_envs_then, (n_actions,), seed)
+    fresh.bind(n_envs_then, (n_actions,), reseeded)
+    expected, seen = (sample_episodes(each, n_envs_then, after, 5) for each in (fresh, process))
+    assert seen == expected
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_before_it_is_bound_a_process_has_nothing_to_begin_anew(make: Callable[[float], NoiseProcess]) -> None:
+    process = make(0.2)
+    process.reseed(5)
+    assert np.array_equal(draw(bound(process), 5), draw(bound(make(0.2)), 5))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("seed", [0, None])
+def test_bound_to_other_actions_a_process_begins_anew(make: Callable[[float], NoiseProcess], seed: int | None) -> None:
+    process = bound(make(0.2), 2, (3,), seed)
+    draw(process, 3)
+    process.bind(2, (1,), seed)
+    noise = draw(process, 200)
+    assert noise.shape == (200, 2, 1)
+    if seed is not None:
+        assert np.array_equal(noise, draw(bound(make(0.2), 2, (1,), seed), 200))
 
 
 def test_reset_touches_only_the_episodes_that_ended() -> None:
@@ -295,6 +494,10 @@ def test_impossible_horizon(horizon: int) -> None:
 def test_impossible_correlation_time(correlation_time: float) -> None:
     with pytest.raises(ValueError, match="correlation_time must be positive"):
         OrnsteinUhlenbeckNoise(0.1, correlation_time)
+    process = OrnsteinUhlenbeckNoise(0.1, 7)
+    with pytest.raises(ValueError, match="correlation_time must be positive"):
+        process.correlation_time = correlation_time
+    assert process.correlation_time == 7
 
 
 def test_std_of_the_wrong_shape() -> None:
@@ -348,6 +551,125 @@ def test_wrong_types() -> None:
         CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"a schedule must be a number.*got \[1\]"):
         ScheduledNoise("ou", [1])  # type: ignore[arg-type]
+
+
+RESEEDABLE: list[Any] = [
+    *NAMES,
+    {"type": "ou", "schedule": "linear"},
+    ScheduledNoise(ScheduledNoise("pink", 0.5), "linear"),
+]
+
+
+@pytest.mark.parametrize("spec", RESEEDABLE)
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_reseeded_noise(spec: Any, n_envs: int) -> None:
+    noise, fresh = setup_action_noise(spec, n_envs, (2,), seed=0), setup_action_noise(spec, n_envs, (2,), seed=7)
+    assert noise is not None
+    assert fresh is not None
+    for _ in range(5):
+        noise()
+    assert owns_generator(noise)
+    reseed(noise, 7)
+    assert setup_action_noise(noise, n_envs, (2,), seed=0) is noise  # as at the next `learn()`
+    for _ in range(200):
+        assert np.array_equal(noise(), fresh())
+
+
+def test_the_copies_in_a_vectorized_noise_are_not_reseeded_alike() -> None:
+    one = setup_action_noise("normal", 1, (2,), seed=0)
+    assert one is not None
+    noise = VectorizedActionNoise(one, 3)
+    assert owns_generator(noise)
+    reseed(noise, 7)
+    expected = [setup_action_noise("normal", 1, (2,), seed) for seed in (7, 8, 9)]
+    assert np.array_equal(noise(), [each() for each in expected if each is not None])
+
+
+@pytest.mark.parametrize("seed_before", [1, 2])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OrnsteinUhlenbeckActionNoise(np.ones(2), np.ones(2)),
+        lambda: VectorizedActionNoise(OrnsteinUhlenbeckActionNoise(np.ones(2), np.ones(2)), 3),
+        lambda: setup_action_noise(ScheduledNoise(NormalActionNoise(np.zeros(2), np.ones(2)), 0.5), 3, (2,), 0),
+    ],
+)
+def test_noise_that_draws_from_numpys_generator_is_not_reseeded(make: Callable[[], Any], seed_before: int) -> None:
+    first, second = make(), make()
+    assert not owns_generator(first)
+    np.random.seed(seed_before)  # noqa: NPY002 (SB3's)
+    first()
+    reseed(first, 7)
+    expected = first()
+    np.random.seed(seed_before)  # noqa: NPY002
+    second()
+    assert np.array_equal(second(), expected)
+
+
+@pytest.mark.parametrize(
+    "spec", [None, "ou", {"type": "ou"}, PinkNoise(), ProcessActionNoise(PinkNoise()), ScheduledNoise("pink", 1)]
+)
+def test_what_is_not_set_up_yet_owns_no_generator(spec: Any) -> None:
+    """`model.action_noise` may hold such things between a user's assignment and the next `learn()`."""
+    untouched = copy.deepcopy(spec)
+    assert not owns_generator(spec)
+    reseed(spec, 7)
+    noise, expected = setup_action_noise(spec, 2, (1,), seed=0), setup_action_noise(untouched, 2, (1,), seed=0)
+    assert noise is None or np.array_equal(noise(), expected())  # type: ignore[misc]
+
+
+class OtherPackagesNoise(ActionNoise):
+    def __call__(self) -> np.ndarray:
+        return np.full(1, 0.25, dtype=np.float32)
+
+
+OTHERS: list[Any] = [
+    NormalActionNoise(np.zeros(1), np.ones(1)),
+    OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1)),
+    OtherPackagesNoise(),
+]
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_noise_that_is_not_vectorized_is_for_several_environments(others: ActionNoise) -> None:
+    assert setup_action_noise(others, 1, (1,), 0) is others
+    four = setup_action_noise(others, 4, (1,), 0)
+    assert isinstance(four, VectorizedActionNoise)
+    assert four().shape == (4, 1)
+    assert setup_action_noise(four, 4, (1,), 0) is four
+    assert setup_action_noise(four, 1, (1,), 0) is others
+    two = setup_action_noise(four, 2, (1,), 0)
+    assert isinstance(two, VectorizedActionNoise)
+    assert (two.n_envs, two().shape, two.base_noise) == (2, (2, 1), others)
+    one = VectorizedActionNoise(others, 1)
+    assert setup_action_noise(one, 1, (1,), 0) is one
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+@pytest.mark.parametrize("spec", RESEEDABLE)
+def test_a_vectorized_noise_of_ours_is_ours(spec: Any, n_envs: int) -> None:
+    """SB3's class would make the same noise for all environments, and of the wrong shape."""
+    ours = setup_action_noise(spec, 1, (2,), 0)
+    assert ours is not None
+    noise = setup_action_noise(VectorizedActionNoise(ours, 4), n_envs, (2,), 0)
+    assert noise is ours
+    assert noise().shape == (n_envs, 2)
+    assert len(np.unique(noise())) == 2 * n_envs
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("spec", [*RESEEDABLE, GaussianNoise(0.2), *OTHERS, ScheduledNoise(OtherPackagesNoise(), 0.5)])
+def test_noise_that_is_set_up_again_goes_on(spec: Any, n_envs: int) -> None:
+    noise, expected = (setup_action_noise(pickle.loads(pickle.dumps(spec)), n_envs, (1,), 0) for _ in range(2))
+    assert noise is not None
+    assert expected is not None
+    for _ in range(5):
+        np.random.seed(0)  # noqa: NPY002 (SB3's)
+        before = expected()
+        np.random.seed(0)  # noqa: NPY002
+        assert setup_action_noise(noise, n_envs, (1,), 0) is noise
+        assert np.array_equal(noise(), before)
+        assert (before + np.zeros((n_envs, 1))).shape == (n_envs, 1)  # as SB3 adds it to the actions
 
 
 def test_one_specification_serves_two_models() -> None:
@@ -423,9 +745,16 @@ def test_another_number_of_environments_after_load(before: int, after: int, nois
     assert not isinstance(loaded.action_noise, VectorizedActionNoise) or loaded.action_noise.n_envs == after
 
 
-class OtherPackagesNoise(ActionNoise):
-    def __call__(self) -> np.ndarray:
-        return np.full(1, 0.25, dtype=np.float32)
+@pytest.mark.parametrize("after", [1, 2])
+def test_sb3s_noise_of_four_environments_after_load(after: int, tmp_path: Any) -> None:
+    make_model(4, action_noise=NormalActionNoise(np.zeros(1), np.ones(1))).learn(20).save(tmp_path / "model")
+    noise = CustomDDPG.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=after)).action_noise
+    if after == 1:
+        assert isinstance(noise, NormalActionNoise)
+    else:
+        assert isinstance(noise, VectorizedActionNoise)
+        assert isinstance(noise.base_noise, NormalActionNoise)
+        assert noise().shape == (2, 1)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -555,3 +884,21 @@ def test_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_current_std(noise: Any, std: float, n_envs: int) -> None:
     assert current_std(setup_action_noise(noise, n_envs, (2,), 0)) == pytest.approx(std)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("schedule", [None, 0.5])
+def test_current_std_is_the_one_in_use(n_envs: int, schedule: float | None) -> None:
+    spec = {"type": "pink", "std": [0.2, 0.4], **({} if schedule is None else {"schedule": schedule})}
+    noise = setup_action_noise(spec, n_envs, (2,), 0)
+    process = (noise.noise if isinstance(noise, ScheduledNoise) else noise).process  # type: ignore[union-attr]
+    process.std[1] = 0.8
+    assert current_std(noise) == pytest.approx(0.5 * (schedule or 1))
+    process.std *= 2
+    assert current_std(noise) == pytest.approx(1.0 * (schedule or 1))
+
+
+def test_current_std_of_a_vectorized_noise_is_that_of_its_copies() -> None:
+    noise = VectorizedActionNoise(NormalActionNoise(np.zeros(1), np.full(1, 0.2)), 2)
+    noise.noises[1]._sigma = np.full(1, 0.4)  # type: ignore[attr-defined]
+    assert current_std(noise) == pytest.approx(0.3)

@@ -8,7 +8,10 @@ from sb3_ddpg_ext.noise.action_noise import (
     ProcessActionNoise,
     ScheduledNoise,
     current_std,
+    owns_generator,
+    reseed,
     setup_action_noise,
+    without_reset,
 )
 from sb3_ddpg_ext.noise.processes import (
     ColoredNoise,
@@ -33,5 +36,8 @@ __all__ = [
     "ScheduledNoise",
     "UniformNoise",
     "current_std",
+    "owns_generator",
+    "reseed",
     "setup_action_noise",
+    "without_reset",
 ]

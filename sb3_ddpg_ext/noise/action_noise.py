@@ -1,8 +1,9 @@
 """What ``CustomDDPG(action_noise=...)`` takes -> SB3's ``ActionNoise``; noise that follows a schedule."""
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,7 +78,8 @@ class ProcessActionNoise(VectorizedActionNoise):
     SB3's view of a :class:`NoiseProcess`. SB3 takes a ``VectorizedActionNoise`` as it is, for any number of
     environments, and resets it at the end of an episode.
 
-    :param process: copied, so that one specification can serve several models
+    :param process: copied, so that one specification can serve several models. To change the noise in use, change the
+        copy: ``noise.process.std = 0.1``.
     """
 
     def __init__(self, process: NoiseProcess) -> None:
@@ -152,6 +154,7 @@ class ScheduledNoise(VectorizedActionNoise):
         """See :func:`setup_action_noise`."""
         self.n_envs = n_envs
         noise = _bind(self.noise, n_envs, action_shape, seed, time_limit)
+        # Of SB3's noise one environment's would come without its dimension
         self.noise = noise if isinstance(noise, VectorizedActionNoise) else VectorizedActionNoise(noise, n_envs)
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
@@ -175,7 +178,8 @@ def setup_action_noise(
     What ``CustomDDPG(action_noise=...)`` was given -> what SB3's collection loop calls.
 
     :param action_noise: A name of :data:`NOISES`, ``{"type": name, ...}`` with arguments of its class and
-        ``"schedule"``, a process, any ``ActionNoise`` (used as it is) or None
+        ``"schedule"``, a process, any ``ActionNoise`` (used as it is, but vectorised for several environments as SB3
+        does it) or None
     :param n_envs: Number of environments
     :param action_shape: Shape of one action
     :param seed: Where the generators of our own processes are spawned from
@@ -204,10 +208,64 @@ def current_std(action_noise: ActionNoise | None) -> float | None:
         case ProcessActionNoise():
             return float(action_noise.process.std.mean())
         case VectorizedActionNoise():
-            return current_std(action_noise.base_noise)
+            stds = [std for noise in action_noise.noises if (std := current_std(noise)) is not None]
+            return float(np.mean(stds)) if len(stds) == action_noise.n_envs else None
         case NormalActionNoise():
             return float(np.mean(action_noise._sigma))
     return 0.0 if action_noise is None else None
+
+
+def owns_generator(action_noise: ActionNoise | None) -> bool:
+    """
+    Whether a noise draws from generators of its own, which :func:`reseed` begins anew, and not from numpy's global one.
+
+    :param action_noise: Noise
+    :return: True for this package's noise, once it is set up
+    """
+    return bool(_bound_processes(action_noise))
+
+
+def reseed(action_noise: ActionNoise | None, seed: int) -> None:
+    """
+    Begin a noise anew, with the numbers of this seed, as SB3's ``set_random_seed`` does it for all that draws from
+    numpy's global generator. Noise that is not this package's is left alone, and so is noise that is not set up yet:
+    :func:`setup_action_noise` brings a seed of its own.
+
+    :param action_noise: Noise
+    :param seed: Where its generators are spawned from. Of several processes, as in a ``VectorizedActionNoise``, each
+        gets the next seed, as SB3's environments do.
+    """
+    for i, process in enumerate(_bound_processes(action_noise)):
+        process.reseed(seed + i)
+
+
+@contextlib.contextmanager
+def without_reset(action_noise: ActionNoise | None) -> Iterator[None]:
+    """
+    Let a noise go on through SB3's ``_setup_learn``, which resets it at every call of ``learn()``, also where the
+    running episode goes on.
+
+    :param action_noise: Noise
+    """
+    if action_noise is None:
+        yield
+        return
+    vars(action_noise)["reset"] = lambda indices=None: None  # noqa: ARG005
+    try:
+        yield
+    finally:
+        del vars(action_noise)["reset"]
+
+
+def _bound_processes(noise: ActionNoise | None) -> list[NoiseProcess]:
+    match noise:
+        case ScheduledNoise():
+            return _bound_processes(noise.noise)
+        case ProcessActionNoise():
+            return [noise.process] if noise.process.is_bound else []
+        case VectorizedActionNoise():
+            return [process for each in noise.noises for process in _bound_processes(each)]
+    return []
 
 
 def _make(given: NoiseSpec) -> ActionNoise:
@@ -231,12 +289,16 @@ def _make(given: NoiseSpec) -> ActionNoise:
 def _bind(
     noise: ActionNoise, n_envs: int, action_shape: tuple[int, ...], seed: int | None, time_limit: TimeLimit
 ) -> ActionNoise:
-    if isinstance(noise, (ProcessActionNoise, ScheduledNoise)):
+    if isinstance(noise, (ProcessActionNoise, ScheduledNoise)):  # for any number of environments
         noise.bind(n_envs, action_shape, seed, time_limit)
-    elif isinstance(noise, VectorizedActionNoise) and noise.n_envs != n_envs:
-        # Saved with another number of environments (SB3 crashes here); SB3's `_setup_learn` vectorises it again
-        return noise.base_noise
-    return noise
+        return noise
+    if isinstance(noise, VectorizedActionNoise):
+        ours = isinstance(noise.base_noise, (ProcessActionNoise, ScheduledNoise))
+        if noise.n_envs == n_envs and not ours:
+            return noise
+        # Saved with another number of environments (SB3 crashes here), or of ours: copies would all make the same noise
+        return _bind(noise.base_noise, n_envs, action_shape, seed, time_limit)
+    return noise if n_envs == 1 else VectorizedActionNoise(noise, n_envs)  # what SB3 does at `learn()` only
 
 
 def _make_schedule(given: ScheduleSpec) -> Schedule:

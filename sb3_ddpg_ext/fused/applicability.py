@@ -1,0 +1,252 @@
+"""
+Whether the closed form computes what autograd would, with whatever a user has done to the policy.
+
+:func:`why_not` looks at everything, and says what stands in the way. :class:`Watch` notices at next to no cost whether
+anything that it looks at has changed since, so that the closed form can be checked before every use.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.td3.policies import Actor, TD3Policy
+from torch import nn
+from torch.nn.modules import module as global_hooks
+from torch.optim import optimizer as global_optimizer_hooks
+from torch.utils.hooks import RemovableHandle
+
+from sb3_ddpg_ext.fused.adam import STATE
+from sb3_ddpg_ext.fused.layers import ACTIVATION_PARAMETERS, activations
+from sb3_ddpg_ext.module_tree import ModuleTree
+
+# Methods whose work the closed form does itself, as Stable-Baselines3 defines them
+_POLICY_METHODS = {
+    name: getattr(TD3Policy, name)
+    for name in ("forward", "_predict", "predict", "obs_to_tensor", "scale_action", "unscale_action")
+}
+_ACTOR_METHODS = {name: getattr(Actor, name) for name in ("forward", "extract_features")}
+_CRITIC_METHODS = {name: getattr(ContinuousCritic, name) for name in ("forward", "q1_forward", "extract_features")}
+_ADAM_OPTIONS = ("amsgrad", "maximize", "decoupled_weight_decay", "differentiable")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def why_not(policy: TD3Policy) -> str | None:
+    """
+    Whether the closed form computes what autograd would.
+
+    :param policy: Actor, critic, their targets and optimizers
+    :return: None if it does, else the reason why not
+    """
+    reasons = chain(_spaces(policy), _methods(policy), _networks(policy), _weights(policy), _hooks(policy))
+    return next(chain(reasons, _optimizers(policy)), None)
+
+
+def _spaces(policy: TD3Policy) -> Iterator[str]:
+    space = policy.observation_space
+    if not isinstance(space, spaces.Box) or is_image_space(space) or space.dtype not in ("float32", "float64"):
+        yield f"the observations are {space}, not a Box of floats"
+
+
+def _methods(policy: TD3Policy) -> Iterator[str]:
+    networks = (policy.actor, policy.actor_target, policy.critic, policy.critic_target)
+    if any(type(network) not in (Actor, ContinuousCritic) for network in networks):
+        yield "actor or critic is of a class of its own"
+    own = [name for name, method in _POLICY_METHODS.items() if getattr(type(policy), name) is not method]
+    if own:
+        yield f"{type(policy).__name__} has a prediction of its own: {own[0]}"
+    for cls, methods in ((Actor, _ACTOR_METHODS), (ContinuousCritic, _CRITIC_METHODS)):
+        for name, method in methods.items():
+            if getattr(cls, name) is not method:
+                yield f"{cls.__name__}.{name} was replaced"
+    for path, module in policy.named_modules():
+        callables = {"forward", *(_POLICY_METHODS if module is policy else ()), *_ACTOR_METHODS, "q1_forward"}
+        if replaced := sorted(callables & vars(module).keys()):
+            yield f"{'.'.join(filter(None, ('policy', path)))}.{replaced[0]} was replaced"
+    if not policy.squash_output:
+        yield "the policy's actions are not in [-1, 1]"
+
+
+def _networks(policy: TD3Policy) -> Iterator[str]:
+    for network in (policy.actor, policy.actor_target, policy.critic, policy.critic_target):
+        if type(network.features_extractor) is not FlattenExtractor:
+            yield f"the features extractor is {type(network.features_extractor).__name__}, not FlattenExtractor"
+    for critic in (policy.critic, policy.critic_target):
+        if len(critic.q_networks) != 1:
+            yield f"n_critics is {len(critic.q_networks)}, not 1"
+        if critic.q_networks[0] is not getattr(critic, "qf0", None):
+            yield "the critic's q_networks[0] is not its module qf0, whose weights are optimized"
+    for online, target in _pairs(policy):
+        for net in (online, target):
+            if activations(net) is None:
+                yield f"not a plain MLP with known activations: {' '.join(str(net).split())}"
+        if str(online) != str(target) or _activation_parameters(online) != _activation_parameters(target):
+            yield "a network and its target have different layers"
+    if type(policy.actor.mu[-1]) is not nn.Tanh:
+        yield "the actor does not end in Tanh, so that its target's actions would have to be clipped"
+
+
+def _weights(policy: TD3Policy) -> Iterator[str]:
+    online = [*policy.actor.parameters(), *policy.critic.parameters()]
+    everything = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
+    if not all(param.requires_grad for param in online):
+        yield "some weights are frozen"
+    if {param.dtype for param in everything} != {th.float32}:
+        yield "some weights are not float32"
+    if len({param.device for param in everything}) > 1 or everything[0].device.type not in ("cpu", "cuda"):
+        yield f"the device is {everything[0].device}, not the CPU or a CUDA device"
+    if not all(param.is_contiguous() for param in everything):
+        yield "some weights are not contiguous"
+    if len({param.data_ptr() for param in everything}) != len(everything):
+        yield "networks share weights"
+
+
+def _hooks(policy: TD3Policy) -> Iterator[str]:
+    if any(getattr(module, hooks) for module in policy.modules() for hooks in _HOOKS):
+        yield "modules have hooks"
+    if any(param._backward_hooks or param._post_accumulate_grad_hooks for param in policy.parameters()):
+        yield "weights have hooks"
+    if any(getattr(global_hooks, f"_global{hooks}") for hooks in _HOOKS):
+        yield "there are hooks for all modules"
+    if th.is_anomaly_enabled():
+        yield "autograd's anomaly detection is on"
+    if th.is_autocast_enabled(policy.device.type):
+        yield "autocast is on"
+
+
+def _optimizers(policy: TD3Policy) -> Iterator[str]:
+    if global_optimizer_hooks._global_optimizer_pre_hooks or global_optimizer_hooks._global_optimizer_post_hooks:
+        yield "there are hooks for all optimizers"
+    for name, network in (("actor", policy.actor), ("critic", policy.critic)):
+        optimizer, params = network.optimizer, list(network.parameters())
+        if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
+            yield f"the optimizer is {type(optimizer).__name__}, not Adam with one group of parameters"
+        group = optimizer.param_groups[0]
+        if len(group["params"]) != len(params) or not all(map(is_, group["params"], params)):
+            yield f"the {name}'s optimizer does not hold the {name}'s weights, all of them and nothing else"
+        if any(group.get(option) for option in _ADAM_OPTIONS):
+            yield "Adam with amsgrad, maximize, decoupled_weight_decay or differentiable"
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            yield "an optimizer has hooks"
+        if replaced := sorted({"step", "zero_grad"} & vars(optimizer).keys()):
+            yield f"the {name}'s optimizer.{replaced[0]} was replaced"
+        states = [optimizer.state.get(param) or {} for param in params]
+        if any(state and set(state) != set(STATE) for state in states):
+            yield f"the state of the {name}'s optimizer is not that of Adam"
+        if len({float(state.get("step", 0.0)) for state in states}) > 1:
+            yield f"the {name}'s optimizer has done more steps for some weights than for others"
+
+
+def _pairs(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module]]:
+    yield policy.actor.mu, policy.actor_target.mu
+    yield policy.critic.q_networks[0], policy.critic_target.q_networks[0]
+
+
+def _activation_parameters(net: nn.Module) -> list[Any]:
+    known = ACTIVATION_PARAMETERS
+    return [getattr(module, known[type(module)]) for module in net.modules() if type(module) in known]
+
+
+class Watch:
+    """
+    A policy as it is now, to notice cheaply whether somebody has changed something that :func:`why_not` looks at.
+
+    :param policy: A policy for which it knows no reason against the closed form
+    """
+
+    def __init__(self, policy: TD3Policy) -> None:
+        self._policy = policy
+        self._acting_tree = ModuleTree([policy, *policy.actor.modules()])
+        self._tree = ModuleTree(module for module in policy.modules() if module not in self._acting_tree.modules)
+        self._acting_weights, self._weights = (
+            [module._parameters for module in tree.modules if module._parameters]
+            for tree in (self._acting_tree, self._tree)
+        )
+        self._trained = [*policy.actor.parameters(), *policy.critic.parameters()]
+        self._optimizers = (policy.actor.optimizer, policy.critic.optimizer)
+        self._owners = (vars(policy.actor), vars(policy.critic))
+        self._q_networks = (policy.critic.q_networks, policy.critic_target.q_networks)
+        self._activations = [
+            (vars(module), ACTIVATION_PARAMETERS[type(module)])
+            for module in policy.modules()
+            if type(module) in ACTIVATION_PARAMETERS
+        ]
+        self._acting_objects, self._objects = self._look_at_acting_objects(), self._look_at_objects()
+        self._acting_values, self._values = self._look_at_acting_values(), self._look_at_values()
+
+    # Objects must be the very same (tensors cannot be compared otherwise), values must be equal
+
+    def _look_at_acting_objects(self) -> list[Any]:
+        policy = type(self._policy)
+        return [
+            *chain.from_iterable(map(dict.values, self._acting_weights)),
+            policy,
+            *map(type, self._policy._modules.values()),
+            policy.predict,
+            policy._predict,
+            policy.forward,
+            Actor.forward,
+            self._policy.action_space,
+        ]
+
+    def _look_at_acting_values(self) -> list[Any]:
+        return [
+            RemovableHandle.next_id,  # counts the hooks that were registered with any module, parameter or optimizer
+            self._policy.squash_output,
+            *[attributes[name] for attributes, name in self._activations],
+        ]
+
+    def _look_at_objects(self) -> list[Any]:
+        actor, critic = self._optimizers
+        return [
+            *chain.from_iterable(map(dict.values, self._weights)),
+            *chain.from_iterable(self._q_networks),
+            *[attributes["optimizer"] for attributes in self._owners],
+            *actor.param_groups,
+            *critic.param_groups,
+            *actor.param_groups[0]["params"],
+            *critic.param_groups[0]["params"],
+            ContinuousCritic.forward,
+            ContinuousCritic.q1_forward,
+        ]
+
+    def _look_at_values(self) -> list[Any]:
+        actor, critic = self._optimizers
+        return [
+            *map(_requires_grad, self._trained),
+            *map(actor.param_groups[0].get, _ADAM_OPTIONS),
+            *map(critic.param_groups[0].get, _ADAM_OPTIONS),
+            len(vars(actor)),  # as in ModuleTree
+            len(vars(critic)),
+            th.is_anomaly_enabled(),
+            th.is_autocast_enabled("cpu"),
+        ]
+
+    def acting_is_current(self) -> bool:
+        """:return: Whether everything that actions depend on is as it was"""
+        return (
+            self._look_at_acting_values() == self._acting_values
+            and self._acting_tree.is_current()
+            and _same(self._look_at_acting_objects(), self._acting_objects)
+        )
+
+    def is_current(self) -> bool:
+        """:return: Whether everything is as it was"""
+        return (
+            self.acting_is_current()
+            and self._look_at_values() == self._values
+            and self._tree.is_current()
+            and _same(self._look_at_objects(), self._objects)
+        )
+
+
+_requires_grad = attrgetter("requires_grad")
+
+
+def _same(objects: list[Any], others: list[Any]) -> bool:
+    return len(objects) == len(others) and all(map(is_, objects, others))

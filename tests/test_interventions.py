@@ -1,0 +1,793 @@
+"""
+What users do to a model counts at the next step, whichever way that is computed: each row of the table is something
+that people do in a callback, or before `learn()`. `fused="auto"` ends where `fused=False` does (within rounding), and
+`fused=False` where SB3's DDPG does (to the bit).
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DDPG
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.type_aliases import ReplayBufferSamples, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import FloatSchedule
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim.lr_scheduler import StepLR
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from sb3_ddpg_ext import CustomDDPG
+
+Model = Any
+"""SB3's DDPG or ours"""
+Calls = list[str]
+"""What was called, in order: hooks of users write here"""
+STEPS, AT = 60, 40
+BITWISE, ROUNDING = 0.0, 2e-4
+
+
+class Row(NamedTuple):
+    """
+    :param act: Does it to a model, and tells which of its functions are called
+    :param why_autograd: Part of the reason for which the closed form is left; None where it goes on
+    :param matters: Whether the model ends elsewhere than without it
+    """
+
+    act: Callable[[Model, Calls], Any]
+    why_autograd: str | None = None
+    matters: bool = True
+
+
+def noise(std: float = 0.1) -> NormalActionNoise:
+    return NormalActionNoise(np.zeros(1), std * np.ones(1))
+
+
+def first(model: Model) -> nn.Linear:
+    return model.actor.mu[0]
+
+
+def q(model: Model) -> nn.Sequential:
+    return model.critic.q_networks[0]
+
+
+def networks(model: Model) -> list[Any]:
+    return [model.actor, model.actor_target, model.critic, model.critic_target]
+
+
+def replaced(instance: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    setattr(instance, name, wrap(getattr(instance, name)))
+
+
+# --- Weights and modules ---
+
+
+def freeze_one_layer(model: Model, _: Calls) -> None:
+    first(model).weight.requires_grad_(False)
+
+
+def freeze_the_actor(model: Model, _: Calls) -> None:
+    model.actor.requires_grad_(False)
+
+
+def freeze_and_thaw(model: Model, _: Calls) -> None:
+    first(model).weight.requires_grad_(False)
+    model.train(3, 8)
+    first(model).weight.requires_grad_(True)
+
+
+def edit_in_place(model: Model, _: Calls) -> None:
+    with th.no_grad():
+        first(model).weight.mul_(0.5)
+
+
+def assign_data(model: Model, _: Calls) -> None:
+    first(model).weight.data = th.linspace(-1, 1, 48).view(16, 3)
+
+
+def assign_data_that_somebody_else_edits(model: Model, _: Calls) -> None:
+    data = th.linspace(-1, 1, 48).view(16, 3)
+    first(model).weight.data = data
+    model.train(3, 8)
+    data += 0.5
+
+
+def assign_transposed_data(model: Model, _: Calls) -> None:
+    layer = model.actor.mu[2]
+    layer.weight.data = layer.weight.data.clone().t()
+
+
+def assign_a_parameter(model: Model, _: Calls) -> None:
+    first(model).bias = nn.Parameter(th.ones(16))  # the optimizer still has the one before
+
+
+def load_state_dict(model: Model, _: Calls) -> None:
+    model.policy.load_state_dict({name: 0.9 * value for name, value in model.policy.state_dict().items()})
+
+
+def load_state_dict_by_assignment(model: Model, _: Calls) -> None:
+    state = {name: 0.9 * value for name, value in model.actor_target.state_dict().items()}
+    model.actor_target.load_state_dict(state, assign=True)
+
+
+def load_from_vector(model: Model, _: Calls) -> None:
+    model.policy.load_from_vector(0.9 * model.policy.parameters_to_vector())
+
+
+def set_parameters(model: Model, _: Calls) -> None:
+    parameters = copy.deepcopy(model.get_parameters())
+    model.train(5, 8)
+    model.set_parameters(parameters)
+
+
+def share_memory(model: Model, _: Calls) -> None:
+    model.policy.share_memory()
+
+
+def to_and_back(model: Model, _: Calls) -> None:
+    model.policy.double().float()
+
+
+def replace_a_layer(model: Model, _: Calls) -> None:
+    model.actor.mu[0] = copy.deepcopy(first(model))  # the optimizer still has the one before
+
+
+def replace_a_layer_and_the_optimizer(model: Model, _: Calls) -> None:
+    model.actor.mu[0] = copy.deepcopy(first(model))
+    with th.no_grad():
+        first(model).weight.mul_(0.5)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def replace_the_actor_network(model: Model, _: Calls) -> None:
+    for name in ("actor", "actor_target"):
+        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Tanh())
+        with th.no_grad():
+            for param in net.parameters():
+                param.copy_(th.linspace(-0.5, 0.5, param.numel()).view(param.shape))
+        getattr(model, name).mu = net
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def replace_a_target(model: Model, _: Calls) -> None:
+    model.policy.critic_target = model.critic_target = copy.deepcopy(model.critic)
+
+
+def replace_the_alias_only(model: Model, _: Calls) -> None:
+    model.critic_target = copy.deepcopy(model.critic)  # which SB3 trains; the policy's is something else from now on
+
+
+def let_target_and_critic_be_one(model: Model, _: Calls) -> None:
+    model.policy.critic_target = model.critic_target = model.critic
+
+
+def replace_in_q_networks(model: Model, _: Calls) -> None:
+    model.critic.q_networks[0] = copy.deepcopy(q(model))  # not the registered module, so nothing trains it
+
+
+def exchange_an_activation(model: Model, _: Calls) -> None:
+    for network in networks(model)[:2]:
+        network.mu[1] = nn.Tanh()
+
+
+def exchange_an_activation_of_one_network(model: Model, _: Calls) -> None:
+    model.actor.mu[1] = nn.Tanh()
+
+
+def change_the_class_of_a_layer(model: Model, calls: Calls) -> None:
+    class Doubled(type(model.actor)):  # type: ignore[misc]
+        def forward(self, obs: Any) -> Any:
+            calls.append("forward")
+            return 0.5 * super().forward(obs)
+
+    model.actor.__class__ = Doubled
+
+
+def insert_batch_norm(model: Model, _: Calls) -> None:
+    for network in networks(model)[:2]:
+        network.mu.insert(1, nn.BatchNorm1d(16))
+
+
+# --- Optimizers ---
+
+
+def new_adam(model: Model, _: Calls) -> None:
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def new_sgd(model: Model, _: Calls) -> None:
+    model.critic.optimizer = th.optim.SGD(model.critic.parameters())
+
+
+def adam_with_two_groups(model: Model, _: Calls) -> None:
+    params = list(model.actor.parameters())
+    model.actor.optimizer = th.optim.Adam([{"params": params[:2], "weight_decay": 0.1}, {"params": params[2:]}])
+
+
+def adam_of_the_last_layer(model: Model, _: Calls) -> None:
+    model.actor.optimizer = th.optim.Adam(model.actor.mu[-2].parameters())
+
+
+def adam_of_other_order(model: Model, _: Calls) -> None:
+    model.actor.optimizer = th.optim.Adam(list(model.actor.parameters())[::-1])
+
+
+def one_adam_for_all(model: Model, _: Calls) -> None:
+    model.actor.optimizer = th.optim.Adam([*model.actor.parameters(), *model.critic.parameters()])
+
+
+def drop_a_parameter(model: Model, _: Calls) -> None:
+    del model.critic.optimizer.state[model.critic.optimizer.param_groups[0]["params"].pop()]
+
+
+def option(name: str, value: Any) -> Callable[[Model, Calls], None]:
+    def change(model: Model, _: Calls) -> None:
+        model.critic.optimizer.param_groups[0][name] = value
+
+    return change
+
+
+def amsgrad(model: Model, _: Calls) -> None:
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters(), amsgrad=True)
+
+
+def clear_state(model: Model, _: Calls) -> None:
+    model.actor.optimizer.state.clear()
+
+
+def forget_one_parameter(model: Model, _: Calls) -> None:
+    del model.actor.optimizer.state[first(model).weight]
+
+
+def reset_state_in_place(model: Model, _: Calls) -> None:
+    for state in model.actor.optimizer.state.values():
+        for value in state.values():
+            value.zero_()
+
+
+def reset_one_step(model: Model, _: Calls) -> None:
+    model.actor.optimizer.state[first(model).weight]["step"].zero_()
+
+
+def replace_state_tensors(model: Model, _: Calls) -> None:
+    for state in model.actor.optimizer.state.values():
+        state["exp_avg"] = th.full_like(state["exp_avg"], 1e-3)
+
+
+def load_optimizer_state(model: Model, _: Calls) -> None:
+    state = copy.deepcopy(model.critic.optimizer.state_dict())
+    model.train(5, 8)
+    model.critic.optimizer.load_state_dict(state)
+
+
+def step_by_hand(model: Model, _: Calls) -> None:
+    """An auxiliary loss, as in imitation."""
+    observations = th.linspace(-1, 1, 15).view(5, 3)
+    model.actor.optimizer.zero_grad()
+    (model.actor(observations) - 0.3).pow(2).mean().backward()
+    model.actor.optimizer.step()
+
+
+# --- Hooks, wrapped and replaced methods ---
+
+
+def clip_gradients_by_hooks(model: Model, calls: Calls) -> None:
+    for param in model.policy.parameters():
+        param.register_hook(lambda grad: (calls.append("hook"), grad.clamp(-1e-3, 1e-3))[1])
+
+
+def hook_of_a_critic_parameter(model: Model, calls: Calls) -> None:
+    q(model)[0].weight.register_hook(lambda grad: calls.append(f"{grad.shape}"))
+
+
+def hook_after_accumulation(model: Model, calls: Calls) -> None:
+    def halve(param: th.Tensor) -> None:
+        calls.append("accumulated")
+        param.grad *= 0.5
+
+    for param in model.critic.parameters():
+        param.register_post_accumulate_grad_hook(halve)
+
+
+def hook_that_is_removed(model: Model, _: Calls) -> None:
+    handle = first(model).weight.register_hook(lambda grad: 0 * grad)
+    model.train(3, 8)
+    handle.remove()
+
+
+def forward_hook(model: Model, calls: Calls) -> None:
+    model.actor.register_forward_hook(lambda _module, _input, output: (calls.append("forward"), 0.5 * output)[1])
+
+
+def forward_hook_that_knows_the_mode(model: Model, _: Calls) -> None:
+    model.actor.register_forward_hook(lambda module, _, output: 0.5 * output if module.training else output)
+
+
+def forward_pre_hook_of_a_layer(model: Model, calls: Calls) -> None:
+    q(model)[2].register_forward_pre_hook(lambda _, inputs: (calls.append("pre"), (0.5 * inputs[0],))[1])
+
+
+def forward_hook_of_a_target(model: Model, calls: Calls) -> None:
+    model.critic_target.register_forward_hook(lambda *_: calls.append("target"))
+
+
+def backward_hook(model: Model, calls: Calls) -> None:
+    q(model)[2].register_full_backward_hook(lambda *_: calls.append("backward"))
+
+
+def hook_of_all_modules(model: Model, calls: Calls) -> Any:
+    return register_module_forward_hook(lambda *_: calls.append("any")).remove
+
+
+def step_pre_hook(model: Model, calls: Calls) -> None:
+    def clip(optimizer: Any, *_: Any) -> None:
+        calls.append("pre")
+        nn.utils.clip_grad_norm_(model.critic.parameters(), 1e-3)
+
+    model.critic.optimizer.register_step_pre_hook(clip)
+
+
+def step_post_hook(model: Model, calls: Calls) -> None:
+    def project(*_: Any) -> None:
+        calls.append("post")
+        with th.no_grad():
+            first(model).weight.clamp_(-0.3, 0.3)
+
+    model.actor.optimizer.register_step_post_hook(project)
+
+
+def hook_of_all_optimizers(model: Model, calls: Calls) -> Any:
+    return register_optimizer_step_pre_hook(lambda *_: calls.append("any")).remove
+
+
+def wrap_step(model: Model, calls: Calls) -> None:
+    def clipped(step: Any) -> Any:
+        def wrapped(*args: Any) -> Any:
+            calls.append("step")
+            nn.utils.clip_grad_norm_(model.critic.parameters(), 1e-3)
+            return step(*args)
+
+        return wrapped
+
+    replaced(model.critic.optimizer, "step", clipped)
+
+
+def wrap_zero_grad(model: Model, calls: Calls) -> None:
+    model.critic.optimizer.zero_grad()
+    replaced(model.critic.optimizer, "zero_grad", lambda _: lambda *args: calls.append("zero_grad"))  # accumulates
+
+
+def attach_a_scheduler(model: Model, _: Calls) -> None:
+    StepLR(model.actor.optimizer, 1)  # it wraps `step`, to know whether it was called
+
+
+def replace_actor_forward(model: Model, calls: Calls) -> None:
+    replaced(model.actor, "forward", lambda forward: lambda obs: (calls.append("forward"), 0.5 * forward(obs))[1])
+
+
+def replace_layer_forward(model: Model, calls: Calls) -> None:
+    replaced(q(model)[0], "forward", lambda forward: lambda x: (calls.append("forward"), 0.5 * forward(x))[1])
+
+
+def replace_critic_forward(model: Model, _: Calls) -> None:
+    replaced(model.critic_target, "forward", lambda forward: lambda *x: tuple(0.5 * y for y in forward(*x)))
+
+
+def replace_q1_forward(model: Model, _: Calls) -> None:
+    replaced(model.critic, "q1_forward", lambda forward: lambda *x: -forward(*x))
+
+
+def replace_policy_predict(model: Model, calls: Calls) -> None:
+    def constant(predict: Any) -> Any:
+        return lambda *args, **kwargs: (calls.append("predict"), (0 * predict(*args, **kwargs)[0] + 0.5, None))[1]
+
+    replaced(model.policy, "predict", constant)
+
+
+def replace_policy_hidden_predict(model: Model, calls: Calls) -> None:
+    def halved(predict: Any) -> Any:
+        return lambda *args, **kwargs: (calls.append("_predict"), 0.5 * predict(*args, **kwargs))[1]
+
+    replaced(model.policy, "_predict", halved)
+
+
+def replace_model_predict(model: Model, calls: Calls) -> None:
+    def constant(predict: Any) -> Any:
+        return lambda *args, **kwargs: (calls.append("predict"), (0 * predict(*args, **kwargs)[0] + 0.5, None))[1]
+
+    replaced(model, "predict", constant)
+
+
+def replace_scaling(model: Model, calls: Calls) -> None:
+    replaced(model.policy, "unscale_action", lambda unscale: lambda a: (calls.append("unscale"), unscale(0.5 * a))[1])
+
+
+def patch_the_class(model: Model, calls: Calls) -> Any:
+    actor_class = type(model.actor)
+    forward = actor_class.forward
+
+    def halved(self: Any, obs: Any) -> Any:
+        calls.append("forward")
+        return 0.5 * forward(self, obs)
+
+    actor_class.forward = halved
+    return lambda: setattr(actor_class, "forward", forward)
+
+
+def detect_anomalies(_: Model, __: Calls) -> Any:
+    th.autograd.set_detect_anomaly(True)
+    return lambda: th.autograd.set_detect_anomaly(False)
+
+
+# --- Replay buffers and samples ---
+
+
+def relabel_rewards(model: Model, _: Calls) -> None:
+    model.replay_buffer.rewards = np.full_like(model.replay_buffer.rewards, 7.0)
+
+
+def relabel_in_place(model: Model, _: Calls) -> None:
+    model.replay_buffer.rewards[:] = 7.0
+    model.replay_buffer.observations *= 0.5
+
+
+def assign_what_is_edited_later(model: Model, _: Calls) -> None:
+    rewards = model.replay_buffer.rewards.copy()
+    model.replay_buffer.rewards = rewards
+    model.train(3, 8)
+    rewards += 5
+
+
+def assign_a_dataset(model: Model, _: Calls) -> None:
+    buffer, n = model.replay_buffer, 30
+    grid = np.linspace(-1, 1, 3 * n, dtype=np.float32).reshape(n, 1, 3)
+    buffer.observations, buffer.next_observations, buffer.actions = grid, grid[::-1].copy(), grid[..., :1].copy()
+    buffer.rewards, buffer.dones, buffer.timeouts = (grid[..., i].copy() for i in range(3))
+    buffer.buffer_size, buffer.pos, buffer.full = n, 0, True
+
+
+def another_buffer(model: Model, _: Calls) -> None:
+    new = ReplayBuffer(100, model.observation_space, model.action_space, "cpu")
+    for _ in range(20):
+        obs = np.ones((1, 3), dtype=np.float32)
+        new.add(obs, 0.5 * obs, 0.1 * obs[:, :1], obs[:, 0], np.zeros(1), [{}])
+    model.replay_buffer = new
+
+
+def wrap_sample(model: Model, calls: Calls) -> None:
+    def relabelled(sample: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            calls.append("sample")
+            batch = sample(*args, **kwargs)
+            return batch._replace(rewards=batch.rewards + 1)
+
+        return wrapped
+
+    replaced(model.replay_buffer, "sample", relabelled)
+
+
+def flat_rewards(model: Model, _: Calls) -> None:
+    def flat(sample: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            batch = sample(*args, **kwargs)
+            return batch._replace(rewards=batch.rewards.flatten())  # SB3 broadcasts, with a warning of PyTorch
+
+        return wrapped
+
+    replaced(model.replay_buffer, "sample", flat)
+
+
+def float64_samples(model: Model, _: Calls) -> None:
+    def float64(sample: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            s = sample(*args, **kwargs)
+            return s._replace(observations=s.observations.double(), next_observations=s.next_observations.double())
+
+        return wrapped
+
+    replaced(model.replay_buffer, "sample", float64)
+
+
+def samples_of_five(model: Model, _: Calls) -> None:
+    def five(sample: Any) -> Any:
+        return lambda *args, **kwargs: ReplayBufferSamples(*sample(*args, **kwargs)[:5])
+
+    replaced(model.replay_buffer, "sample", five)
+
+
+# --- Settings of the algorithm ---
+
+
+def attribute(name: str, value: Any) -> Callable[[Model, Calls], None]:
+    return lambda model, _: setattr(model, name, value)
+
+
+def nothing(_: Model, __: Calls) -> None:
+    """The row that everything is compared with."""
+
+
+TABLE: dict[str, Row] = {
+    "nothing": Row(nothing, matters=False),
+    # Weights and modules
+    "one layer frozen": Row(freeze_one_layer, "some weights are frozen"),
+    "the actor frozen": Row(freeze_the_actor, "some weights are frozen"),
+    "frozen for a while": Row(freeze_and_thaw, "more steps for some weights"),
+    "weights edited in place": Row(edit_in_place),
+    ".data assigned": Row(assign_data),
+    ".data assigned and edited elsewhere": Row(assign_data_that_somebody_else_edits),
+    ".data transposed": Row(assign_transposed_data, "not contiguous"),
+    "a Parameter assigned": Row(assign_a_parameter, "optimizer does not hold the actor's weights"),
+    "load_state_dict": Row(load_state_dict),
+    "load_state_dict(assign=True)": Row(load_state_dict_by_assignment),
+    "load_from_vector": Row(load_from_vector),
+    "set_parameters": Row(set_parameters),
+    "share_memory": Row(share_memory, matters=False),
+    "to another type and back": Row(to_and_back, matters=False),
+    "a layer replaced": Row(replace_a_layer, "optimizer does not hold the actor's weights"),
+    "a layer and the optimizer replaced": Row(replace_a_layer_and_the_optimizer),
+    "the actor's network replaced": Row(replace_the_actor_network),
+    "a target replaced": Row(replace_a_target),
+    "the alias replaced": Row(replace_the_alias_only, "model.actor, for instance"),
+    "critic and target are one": Row(let_target_and_critic_be_one, "share weights"),
+    "q_networks replaced": Row(replace_in_q_networks, "q_networks"),
+    "an activation exchanged": Row(exchange_an_activation),
+    "an activation of one network exchanged": Row(exchange_an_activation_of_one_network, "different layers"),
+    "a network's class changed": Row(change_the_class_of_a_layer, "class of its own"),
+    "batch normalisation inserted": Row(insert_batch_norm, "not a plain MLP"),
+    # Optimizers
+    "a new Adam": Row(new_adam),
+    "SGD": Row(new_sgd, "optimizer is SGD"),
+    "Adam with two groups": Row(adam_with_two_groups, "one group"),
+    "Adam of one layer": Row(adam_of_the_last_layer, "optimizer does not hold the actor's weights"),
+    "Adam of another order": Row(adam_of_other_order, "optimizer does not hold the actor's weights"),
+    "one Adam for both": Row(one_adam_for_all, "optimizer does not hold the actor's weights"),
+    "a parameter dropped": Row(drop_a_parameter, "optimizer does not hold the critic's weights"),
+    "betas": Row(option("betas", (0.5, 0.9))),
+    "weight_decay": Row(option("weight_decay", 0.1)),
+    "eps": Row(option("eps", 0.1)),
+    "maximize": Row(option("maximize", True), "maximize"),
+    "decoupled_weight_decay": Row(option("decoupled_weight_decay", True), "decoupled_weight_decay", matters=False),
+    "amsgrad": Row(amsgrad, "amsgrad"),
+    "Adam's state cleared": Row(clear_state),
+    "Adam's state of one parameter deleted": Row(forget_one_parameter, "more steps for some weights"),
+    "Adam's state reset in place": Row(reset_state_in_place),
+    "one step counter reset": Row(reset_one_step, "more steps for some weights"),
+    "Adam's tensors replaced": Row(replace_state_tensors),
+    "Adam's state loaded": Row(load_optimizer_state),
+    "a step by hand": Row(step_by_hand),
+    # Hooks, wrapped and replaced methods
+    "gradients clipped by hooks": Row(clip_gradients_by_hooks, "weights have hooks"),
+    "a hook of a critic's parameter": Row(hook_of_a_critic_parameter, "weights have hooks", matters=False),
+    "hooks after accumulation": Row(hook_after_accumulation, "weights have hooks"),
+    "a hook for a while": Row(hook_that_is_removed),
+    "a forward hook": Row(forward_hook, "modules have hooks"),
+    "a forward hook that knows the mode": Row(forward_hook_that_knows_the_mode, "modules have hooks"),
+    "a forward pre-hook of a layer": Row(forward_pre_hook_of_a_layer, "modules have hooks"),
+    "a forward hook of a target": Row(forward_hook_of_a_target, "modules have hooks", matters=False),
+    "a backward hook": Row(backward_hook, "modules have hooks", matters=False),
+    "a hook of all modules": Row(hook_of_all_modules, "hooks for all modules", matters=False),
+    "a hook before the optimizer's step": Row(step_pre_hook, "an optimizer has hooks"),
+    "a hook after the optimizer's step": Row(step_post_hook, "an optimizer has hooks"),
+    "a hook of all optimizers": Row(hook_of_all_optimizers, "hooks for all optimizers", matters=False),
+    "optimizer.step wrapped": Row(wrap_step, "optimizer.step was replaced"),
+    "optimizer.zero_grad replaced": Row(wrap_zero_grad, "optimizer.zero_grad was replaced"),
+    "a learning-rate scheduler": Row(attach_a_scheduler, "optimizer.step was replaced", matters=False),
+    "actor.forward replaced": Row(replace_actor_forward, "policy.actor.forward was replaced"),
+    "a layer's forward replaced": Row(replace_layer_forward, "forward was replaced"),
+    "critic_target.forward replaced": Row(replace_critic_forward, "policy.critic_target.forward was replaced"),
+    "critic.q1_forward replaced": Row(replace_q1_forward, "policy.critic.q1_forward was replaced"),
+    "policy.predict replaced": Row(replace_policy_predict, "policy.predict was replaced"),
+    "policy._predict replaced": Row(replace_policy_hidden_predict, "policy._predict was replaced"),
+    "model.predict replaced": Row(replace_model_predict),
+    "policy.unscale_action replaced": Row(replace_scaling, "policy.unscale_action was replaced"),
+    "Actor.forward patched": Row(patch_the_class, "Actor.forward was replaced"),
+    "anomaly detection": Row(detect_anomalies, "anomaly detection", matters=False),
+    # Replay buffers
+    "rewards assigned": Row(relabel_rewards),
+    "arrays edited in place": Row(relabel_in_place),
+    "rewards assigned and edited elsewhere": Row(assign_what_is_edited_later),
+    "a dataset assigned": Row(assign_a_dataset),
+    "another buffer": Row(another_buffer),
+    "buffer.sample wrapped": Row(wrap_sample),
+    "flat rewards": Row(flat_rewards),
+    "float64 samples": Row(float64_samples, matters=False),
+    "samples without discounts": Row(samples_of_five, matters=False),
+    # Settings of the algorithm
+    "tau": Row(attribute("tau", 0.5)),
+    "gamma": Row(attribute("gamma", 0.5)),
+    "lr_schedule": Row(attribute("lr_schedule", FloatSchedule(1e-2))),
+    "batch_size": Row(attribute("batch_size", 13)),
+    "gradient_steps": Row(attribute("gradient_steps", 3)),
+    "train_freq": Row(attribute("train_freq", TrainFreq(3, TrainFrequencyUnit.STEP))),
+    "action_noise": Row(attribute("action_noise", noise(0.5))),
+    "action_noise removed": Row(attribute("action_noise", None)),
+    "the noise's sigma": Row(lambda model, _: setattr(model.action_noise, "_sigma", 0.5 * np.ones(1))),
+}
+
+
+@dataclass
+class Result:
+    model: Model
+    calls: Calls
+
+
+def make(kind: Any, base: Any = None, **kwargs: Any) -> Model:
+    env = gym.make("Pendulum-v1")
+    defaults = {
+        "policy_kwargs": {"net_arch": [16, 16]},
+        "learning_starts": 20,
+        "batch_size": 8,
+        "buffer_size": 100,
+        "action_noise": noise(),
+        "seed": 0,
+        "device": "cpu",
+    }
+    if kind == "SB3":
+        return (base or DDPG)("MlpPolicy", env, **{**defaults, **kwargs})
+    return (base or CustomDDPG)("MlpPolicy", env, fused=kind, **{**defaults, **kwargs})
+
+
+class AtStep(BaseCallback):
+    def __init__(self, act: Callable[[], Any]) -> None:
+        super().__init__()
+        self.act, self.undo = act, None
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == AT:
+            self.undo = self.act()
+        return True
+
+
+def run(kind: Any, act: Callable[[Model, Calls], Any], in_callback: bool = True, **kwargs: Any) -> Result:
+    model, calls = make(kind, **kwargs), Calls()
+    callback = AtStep(lambda: act(model, calls))
+    if not in_callback:
+        model.learn(AT)
+        callback.undo = act(model, calls)
+        callback.act = lambda: None
+    try:
+        model.learn(STEPS if in_callback else STEPS - AT, callback, reset_num_timesteps=in_callback)
+    finally:
+        if callback.undo is not None:
+            callback.undo()
+    return Result(model, calls)
+
+
+def contents(model: Model) -> dict[str, np.ndarray]:
+    """Everything that a run ends with."""
+    arrays = {name: value.numpy() for name, value in model.policy.state_dict().items()}
+    for name in ("actor", "critic"):
+        for i, state in getattr(model, name).optimizer.state_dict()["state"].items():
+            arrays |= {
+                f"{name}.optimizer.{i}.{key}": value.numpy() for key, value in state.items() if value is not None
+            }
+    buffer = model.replay_buffer
+    return arrays | {key: getattr(buffer, key) for key in ("observations", "actions", "rewards", "dones")}
+
+
+def difference(ours: Model, theirs: Model) -> float:
+    """The largest of all numbers; infinite where they are not even as many."""
+    a, b = contents(ours), contents(theirs)
+    if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
+        return np.inf
+    return max(float(np.max(np.abs(a[name].astype(np.float64) - b[name]))) for name in a)
+
+
+@pytest.fixture(scope="module")
+def untouched() -> Model:
+    return run("auto", nothing).model
+
+
+IN_CALLBACK = pytest.mark.parametrize("in_callback", [True, False], ids=["in a callback", "between two calls"])
+
+
+@IN_CALLBACK
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.filterwarnings("ignore:Using a target size")  # of flat rewards
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.filterwarnings("ignore:action_noise=None")
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_what_users_do_counts(name: str, in_callback: bool, untouched: Model) -> None:
+    act, why_autograd, matters = TABLE[name]
+    sb3, reference, auto = (run(kind, act, in_callback) for kind in ("SB3", False, "auto"))
+    assert difference(reference.model, sb3.model) == BITWISE
+    assert reference.calls == sb3.calls
+    assert difference(auto.model, reference.model) < ROUNDING
+    assert auto.calls == reference.calls
+    # The closed form is left where it has to be, and only there
+    reason = auto.model._why_autograd
+    assert (reason is None) == (why_autograd is None), reason
+    assert why_autograd is None or why_autograd in reason
+    # A row that changes nothing would show nothing
+    assert not in_callback or auto.calls or not matters or difference(auto.model, untouched) > 1e-3
+
+
+def overriding(base: Any, **methods: Any) -> Any:
+    return type("Mine", (base,), methods)
+
+
+def guided(self: Any, observation: Any, *_: Any, **__: Any) -> Any:
+    return np.full((len(observation), 1), 0.5, dtype=np.float32), None
+
+
+def half_the_steps(base: Any) -> Any:
+    return lambda self, gradient_steps, batch_size=100: base.train(self, gradient_steps, batch_size // 2)
+
+
+def without_gradient_steps(self: Any, gradient_steps: int, batch_size: int = 100) -> None:
+    self._n_updates += gradient_steps
+    with th.no_grad():
+        for param in self.actor.parameters():
+            param.mul_(0.99)
+
+
+def doubled_actions(base: Any) -> Any:
+    def sample(self: Any, *args: Any) -> Any:
+        action, buffer_action = base._sample_action(self, *args)
+        return 0.5 * action, 0.5 * buffer_action
+
+    return sample
+
+
+def shaped_rewards(base: Any) -> Any:
+    def store(self: Any, buffer: Any, action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any) -> None:
+        base._store_transition(self, buffer, action, new_obs, reward - 1, dones, infos)
+
+    return store
+
+
+SUBCLASSES: dict[str, Callable[[Any], Any]] = {
+    "predict": lambda base: overriding(base, predict=guided),
+    "train calls SB3's or ours": lambda base: overriding(base, train=half_the_steps(base)),
+    "train": lambda base: overriding(base, train=without_gradient_steps),
+    "_sample_action": lambda base: overriding(base, _sample_action=doubled_actions(base)),
+    "_store_transition": lambda base: overriding(base, _store_transition=shaped_rewards(base)),
+}
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_what_a_subclass_overrides_is_called(name: str, untouched: Model) -> None:
+    make_class = SUBCLASSES[name]
+    sb3 = run("SB3", nothing, base=make_class(DDPG)).model
+    reference, auto = (run(kind, nothing, base=make_class(CustomDDPG)).model for kind in (False, "auto"))
+    assert difference(reference, sb3) == BITWISE
+    assert difference(auto, reference) < ROUNDING
+    assert difference(auto, untouched) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["actor.forward replaced", "policy.predict replaced", "weights edited in place"])
+def test_actions_in_the_middle_of_a_long_rollout(name: str) -> None:
+    """What a callback does counts at the very next action, not only after the rollout."""
+    kwargs = {"train_freq": 100, "gradient_steps": 5, "learning_starts": 10}
+    sb3, reference, auto = (run(kind, TABLE[name].act, **kwargs).model for kind in ("SB3", False, "auto"))
+    assert difference(reference, sb3) == BITWISE
+    assert difference(auto, reference) < ROUNDING
+
+
+def test_the_reason_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    make("auto", verbose=1).learn(30)
+    assert "Gradient steps are computed in closed form" in capsys.readouterr().out
+    model = make("auto", verbose=1)
+    model.learn(40, AtStep(lambda: None))
+    capsys.readouterr()
+    first(model).weight.register_hook(lambda grad: grad)
+    model.learn(30, reset_num_timesteps=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Gradient steps" in line]
+    assert lines == ["Gradient steps are computed by autograd: weights have hooks"]  # once, not at each step
+    make("auto", verbose=0).learn(30)
+    assert capsys.readouterr().out == ""
+
+
+def test_fused_true_refuses_what_it_cannot_do() -> None:
+    model = make(True)
+    model.learn(30)
+    first(model).weight.register_hook(lambda grad: grad)
+    with pytest.raises(ValueError, match="fused=True is not possible here: weights have hooks"):
+        model.learn(10, reset_num_timesteps=False)
