@@ -36,6 +36,8 @@ from sb3_ddpg_ext.noise import (
 )
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
+_COUNTED_AT_A_TIME = 500  # actions, since a count of one takes as long as one of many
+
 SelfCustomDDPG = TypeVar("SelfCustomDDPG", bound="CustomDDPG")
 
 
@@ -163,6 +165,7 @@ class CustomDDPG(OffPolicyAlgorithm):
         self._why_autograd: str | None = None  # as the last check found
         self._logged: set[str] = set()
         self._noise_in_use: ActionNoise | None = None  # by the last rollout
+        self._actions: list[np.ndarray] = []  # since the last count
         self._n_actions = self._n_saturated = 0  # components of actions since the last log, and those near a bound
         if _init_setup_model:
             self._setup_model()
@@ -507,8 +510,9 @@ class CustomDDPG(OffPolicyAlgorithm):
     ) -> None:
         normalize = self._vec_normalize_env
         check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
-        self._n_actions += buffer_action.size
-        self._n_saturated += int(np.count_nonzero(np.abs(buffer_action) >= 0.99))
+        self._actions.append(buffer_action)
+        if len(self._actions) == _COUNTED_AT_A_TIME:
+            self._count_actions()
         if normalize is not None or isinstance(new_obs, dict) or any(dones.tolist()):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
             return
@@ -517,10 +521,18 @@ class CustomDDPG(OffPolicyAlgorithm):
         replay_buffer.add(self._last_original_obs, new_obs.copy(), buffer_action, reward, dones, infos)
         self._last_obs = new_obs
 
+    def _count_actions(self) -> None:
+        if self._actions:
+            actions = np.concatenate(self._actions)
+            self._actions.clear()
+            self._n_actions += actions.size
+            self._n_saturated += int(np.count_nonzero(np.abs(actions) >= 0.99))
+
     def dump_logs(self) -> None:
         """Write log data: SB3's, the noise's standard deviation, and the share of actions within 1% of a bound."""
         if (std := current_std(self.action_noise)) is not None:
             self.logger.record("rollout/noise_std", std)
+        self._count_actions()
         if self._n_actions:
             self.logger.record("rollout/action_saturation", self._n_saturated / self._n_actions)
         self._n_actions = self._n_saturated = 0
@@ -528,7 +540,7 @@ class CustomDDPG(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target"]
-        made_anew = ["_fused_update", "_why_autograd", "_logged", "_noise_in_use"]
+        made_anew = ["_actions", "_fused_update", "_why_autograd", "_logged", "_noise_in_use"]
         return [*super()._excluded_save_params(), *aliases, *made_anew, "_running_stats", "_running_stats_target"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -39,13 +39,18 @@ def check_transition(
     :param normalize: What normalised observations and rewards, and knows what they were before, if anything did
     :raises NonFiniteError: If an action, an observation or a reward is NaN or infinite
     """
+    given = observations if normalize is None else normalize.old_obs
+    plain = isinstance(given, np.ndarray) and given.dtype.kind == "f" and normalize is None and not any(dones.tolist())
+    # Where the sum of all squares is finite, everything is: the common case, at the cost of one check
+    if plain and math.isfinite(np.vdot(given, given) + np.vdot(actions, actions) + np.vdot(rewards, rewards)):
+        return
     if not _is_finite(actions):
         raise NonFiniteError(
             f"The policy's action at step {step} is {actions.tolist()}: its weights have diverged; a lower "
             "learning_rate may help."
         )
     # VecNormalize spreads one environment's NaN over the observations of all, so what it was given comes first
-    _check_observations(observations if normalize is None else normalize.old_obs, dones, step)
+    _check_observations(given, dones, step)
     for env, done in enumerate(dones.tolist()):
         if done and (last := infos[env].get("terminal_observation")) is not None:
             _check_observations(_of_one(last), np.array([False]), step, first_env=env)

@@ -56,7 +56,7 @@ class FlatAdam:
             for param, place, step in zip(params, places, steps, strict=True)
         ]
         # A recording for a CUDA device keeps plain numbers as they were, so there it is a tensor
-        self._lr: float | th.Tensor = th.zeros((), device=flat.device) if flat.is_cuda else 0.0
+        self._lr = th.zeros((), device=flat.device) if flat.is_cuda else None
 
     def attach(self, optimizer: th.optim.Optimizer) -> None:
         """
@@ -93,12 +93,8 @@ class FlatAdam:
     def constants(self) -> tuple[float, ...]:
         """Hyperparameters other than the learning rate: betas, weight decay, eps"""
         group = self._group
-        return (*map(float, group["betas"]), float(group["weight_decay"]), float(group["eps"]))
-
-    def update_learning_rate(self) -> None:
-        """Take over the optimizer's learning rate, which schedules change."""
-        lr = float(self._group["lr"])
-        self._lr = self._lr.fill_(lr) if isinstance(self._lr, th.Tensor) else lr
+        beta1, beta2 = group["betas"]
+        return float(beta1), float(beta2), float(group["weight_decay"]), float(group["eps"])
 
     def step(self) -> None:
         """One step of Adam: everything is a tensor but :attr:`constants`."""
@@ -110,7 +106,7 @@ class FlatAdam:
             self._squares,
             [],
             self._step,
-            lr=self._lr,
+            lr=float(self._group["lr"]) if self._lr is None else self._lr,
             beta1=beta1,
             beta2=beta2,
             weight_decay=weight_decay,
@@ -118,3 +114,8 @@ class FlatAdam:
             amsgrad=False,
             maximize=False,
         )
+
+    def update_learning_rate(self) -> None:
+        """For a recording: take over the optimizer's learning rate, which schedules change."""
+        if self._lr is not None:
+            self._lr.fill_(float(self._group["lr"]))

@@ -302,8 +302,6 @@ class FusedUpdate:
             dones, discounts = dones.to(self._y.device), None if discounts is None else discounts.to(self._y.device)
         discounts, gamma = (self._ones, gamma) if discounts is None else (discounts, 1)
         th.addcmul(discounts, discounts, dones, value=-1, out=self._bootstrap)
-        for adam in self._adams:
-            adam.update_learning_rate()
         if self._records:
             self._replay(gamma, tau)
         else:
@@ -353,6 +351,8 @@ class FusedUpdate:
 
     def _replay(self, gamma: float, tau: float) -> None:
         """:meth:`_compute` as a recording, made anew where a number that is no tensor has changed."""
+        for adam in self._adams:
+            adam.update_learning_rate()
         constants = (gamma, tau, *(adam.constants for adam in self._adams))
         if self._recorded is None or self._recorded[0] != constants:
             state = [self._stacked, self._means, self._squares, self._steps, self._losses, self._pairs, self._y]
