@@ -39,7 +39,7 @@ def check_transition(
     :param normalize: What normalised observations and rewards, and knows what they were before, if anything did
     :raises NonFiniteError: If an action, an observation or a reward is NaN or infinite
     """
-    given = observations if normalize is None else normalize.old_obs
+    given: Any = observations if normalize is None else normalize.old_obs
     plain = isinstance(given, np.ndarray) and given.dtype.kind == "f" and normalize is None and not any(dones.tolist())
     # Where the sum of all squares is finite, everything is: the common case, at the cost of one check
     if plain and math.isfinite(np.vdot(given, given) + np.vdot(actions, actions) + np.vdot(rewards, rewards)):

@@ -470,6 +470,18 @@ def test_a_copy_learns_on_its_own(duplicate: Any) -> None:
     assert not np.array_equal(weights(copied)["actor.mu.0.weight"], before["actor.mu.0.weight"])
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda trained: pickle.loads(pickle.dumps(trained))])
+def test_a_copy_of_a_model_that_has_left_the_closed_form(duplicate: Any) -> None:
+    original = model("auto", env=gym.make("Pendulum-v1")).learn(30)
+    for network in (original.actor, original.actor_target):
+        network.mu.insert(1, nn.LayerNorm(16))
+    original.learn(30, reset_num_timesteps=False)
+    copied = duplicate(original)
+    assert copied._fused_update is None
+    copied.set_env(gym.make("Pendulum-v1"))
+    assert copied.learn(30, reset_num_timesteps=False)._n_updates == original._n_updates + 30
+
+
 def test_collected_actions_are_predictions_plus_noise() -> None:
     ours = model(True, env=make_vec_env("Pendulum-v1", n_envs=3), learning_starts=0, action_noise="normal").learn(30)
     expected, _ = ours.predict(ours._last_obs)

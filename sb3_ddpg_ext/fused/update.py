@@ -30,7 +30,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_ddpg_ext.fused.adam import FlatAdam, own_storage
-from sb3_ddpg_ext.fused.applicability import Watch
+from sb3_ddpg_ext.fused.applicability import Watch, why_not
 from sb3_ddpg_ext.fused.layers import Activation, Mlp, activations
 
 _ALIGNMENT = 16  # numbers: every parameter begins on a cache line
@@ -105,8 +105,8 @@ class FusedUpdate:
                 param.data = own_storage(home)
         self.bind()
 
-    def __reduce__(self) -> tuple[type["FusedUpdate"], tuple[TD3Policy]]:
-        return FusedUpdate, (self.policy,)  # a copy of the policy gets memory of its own
+    def __reduce__(self) -> tuple[Callable[[TD3Policy], "FusedUpdate | None"], tuple[TD3Policy]]:
+        return _for_a_copy, (self.policy,)
 
     def serves(self, policy: TD3Policy) -> bool:
         """:return: Whether this object was made for these layers and parameters, so that :meth:`bind` is enough"""
@@ -376,6 +376,11 @@ def _record(compute: Callable[[], None]) -> Callable[[], None]:
         compute()
     replay: Callable[[], None] = graph.replay
     return replay
+
+
+def _for_a_copy(policy: TD3Policy) -> FusedUpdate | None:
+    """A copy of a policy gets memory of its own, where it still is one for the closed form"""
+    return FusedUpdate(policy) if why_not(policy) is None else None
 
 
 _data_ptr = th.Tensor.data_ptr
