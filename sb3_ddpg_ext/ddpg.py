@@ -89,10 +89,12 @@ class CustomDDPG(OffPolicyAlgorithm):
     :param stats_window_size: Window size for the rollout logging: the number of episodes over which the reported
         success rate, mean episode length, and mean reward are averaged
     :param fused: Whether gradient steps are computed in closed form (see :mod:`sb3_ddpg_ext.fused`): the same gradients
-        faster, equal to autograd's up to rounding. ``"auto"`` does so for plain MLPs with Adam on the CPU, ``True``
-        insists on it, and ``False`` takes autograd, equal to SB3's DDPG to the bit.
+        faster, equal to autograd's up to rounding. ``"auto"`` does so for plain MLPs with Adam on the CPU as long as
+        nothing stands in its way, and says what does at ``verbose=1``; ``True`` insists on it, and ``False`` takes
+        autograd, equal to SB3's DDPG to the bit.
     :raises AssertionError: For an action space other than ``Box``, or a ``Box`` without finite bounds
-    :raises ValueError: Where ``fused=True`` is not possible, for an unknown policy, noise or ``train_freq`` unit
+    :raises ValueError: For a ``Box`` of integers or with equal bounds, where ``fused=True`` is not possible, for an
+        unknown policy, noise or ``train_freq`` unit
     :raises TypeError: For an ``action_noise`` that is none
     """
 
@@ -214,8 +216,9 @@ class CustomDDPG(OffPolicyAlgorithm):
         """:return: None where gradient steps can be taken in closed form as everything is now, else the reason"""
         if self.fused is False:
             return "fused=False"
-        if self.fused == "auto" and self.device.type != "cpu":
-            return f"not measured on {self.device.type}; fused=True takes it there"
+        device = self.policy.device.type
+        if self.fused == "auto" and device != "cpu":
+            return f"not measured on {device}; fused=True takes it there"
         reason = why_not(self.policy) if self._trains_the_policy() else "model.actor, for instance, is not policy.actor"
         if self.fused is True and reason is not None:
             raise ValueError(f"fused=True is not possible here: {reason}. fused='auto' takes autograd instead")
@@ -224,10 +227,10 @@ class CustomDDPG(OffPolicyAlgorithm):
     def _trains_the_policy(self) -> bool:
         networks = self.policy._modules
         return (
-            self.actor is networks["actor"]
-            and self.critic is networks["critic"]
-            and self.actor_target is networks["actor_target"]
-            and self.critic_target is networks["critic_target"]
+            self.actor is networks.get("actor")
+            and self.critic is networks.get("critic")
+            and self.actor_target is networks.get("actor_target")
+            and self.critic_target is networks.get("critic_target")
         )
 
     def _closed_form(self, to_train: bool) -> FusedUpdate | None:

@@ -5,6 +5,8 @@ that people do in a callback, or before `learn()`. `fused="auto"` ends where `fu
 """
 
 import copy
+import io
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -509,6 +511,17 @@ def attribute(name: str, value: Any) -> Callable[[Model, Calls], None]:
     return lambda model, _: setattr(model, name, value)
 
 
+def two_learning_rates(model: Model, _: Calls) -> None:
+    model._update_learning_rate = lambda optimizers: None
+    model.actor.optimizer.param_groups[0]["lr"] = 1e-4
+    model.critic.optimizer.param_groups[0]["lr"] = th.tensor(1e-2)
+
+
+def another_default_type(_: Model, __: Calls) -> Any:
+    th.set_default_dtype(th.float64)
+    return lambda: th.set_default_dtype(th.float32)
+
+
 def nothing(_: Model, __: Calls) -> None:
     """The row that everything is compared with."""
 
@@ -602,6 +615,8 @@ TABLE: dict[str, Row] = {
     # Settings of the algorithm
     "tau": Row(attribute("tau", 0.5)),
     "gamma": Row(attribute("gamma", 0.5)),
+    "two learning rates": Row(two_learning_rates),
+    "another default type": Row(another_default_type, matters=False),
     "lr_schedule": Row(attribute("lr_schedule", FloatSchedule(1e-2))),
     "batch_size": Row(attribute("batch_size", 13)),
     "gradient_steps": Row(attribute("gradient_steps", 3)),
@@ -680,6 +695,15 @@ def difference(ours: Model, theirs: Model) -> float:
     return max(float(np.max(np.abs(a[name].astype(np.float64) - b[name]))) for name in a)
 
 
+def saved(model: Model) -> bool:
+    """Whether it can be saved: SB3 cannot pickle everything that users put into a model."""
+    try:
+        model.save(io.BytesIO())
+    except (TypeError, AttributeError, pickle.PicklingError, ValueError):
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def untouched() -> Model:
     return run("auto", nothing).model
@@ -701,6 +725,7 @@ def test_what_users_do_counts(name: str, in_callback: bool, untouched: Model) ->
     assert reference.calls == sb3.calls
     assert difference(auto.model, reference.model) < ROUNDING
     assert auto.calls == reference.calls
+    assert saved(auto.model) == saved(sb3.model)
     # The closed form is left where it has to be, and only there
     reason = auto.model._why_autograd
     assert (reason is None) == (why_autograd is None), reason

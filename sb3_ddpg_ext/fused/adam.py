@@ -56,7 +56,7 @@ class FlatAdam:
             for param, place, step in zip(params, places, steps, strict=True)
         ]
         # A recording for a CUDA device keeps plain numbers as they were, so there it is a tensor
-        self._lr = th.zeros((), device=flat.device) if flat.is_cuda else None
+        self._lr = th.zeros((), dtype=th.float32, device=flat.device) if flat.is_cuda else None
 
     def attach(self, optimizer: th.optim.Optimizer) -> None:
         """

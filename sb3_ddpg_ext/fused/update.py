@@ -56,7 +56,7 @@ class FusedUpdate:
         self._stacked, grads = first.data.new_zeros(2, n), first.data.new_zeros(n)
         self._means, self._squares = moments = first.data.new_zeros(2, n)
         # The optimizers save a step for each parameter; they count up together
-        self._steps = th.zeros(sum(map(len, sizes)), device=first.device)
+        self._steps = th.zeros(sum(map(len, sizes)), dtype=th.float32, device=first.device)
         self._layers, self._params = _layers(policy), _params(policy)
         self._homes: list[th.Tensor] = []  # where each has its place in our memory
         self._trained: list[tuple[nn.Parameter, th.Tensor]] = []  # with their gradients in our memory
@@ -230,7 +230,7 @@ class FusedUpdate:
         self._delta_t = self._critic.delta.t()
         self._recorded = None
         # What a replay buffer fills: (s, a), s', r, d and something of its own in each row
-        rows = th.empty(batch_size, n_inputs + n_observations + 3)
+        rows = th.empty(batch_size, n_inputs + n_observations + 3, dtype=th.float32)
         self._rows: np.ndarray = rows.numpy()
         self._row_pairs, self._row_next, self._row_rewards, self._row_dones, _ = rows.split(
             (n_inputs, n_observations, 1, 1, 1), dim=1
