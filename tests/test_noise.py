@@ -31,7 +31,13 @@ from sb3_ddpg_ext import (
     ScheduledNoise,
     UniformNoise,
 )
-from sb3_ddpg_ext.noise import NOISES, NoiseProcess, ProcessActionNoise, current_std, setup_action_noise
+from sb3_ddpg_ext.noise import (
+    NOISES,
+    NoiseProcess,
+    ProcessActionNoise,
+    current_std,
+    setup_action_noise,
+)
 
 MAKERS: list[Any] = [
     pytest.param(lambda std: GaussianNoise(std), id="normal"),
@@ -76,6 +82,88 @@ def test_std_for_each_action(process: NoiseProcess) -> None:
     assert noise.std(axis=(0, 1)) == pytest.approx([0.1, 0.4], rel=0.04)
 
 
+def assign(process: NoiseProcess) -> None:
+    process.std = 0.6
+
+
+def assign_one_for_each_action(process: NoiseProcess) -> None:
+    process.std = [0.6, 0.6]
+
+
+def multiply(process: NoiseProcess) -> None:
+    process.std *= 3
+
+
+def change_in_place(process: NoiseProcess) -> None:
+    process.std[...] = 0.6
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("before", [0.2, [0.2, 0.2]])
+@pytest.mark.parametrize("change", [assign, assign_one_for_each_action, multiply, change_in_place])
+def test_another_std_counts_from_the_next_step_on(
+    make: Callable[[Any], NoiseProcess], before: Any, change: Callable[[NoiseProcess], None]
+) -> None:
+    """The noise is that of a process that was stronger all the time, which is stationary."""
+    process, stronger = bound(make(before), 2, (2,)), bound(make(0.6), 2, (2,))
+    for _ in range(3):
+        assert process.sample() == pytest.approx(stronger.sample() / 3)
+    change(process)
+    assert draw(process, 200) == pytest.approx(draw(stronger, 200))
+    for each in (process, stronger):
+        each.reset([1])
+    assert draw(process, 200) == pytest.approx(draw(stronger, 200))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_another_std_of_one_action(make: Callable[[Any], NoiseProcess]) -> None:
+    process, as_it_was = bound(make([0.2, 0.2]), 2, (2,)), bound(make(0.2), 2, (2,))
+    draw(process, 3), draw(as_it_was, 3)
+    process.std[0] = 0.4
+    assert draw(process, 50) == pytest.approx(draw(as_it_was, 50) * [2, 1])
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    ("std", "message"),
+    [
+        (-0.1, "std must be finite and not negative, got -0.1"),
+        ([0.1, float("nan")], "std must be finite and not negative, got [0.1, nan]"),
+        (float("inf"), "std must be finite and not negative, got inf"),
+        ("loud", "could not convert string to float: 'loud'"),
+        ([0.1, 0.1, 0.1], "std has the shape (3,), but actions have the shape (2,)"),
+    ],
+)
+def test_an_impossible_std_is_refused_in_use_and_the_old_one_stays(
+    make: Callable[[float], NoiseProcess], std: Any, message: str
+) -> None:
+    process = bound(make(0.2), 1, (2,))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        process.std = std
+    assert float(process.std) == 0.2
+
+
+def test_the_message_of_an_impossible_std_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^std must be finite and not negative, got \[(-1\.0, )+-1\.0\]$"):
+        GaussianNoise(np.full(50, -1.0))  # type: ignore[arg-type]  # 50 numbers: numpy writes several lines
+
+
+def test_an_std_set_before_a_process_is_bound_may_have_any_shape_until_then() -> None:
+    process = PinkNoise(0.2)
+    process.std = [0.1, 0.1, 0.1]
+    with pytest.raises(ValueError, match=r"^std has the shape \(3,\), but actions have the shape \(2,\)$"):
+        process.bind(1, (2,), 0)
+    process.bind(1, (3,), 0)
+
+
+def test_nobody_elses_array_is_a_process_std() -> None:
+    std = np.array([0.2, 0.2])
+    first, second = GaussianNoise(std), GaussianNoise(0.1)  # type: ignore[arg-type]
+    second.std = first.std
+    std[0] = first.std[1] = 9
+    assert (first.std.tolist(), second.std.tolist()) == ([0.2, 9], [0.2, 0.2])
+
+
 def test_uniform_noise_has_sharp_ends() -> None:
     noise = draw(bound(UniformNoise(0.2), n_envs=100), 100)
     assert np.abs(noise).max() == pytest.approx(0.2 * 3**0.5, rel=0.001)
@@ -88,6 +176,18 @@ def test_ou_autocorrelation(correlation_time: float) -> None:
     for lag in (1, 8):
         correlation = np.mean(noise[lag:] * noise[:-lag]) / noise.var()
         assert correlation == pytest.approx(np.exp(-lag / correlation_time), abs=0.01)
+
+
+def test_another_correlation_time_counts_once_the_step_that_is_drawn_already_is_taken() -> None:
+    process = OrnsteinUhlenbeckNoise(0.3, correlation_time=100)
+    process.bind(20_000, (1,), 0)
+    before = draw(process, 3)
+    process.correlation_time = 0.5
+    noise = np.concatenate([before, draw(process, 4)])[..., 0]
+    assert noise.std(axis=1) == pytest.approx(0.3, rel=0.02)
+    correlations = [np.corrcoef(noise[i], noise[i + 1])[0, 1] for i in range(6)]
+    assert correlations == pytest.approx([np.exp(-0.01)] * 3 + [np.exp(-2)] * 3, abs=0.03)
+    assert repr(process) == "OrnsteinUhlenbeckNoise(std=0.3, correlation_time=0.5)"
 
 
 def slope(series: np.ndarray, lowest: int) -> float:
@@ -164,8 +264,8 @@ def test_from_sde_is_sb3s_process_but_for_its_start() -> None:
         sb3s.noise_prev = np.array([1.0, 1.0])
         steps[i] = sb3s()
     # One step from 1: its mean is the decay, its spread what is drawn
-    assert steps.mean(axis=0) == pytest.approx(ours._rho, abs=0.002)
-    assert steps.std(axis=0) == pytest.approx(ours._gain, rel=0.02)
+    assert steps.mean(axis=0) == pytest.approx(float(ours._rho), abs=0.002)
+    assert steps.std(axis=0) == pytest.approx(ours.std * ours._gain, rel=0.02)
 
 
 @pytest.mark.parametrize(("theta", "dt"), [(0, 1), (-1, 1), (0.1, 0), (float("nan"), 1)])
@@ -295,6 +395,10 @@ def test_impossible_horizon(horizon: int) -> None:
 def test_impossible_correlation_time(correlation_time: float) -> None:
     with pytest.raises(ValueError, match="correlation_time must be positive"):
         OrnsteinUhlenbeckNoise(0.1, correlation_time)
+    process = OrnsteinUhlenbeckNoise(0.1, 7)
+    with pytest.raises(ValueError, match="correlation_time must be positive"):
+        process.correlation_time = correlation_time
+    assert process.correlation_time == 7
 
 
 def test_std_of_the_wrong_shape() -> None:
@@ -348,6 +452,11 @@ def test_wrong_types() -> None:
         CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"a schedule must be a number.*got \[1\]"):
         ScheduledNoise("ou", [1])  # type: ignore[arg-type]
+
+
+class OtherPackagesNoise(ActionNoise):
+    def __call__(self) -> np.ndarray:
+        return np.full(1, 0.25, dtype=np.float32)
 
 
 def test_one_specification_serves_two_models() -> None:
@@ -421,11 +530,6 @@ def test_another_number_of_environments_after_load(before: int, after: int, nois
     if noise is not None:
         assert np.shape(loaded.action_noise())[0] == after
     assert not isinstance(loaded.action_noise, VectorizedActionNoise) or loaded.action_noise.n_envs == after
-
-
-class OtherPackagesNoise(ActionNoise):
-    def __call__(self) -> np.ndarray:
-        return np.full(1, 0.25, dtype=np.float32)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -555,3 +659,15 @@ def test_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_current_std(noise: Any, std: float, n_envs: int) -> None:
     assert current_std(setup_action_noise(noise, n_envs, (2,), 0)) == pytest.approx(std)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("schedule", [None, 0.5])
+def test_current_std_is_the_one_in_use(n_envs: int, schedule: float | None) -> None:
+    spec = {"type": "pink", "std": [0.2, 0.4], **({} if schedule is None else {"schedule": schedule})}
+    noise = setup_action_noise(spec, n_envs, (2,), 0)
+    process = (noise.noise if isinstance(noise, ScheduledNoise) else noise).process  # type: ignore[union-attr]
+    process.std[1] = 0.8
+    assert current_std(noise) == pytest.approx(0.5 * (schedule or 1))
+    process.std *= 2
+    assert current_std(noise) == pytest.approx(1.0 * (schedule or 1))

@@ -77,7 +77,8 @@ class ProcessActionNoise(VectorizedActionNoise):
     SB3's view of a :class:`NoiseProcess`. SB3 takes a ``VectorizedActionNoise`` as it is, for any number of
     environments, and resets it at the end of an episode.
 
-    :param process: copied, so that one specification can serve several models
+    :param process: copied, so that one specification can serve several models. To change the noise in use, change the
+        copy: ``noise.process.std = 0.1``.
     """
 
     def __init__(self, process: NoiseProcess) -> None:

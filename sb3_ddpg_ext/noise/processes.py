@@ -3,6 +3,9 @@ Noise processes. They know numpy only.
 
 A process is specified by its *stationary* standard deviation in the scaled action space [-1, 1], so that two noises of
 equal ``std`` are equally strong whatever their correlation, from the first step of an episode to the last.
+It can be changed while a process is in use: all of them keep noise of unit variance and scale it as it is sampled, so
+that it has its new strength at once and is stationary still.
+
 It draws from one generator for each environment, all spawned from one seed; the global generator is never touched.
 """
 
@@ -24,12 +27,30 @@ class NoiseProcess(ABC):
     """
 
     def __init__(self, std: float | Sequence[float]) -> None:
-        self.std = np.asarray(std, dtype=np.float64)
-        if not np.all(np.isfinite(self.std) & (self.std >= 0)):
-            raise ValueError(f"std must be finite and not negative, got {std}")
         self._generators: list[np.random.Generator] = []
         self._seed: int | None = None
         self._bound: tuple[int, tuple[int, ...]] | None = None
+        self.std = std
+
+    @property
+    def std(self) -> np.ndarray:
+        """
+        Stationary standard deviation in the scaled action space [-1, 1], float64: of no dimension, or one for each
+        action. Another one, or a change in place such as ``std[0] = 0.3`` (which nothing checks), counts from the next
+        sample on.
+
+        :raises ValueError: Where it is set to what is negative, not finite or of another shape than an action
+        """
+        return self._std
+
+    @std.setter
+    def std(self, std: float | Sequence[float] | np.ndarray) -> None:
+        new = np.array(std, dtype=np.float64)  # a copy, which nobody else changes
+        if not np.all(np.isfinite(new) & (new >= 0)):
+            raise ValueError(f"std must be finite and not negative, got {new.tolist()}")
+        if self._bound is not None:
+            _check_shape(new, self._bound[1])
+        self._std = new
 
     def bind(self, n_envs: int, action_shape: tuple[int, ...], seed: int | None) -> None:
         """
@@ -41,17 +62,19 @@ class NoiseProcess(ABC):
         :param seed: Where the generators are spawned from; None draws one from the operating system
         :raises ValueError: Where ``std`` has another shape than an action
         """
-        if self.std.ndim and self.std.shape != action_shape:
-            raise ValueError(f"std has the shape {self.std.shape}, but actions have the shape {action_shape}")
+        _check_shape(self._std, action_shape)
         bound = n_envs, action_shape
         if self._bound is None or seed != self._seed:
             self._seed_sequence, self._seed, self._generators = np.random.SeedSequence(seed), seed, []
         elif bound == self._bound:
             return
+        self._bound = bound
+        self._begin(n_envs, action_shape)
+
+    def _begin(self, n_envs: int, action_shape: tuple[int, ...]) -> None:
         kept = self._generators[:n_envs]
         new = [np.random.default_rng(child) for child in self._seed_sequence.spawn(n_envs - len(kept))]
-        self._generators, self._n_kept = kept + new, len(kept)
-        self._bound, self._action_shape = bound, action_shape
+        self._generators, self._n_kept, self._action_shape = kept + new, len(kept), action_shape
         self._allocate()
         self.reset(range(n_envs))
 
@@ -70,6 +93,11 @@ class NoiseProcess(ABC):
     @abstractmethod
     def sample(self) -> np.ndarray:
         """:return: The noise of the next step, ``[n_envs, *action_shape]``; to be read only"""
+
+
+def _check_shape(std: np.ndarray, action_shape: tuple[int, ...]) -> None:
+    if std.ndim and std.shape != action_shape:
+        raise ValueError(f"std has the shape {std.shape}, but actions have the shape {action_shape}")
 
 
 class _StepwiseNoise(NoiseProcess):
@@ -116,7 +144,7 @@ class _WhiteNoise(_StepwiseNoise):
 
     def sample(self) -> np.ndarray:
         """:return: The noise of the next step, ``[n_envs, *action_shape]``; to be read only"""
-        noise: np.ndarray = self.std * self._next_draws()
+        noise: np.ndarray = self._std * self._next_draws()
         return noise
 
 
@@ -144,8 +172,9 @@ class UniformNoise(_WhiteNoise):
 
 class OrnsteinUhlenbeckNoise(_StepwiseNoise):
     """
-    Ornstein-Uhlenbeck process, discretised exactly: ``x' = rho x + std sqrt(1 - rho^2) n`` with
-    ``rho = exp(-1 / correlation_time)`` and n standard normal. It starts from its stationary distribution.
+    Ornstein-Uhlenbeck process, discretised exactly: ``x' = rho x + sqrt(1 - rho^2) n`` with
+    ``rho = exp(-1 / correlation_time)`` and n standard normal; the noise is ``std x``. It starts from its stationary
+    distribution.
 
     The defaults are the process of the DDPG paper, ``dx = -theta x dt + sigma dW`` with theta = 0.15 and sigma = 0.2:
     its correlation time is ``1 / theta`` steps, its stationary standard deviation ``sigma / sqrt(2 theta)``.
@@ -157,11 +186,26 @@ class OrnsteinUhlenbeckNoise(_StepwiseNoise):
 
     def __init__(self, std: float | Sequence[float] = 0.2 / 0.3**0.5, correlation_time: float = 1 / 0.15) -> None:
         super().__init__(std)
+        self.correlation_time = correlation_time
+
+    @property
+    def correlation_time(self) -> float:
+        """
+        Steps after which the autocorrelation has fallen to 1/e. Another one counts once the next step, which is drawn
+        already, is taken.
+
+        :raises ValueError: Where it is set to what is not positive
+        """
+        return self._correlation_time
+
+    @correlation_time.setter
+    def correlation_time(self, correlation_time: float) -> None:
         if not correlation_time > 0:
             raise ValueError(f"correlation_time must be positive, in steps, got {correlation_time}")
-        self.correlation_time = correlation_time
-        self._rho = float(np.exp(-1 / correlation_time))
-        self._gain = self.std * (1 - self._rho**2) ** 0.5
+        self._correlation_time = correlation_time
+        # Arrays of no dimension, by which numpy multiplies faster than by numbers
+        self._rho = np.array(np.exp(-1 / correlation_time))
+        self._gain = np.array((1 - self._rho**2) ** 0.5)
 
     @classmethod
     def from_sde(cls, sigma: float | Sequence[float], theta: float = 0.15, dt: float = 1.0) -> "OrnsteinUhlenbeckNoise":
@@ -186,7 +230,7 @@ class OrnsteinUhlenbeckNoise(_StepwiseNoise):
 
     def _allocate(self) -> None:
         super()._allocate()
-        self._noise = np.zeros((len(self._generators), *self._action_shape))
+        self._state = np.zeros((len(self._generators), *self._action_shape))  # of unit variance
 
     def reset(self, env_indices: Iterable[int]) -> None:
         """
@@ -195,12 +239,13 @@ class OrnsteinUhlenbeckNoise(_StepwiseNoise):
         :param env_indices: The environments of these episodes
         """
         for i in env_indices:
-            self._noise[i] = self.std * self._generators[i].standard_normal(self._action_shape)
+            self._state[i] = self._generators[i].standard_normal(self._action_shape)
 
     def sample(self) -> np.ndarray:
         """:return: The noise of the next step, ``[n_envs, *action_shape]``; to be read only"""
-        noise = self._noise
-        self._noise = self._rho * noise + self._gain * self._next_draws()
+        state = self._state
+        self._state = self._rho * state + self._gain * self._next_draws()
+        noise: np.ndarray = self._std * state
         return noise
 
 
@@ -233,8 +278,9 @@ class ColoredNoise(NoiseProcess):
     def _allocate(self) -> None:
         length = self._length = self.horizon or _DEFAULT_HORIZON
         n_envs = len(self._generators)
-        self._series = np.empty((n_envs, length, *self._action_shape))
-        self._envs, self._next, self._n_left = np.arange(n_envs), np.zeros(n_envs, dtype=np.intp), 0
+        # Of unit variance. A ring: a step's noise of all environments is one row, wherever their series began
+        self._series = np.empty((length, n_envs, *self._action_shape))
+        self._step, self._ends = 0, np.zeros(n_envs, dtype=np.intp)  # a series is used up at the step of its end
 
         amplitudes = np.maximum(np.arange(length // 2 + 1), 1) ** (-self.beta / 2)
         # All coefficients stand for two conjugate ones but the constant, and the last one of an even length, which are
@@ -250,13 +296,17 @@ class ColoredNoise(NoiseProcess):
         self._fade_out, self._fade_in = np.cos(angles), np.sin(angles)
         self._beginnings = np.empty((n_envs, len(angles), *self._action_shape))
 
-    def _generate(self, i: int) -> None:
-        """A new series of one environment; a periodic one."""
+    def _generate(self, i: int, goes_on: bool) -> None:
+        """A new series of one environment; a periodic one. Where it goes on, the old one fades into it."""
         shape = (2, len(self._amplitudes), *self._action_shape)
         real, imaginary = self._generators[i].standard_normal(shape)
-        series = self.std * np.fft.irfft(self._amplitudes * (real + 1j * imaginary), self._length, axis=0)
-        self._series[i], self._beginnings[i] = series, series[: len(self._fade_in)]
-        self._next[i] = 0
+        series = np.fft.irfft(self._amplitudes * (real + 1j * imaginary), self._length, axis=0)
+        beginning = series[: len(self._fade_in)].copy()
+        if goes_on:  # the beginning of the old series continues its end, since it is periodic
+            series[: len(beginning)] = self._fade_out * self._beginnings[i] + self._fade_in * beginning
+        self._beginnings[i] = beginning
+        self._series[:, i] = np.roll(series, self._step, axis=0)
+        self._ends[i] = self._step + self._length
 
     def reset(self, env_indices: Iterable[int]) -> None:
         """
@@ -265,25 +315,18 @@ class ColoredNoise(NoiseProcess):
         :param env_indices: The environments of these episodes
         """
         for i in env_indices:
-            self._generate(i)
-        self._n_left = self._length - int(self._next.max())
+            self._generate(i, goes_on=False)
+        self._next_end = int(self._ends.min())
 
     def sample(self) -> np.ndarray:
         """:return: The noise of the next step, ``[n_envs, *action_shape]``; to be read only"""
-        if self._n_left == 0:
-            self._go_on()
-        noise: np.ndarray = self._series[self._envs, self._next]
-        self._next += 1
-        self._n_left -= 1
+        if self._step == self._next_end:
+            for i in np.flatnonzero(self._ends == self._step).tolist():
+                self._generate(i, goes_on=True)
+            self._next_end = int(self._ends.min())
+        noise: np.ndarray = self._std * self._series[self._step % self._length]
+        self._step += 1
         return noise
-
-    def _go_on(self) -> None:
-        """Past the horizon: the beginning of a series continues its end, since it is periodic. Fade from there."""
-        for i in np.flatnonzero(self._next == self._length).tolist():
-            continuation = self._fade_out * self._beginnings[i]
-            self._generate(i)
-            self._series[i, : len(continuation)] = continuation + self._fade_in * self._beginnings[i]
-        self._n_left = self._length - int(self._next.max())
 
 
 class PinkNoise(ColoredNoise):
