@@ -1,5 +1,6 @@
 """Noise processes: stationary, seeded, one stream for each environment."""
 
+import copy
 import pickle
 import re
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from sb3_ddpg_ext.noise import (
     NoiseProcess,
     ProcessActionNoise,
     current_std,
+    owns_generator,
+    reseed,
     setup_action_noise,
 )
 
@@ -328,6 +331,101 @@ def test_a_pickled_process_goes_on_where_it_was(make: Callable[[float], NoisePro
     assert np.array_equal(draw(process, 200), draw(restored, 200))
 
 
+SEEDS = st.integers(0, 2**32 - 1)
+# Environments whose episode ends after so many steps; some steps are more than what is drawn ahead, and than horizons
+EPISODES = st.lists(st.tuples(st.integers(0, 150), st.sets(st.integers(0, 2))), max_size=3)
+
+
+def sample_episodes(process: NoiseProcess, n_envs: int, episodes: list[tuple[int, set[int]]], n_after: int) -> Any:
+    noises = []
+    for n_steps, ended in [*episodes, (n_after, set())]:
+        noises += [process.sample().tolist() for _ in range(n_steps)]
+        process.reset([i for i in sorted(ended) if i < n_envs])
+    return noises
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@given(
+    seed=st.none() | SEEDS,
+    n_envs=st.integers(1, 3),
+    n_actions=st.integers(1, 2),
+    before=EPISODES,
+    after=EPISODES,
+    reseeded=st.none() | SEEDS,
+)
+@settings(max_examples=25, deadline=None)
+def test_a_process_goes_on_when_it_was_pickled_and_is_bound_again(
+    make: Callable[[float], NoiseProcess],
+    seed: int | None,
+    n_envs: int,
+    n_actions: int,
+    before: list[tuple[int, set[int]]],
+    after: list[tuple[int, set[int]]],
+    reseeded: int | None,
+) -> None:
+    process = bound(make(0.2), n_envs, (n_actions,), seed)
+    if reseeded is not None:
+        process.reseed(reseeded)
+    sample_episodes(process, n_envs, before, 2)
+    process.std = 0.7
+    restored = pickle.loads(pickle.dumps(process))
+    restored.bind(n_envs, (n_actions,), seed)
+    expected, seen = (sample_episodes(each, n_envs, after, 150) for each in (process, restored))
+    assert seen == expected
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@given(
+    seed=st.none() | SEEDS,
+    n_envs=st.integers(1, 3),
+    n_actions=st.integers(1, 2),
+    before=EPISODES,
+    after=EPISODES,
+    reseeded=SEEDS,
+    n_envs_then=st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_reseeded_process_is_one_that_was_bound_with_that_seed(
+    make: Callable[[float], NoiseProcess],
+    seed: int | None,
+    n_envs: int,
+    n_actions: int,
+    before: list[tuple[int, set[int]]],
+    after: list[tuple[int, set[int]]],
+    reseeded: int,
+    n_envs_then: int,
+) -> None:
+    process, fresh = bound(make(0.2), n_envs, (n_actions,), seed), bound(make(0.2), n_envs, (n_actions,), reseeded)
+    sample_episodes(process, n_envs, before, 2)
+    process.reseed(reseeded)
+    process.bind(n_envs, (n_actions,), seed)  # keeps these streams
+    expected, seen = (sample_episodes(each, n_envs, after, 5) for each in (fresh, process))
+    assert seen == expected
+    process.bind(n_envs_then, (n_actions,), seed)
+    fresh.bind(n_envs_then, (n_actions,), reseeded)
+    expected, seen = (sample_episodes(each, n_envs_then, after, 5) for each in (fresh, process))
+    assert seen == expected
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_before_it_is_bound_a_process_has_nothing_to_begin_anew(make: Callable[[float], NoiseProcess]) -> None:
+    process = make(0.2)
+    process.reseed(5)
+    assert np.array_equal(draw(bound(process), 5), draw(bound(make(0.2)), 5))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("seed", [0, None])
+def test_bound_to_other_actions_a_process_begins_anew(make: Callable[[float], NoiseProcess], seed: int | None) -> None:
+    process = bound(make(0.2), 2, (3,), seed)
+    draw(process, 3)
+    process.bind(2, (1,), seed)
+    noise = draw(process, 200)
+    assert noise.shape == (200, 2, 1)
+    if seed is not None:
+        assert np.array_equal(noise, draw(bound(make(0.2), 2, (1,), seed), 200))
+
+
 def test_reset_touches_only_the_episodes_that_ended() -> None:
     process = bound(OrnsteinUhlenbeckNoise(0.3, correlation_time=1e9), 3)
     before = process.sample()
@@ -452,6 +550,71 @@ def test_wrong_types() -> None:
         CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise=0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"a schedule must be a number.*got \[1\]"):
         ScheduledNoise("ou", [1])  # type: ignore[arg-type]
+
+
+RESEEDABLE: list[Any] = [
+    *NAMES,
+    {"type": "ou", "schedule": "linear"},
+    ScheduledNoise(ScheduledNoise("pink", 0.5), "linear"),
+]
+
+
+@pytest.mark.parametrize("spec", RESEEDABLE)
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_reseeded_noise(spec: Any, n_envs: int) -> None:
+    noise, fresh = setup_action_noise(spec, n_envs, (2,), seed=0), setup_action_noise(spec, n_envs, (2,), seed=7)
+    assert noise is not None
+    assert fresh is not None
+    for _ in range(5):
+        noise()
+    assert owns_generator(noise)
+    reseed(noise, 7)
+    assert setup_action_noise(noise, n_envs, (2,), seed=0) is noise  # as at the next `learn()`
+    for _ in range(200):
+        assert np.array_equal(noise(), fresh())
+
+
+def test_the_copies_in_a_vectorized_noise_are_not_reseeded_alike() -> None:
+    one = setup_action_noise("normal", 1, (2,), seed=0)
+    assert one is not None
+    noise = VectorizedActionNoise(one, 3)
+    assert owns_generator(noise)
+    reseed(noise, 7)
+    expected = [setup_action_noise("normal", 1, (2,), seed) for seed in (7, 8, 9)]
+    assert np.array_equal(noise(), [each() for each in expected if each is not None])
+
+
+@pytest.mark.parametrize("seed_before", [1, 2])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OrnsteinUhlenbeckActionNoise(np.ones(2), np.ones(2)),
+        lambda: VectorizedActionNoise(OrnsteinUhlenbeckActionNoise(np.ones(2), np.ones(2)), 3),
+        lambda: setup_action_noise(ScheduledNoise(NormalActionNoise(np.zeros(2), np.ones(2)), 0.5), 3, (2,), 0),
+    ],
+)
+def test_noise_that_draws_from_numpys_generator_is_not_reseeded(make: Callable[[], Any], seed_before: int) -> None:
+    first, second = make(), make()
+    assert not owns_generator(first)
+    np.random.seed(seed_before)  # noqa: NPY002 (SB3's)
+    first()
+    reseed(first, 7)
+    expected = first()
+    np.random.seed(seed_before)  # noqa: NPY002
+    second()
+    assert np.array_equal(second(), expected)
+
+
+@pytest.mark.parametrize(
+    "spec", [None, "ou", {"type": "ou"}, PinkNoise(), ProcessActionNoise(PinkNoise()), ScheduledNoise("pink", 1)]
+)
+def test_what_is_not_set_up_yet_owns_no_generator(spec: Any) -> None:
+    """`model.action_noise` may hold such things between a user's assignment and the next `learn()`."""
+    untouched = copy.deepcopy(spec)
+    assert not owns_generator(spec)
+    reseed(spec, 7)
+    noise, expected = setup_action_noise(spec, 2, (1,), seed=0), setup_action_noise(untouched, 2, (1,), seed=0)
+    assert noise is None or np.array_equal(noise(), expected())  # type: ignore[misc]
 
 
 class OtherPackagesNoise(ActionNoise):

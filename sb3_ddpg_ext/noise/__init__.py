@@ -8,6 +8,8 @@ from sb3_ddpg_ext.noise.action_noise import (
     ProcessActionNoise,
     ScheduledNoise,
     current_std,
+    owns_generator,
+    reseed,
     setup_action_noise,
 )
 from sb3_ddpg_ext.noise.processes import (
@@ -33,5 +35,7 @@ __all__ = [
     "ScheduledNoise",
     "UniformNoise",
     "current_std",
+    "owns_generator",
+    "reseed",
     "setup_action_noise",
 ]

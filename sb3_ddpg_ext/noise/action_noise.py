@@ -211,6 +211,41 @@ def current_std(action_noise: ActionNoise | None) -> float | None:
     return 0.0 if action_noise is None else None
 
 
+def owns_generator(action_noise: ActionNoise | None) -> bool:
+    """
+    Whether a noise draws from generators of its own, which :func:`reseed` begins anew, and not from numpy's global one.
+
+    :param action_noise: Noise
+    :return: True for this package's noise, once it is set up
+    """
+    return bool(_bound_processes(action_noise))
+
+
+def reseed(action_noise: ActionNoise | None, seed: int) -> None:
+    """
+    Begin a noise anew, with the numbers of this seed, as SB3's ``set_random_seed`` does it for all that draws from
+    numpy's global generator. Noise that is not this package's is left alone, and so is noise that is not set up yet:
+    :func:`setup_action_noise` brings a seed of its own.
+
+    :param action_noise: Noise
+    :param seed: Where its generators are spawned from. Of several processes, as in a ``VectorizedActionNoise``, each
+        gets the next seed, as SB3's environments do.
+    """
+    for i, process in enumerate(_bound_processes(action_noise)):
+        process.reseed(seed + i)
+
+
+def _bound_processes(noise: ActionNoise | None) -> list[NoiseProcess]:
+    match noise:
+        case ScheduledNoise():
+            return _bound_processes(noise.noise)
+        case ProcessActionNoise():
+            return [noise.process] if noise.process.is_bound else []
+        case VectorizedActionNoise():
+            return [process for each in noise.noises for process in _bound_processes(each)]
+    return []
+
+
 def _make(given: NoiseSpec) -> ActionNoise:
     """A specification -> an ``ActionNoise`` that does not know its shapes yet."""
     if isinstance(given, (str, Mapping)):

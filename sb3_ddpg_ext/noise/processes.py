@@ -52,6 +52,11 @@ class NoiseProcess(ABC):
             _check_shape(new, self._bound[1])
         self._std = new
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it knows its shapes and has its generators."""
+        return self._bound is not None
+
     def bind(self, n_envs: int, action_shape: tuple[int, ...], seed: int | None) -> None:
         """
         Fix shapes and generators. Binding again with the same seed keeps the generators there are and only adds or
@@ -64,12 +69,24 @@ class NoiseProcess(ABC):
         """
         _check_shape(self._std, action_shape)
         bound = n_envs, action_shape
-        if self._bound is None or seed != self._seed:
+        if self._bound is None or seed != self._seed or action_shape != self._bound[1]:
             self._seed_sequence, self._seed, self._generators = np.random.SeedSequence(seed), seed, []
         elif bound == self._bound:
             return
         self._bound = bound
         self._begin(n_envs, action_shape)
+
+    def reseed(self, seed: int) -> None:
+        """
+        Begin anew as if bound for the first time, with this seed. Binding again with the seed of the last time keeps
+        these streams. Before it is bound, which brings a seed of its own, a process has nothing to begin anew, and this
+        does nothing.
+
+        :param seed: Where the generators are spawned from
+        """
+        if self._bound is not None:
+            self._seed_sequence, self._generators = np.random.SeedSequence(seed), []
+            self._begin(*self._bound)
 
     def _begin(self, n_envs: int, action_shape: tuple[int, ...]) -> None:
         kept = self._generators[:n_envs]
