@@ -622,6 +622,55 @@ class OtherPackagesNoise(ActionNoise):
         return np.full(1, 0.25, dtype=np.float32)
 
 
+OTHERS: list[Any] = [
+    NormalActionNoise(np.zeros(1), np.ones(1)),
+    OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1)),
+    OtherPackagesNoise(),
+]
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_noise_that_is_not_vectorized_is_for_several_environments(others: ActionNoise) -> None:
+    assert setup_action_noise(others, 1, (1,), 0) is others
+    four = setup_action_noise(others, 4, (1,), 0)
+    assert isinstance(four, VectorizedActionNoise)
+    assert four().shape == (4, 1)
+    assert setup_action_noise(four, 4, (1,), 0) is four
+    assert setup_action_noise(four, 1, (1,), 0) is others
+    two = setup_action_noise(four, 2, (1,), 0)
+    assert isinstance(two, VectorizedActionNoise)
+    assert (two.n_envs, two().shape, two.base_noise) == (2, (2, 1), others)
+    one = VectorizedActionNoise(others, 1)
+    assert setup_action_noise(one, 1, (1,), 0) is one
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+@pytest.mark.parametrize("spec", RESEEDABLE)
+def test_a_vectorized_noise_of_ours_is_ours(spec: Any, n_envs: int) -> None:
+    """SB3's class would make the same noise for all environments, and of the wrong shape."""
+    ours = setup_action_noise(spec, 1, (2,), 0)
+    assert ours is not None
+    noise = setup_action_noise(VectorizedActionNoise(ours, 4), n_envs, (2,), 0)
+    assert noise is ours
+    assert noise().shape == (n_envs, 2)
+    assert len(np.unique(noise())) == 2 * n_envs
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("spec", [*RESEEDABLE, GaussianNoise(0.2), *OTHERS, ScheduledNoise(OtherPackagesNoise(), 0.5)])
+def test_noise_that_is_set_up_again_goes_on(spec: Any, n_envs: int) -> None:
+    noise, expected = (setup_action_noise(pickle.loads(pickle.dumps(spec)), n_envs, (1,), 0) for _ in range(2))
+    assert noise is not None
+    assert expected is not None
+    for _ in range(5):
+        np.random.seed(0)  # noqa: NPY002 (SB3's)
+        before = expected()
+        np.random.seed(0)  # noqa: NPY002
+        assert setup_action_noise(noise, n_envs, (1,), 0) is noise
+        assert np.array_equal(noise(), before)
+        assert (before + np.zeros((n_envs, 1))).shape == (n_envs, 1)  # as SB3 adds it to the actions
+
+
 def test_one_specification_serves_two_models() -> None:
     noise = GaussianNoise(0.2)
     first, second = (
@@ -693,6 +742,18 @@ def test_another_number_of_environments_after_load(before: int, after: int, nois
     if noise is not None:
         assert np.shape(loaded.action_noise())[0] == after
     assert not isinstance(loaded.action_noise, VectorizedActionNoise) or loaded.action_noise.n_envs == after
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_sb3s_noise_of_four_environments_after_load(after: int, tmp_path: Any) -> None:
+    make_model(4, action_noise=NormalActionNoise(np.zeros(1), np.ones(1))).learn(20).save(tmp_path / "model")
+    noise = CustomDDPG.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=after)).action_noise
+    if after == 1:
+        assert isinstance(noise, NormalActionNoise)
+    else:
+        assert isinstance(noise, VectorizedActionNoise)
+        assert isinstance(noise.base_noise, NormalActionNoise)
+        assert noise().shape == (2, 1)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -834,3 +895,9 @@ def test_current_std_is_the_one_in_use(n_envs: int, schedule: float | None) -> N
     assert current_std(noise) == pytest.approx(0.5 * (schedule or 1))
     process.std *= 2
     assert current_std(noise) == pytest.approx(1.0 * (schedule or 1))
+
+
+def test_current_std_of_a_vectorized_noise_is_that_of_its_copies() -> None:
+    noise = VectorizedActionNoise(NormalActionNoise(np.zeros(1), np.full(1, 0.2)), 2)
+    noise.noises[1]._sigma = np.full(1, 0.4)  # type: ignore[attr-defined]
+    assert current_std(noise) == pytest.approx(0.3)

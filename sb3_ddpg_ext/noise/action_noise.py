@@ -153,6 +153,7 @@ class ScheduledNoise(VectorizedActionNoise):
         """See :func:`setup_action_noise`."""
         self.n_envs = n_envs
         noise = _bind(self.noise, n_envs, action_shape, seed, time_limit)
+        # Of SB3's noise one environment's would come without its dimension
         self.noise = noise if isinstance(noise, VectorizedActionNoise) else VectorizedActionNoise(noise, n_envs)
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
@@ -176,7 +177,8 @@ def setup_action_noise(
     What ``CustomDDPG(action_noise=...)`` was given -> what SB3's collection loop calls.
 
     :param action_noise: A name of :data:`NOISES`, ``{"type": name, ...}`` with arguments of its class and
-        ``"schedule"``, a process, any ``ActionNoise`` (used as it is) or None
+        ``"schedule"``, a process, any ``ActionNoise`` (used as it is, but vectorised for several environments as SB3
+        does it) or None
     :param n_envs: Number of environments
     :param action_shape: Shape of one action
     :param seed: Where the generators of our own processes are spawned from
@@ -205,7 +207,8 @@ def current_std(action_noise: ActionNoise | None) -> float | None:
         case ProcessActionNoise():
             return float(action_noise.process.std.mean())
         case VectorizedActionNoise():
-            return current_std(action_noise.base_noise)
+            stds = [std for noise in action_noise.noises if (std := current_std(noise)) is not None]
+            return float(np.mean(stds)) if len(stds) == action_noise.n_envs else None
         case NormalActionNoise():
             return float(np.mean(action_noise._sigma))
     return 0.0 if action_noise is None else None
@@ -267,12 +270,16 @@ def _make(given: NoiseSpec) -> ActionNoise:
 def _bind(
     noise: ActionNoise, n_envs: int, action_shape: tuple[int, ...], seed: int | None, time_limit: TimeLimit
 ) -> ActionNoise:
-    if isinstance(noise, (ProcessActionNoise, ScheduledNoise)):
+    if isinstance(noise, (ProcessActionNoise, ScheduledNoise)):  # for any number of environments
         noise.bind(n_envs, action_shape, seed, time_limit)
-    elif isinstance(noise, VectorizedActionNoise) and noise.n_envs != n_envs:
-        # Saved with another number of environments (SB3 crashes here); SB3's `_setup_learn` vectorises it again
-        return noise.base_noise
-    return noise
+        return noise
+    if isinstance(noise, VectorizedActionNoise):
+        ours = isinstance(noise.base_noise, (ProcessActionNoise, ScheduledNoise))
+        if noise.n_envs == n_envs and not ours:
+            return noise
+        # Saved with another number of environments (SB3 crashes here), or of ours: copies would all make the same noise
+        return _bind(noise.base_noise, n_envs, action_shape, seed, time_limit)
+    return noise if n_envs == 1 else VectorizedActionNoise(noise, n_envs)  # what SB3 does at `learn()` only
 
 
 def _make_schedule(given: ScheduleSpec) -> Schedule:
