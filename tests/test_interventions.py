@@ -229,6 +229,11 @@ def drop_a_parameter(model: Model, _: Calls) -> None:
     del model.critic.optimizer.state[model.critic.optimizer.param_groups[0]["params"].pop()]
 
 
+def add_a_parameter(model: Model, _: Calls) -> None:
+    """The actor's optimizer trains the critic's first layer, too."""
+    model.actor.optimizer.param_groups[0]["params"].append(q(model)[0].weight)
+
+
 def option(name: str, value: Any) -> Callable[[Model, Calls], None]:
     def change(model: Model, _: Calls) -> None:
         model.critic.optimizer.param_groups[0][name] = value
@@ -562,6 +567,7 @@ TABLE: dict[str, Row] = {
     "Adam of another order": Row(adam_of_other_order, "optimizer does not hold the actor's weights"),
     "one Adam for both": Row(one_adam_for_all, "optimizer does not hold the actor's weights"),
     "a parameter dropped": Row(drop_a_parameter, "optimizer does not hold the critic's weights"),
+    "a parameter added": Row(add_a_parameter, "optimizer does not hold the actor's weights"),
     "betas": Row(option("betas", (0.5, 0.9))),
     "weight_decay": Row(option("weight_decay", 0.1)),
     "eps": Row(option("eps", 0.1)),
