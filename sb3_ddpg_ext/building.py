@@ -11,10 +11,11 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
-from sb3_ddpg_ext.errors import one_line
+from sb3_ddpg_ext.env_checks import CheckedSubprocVecEnv, checked
+from sb3_ddpg_ext.errors import one_line, unusable_action_space
 from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
 
@@ -54,21 +55,28 @@ def make_env(
     :raises SettingsError: If it cannot be built, or if DDPG and its kin cannot act in it
     """
 
+    def make(**kwargs: Any) -> gym.Env[Any, Any]:
+        try:  # as SB3 does it for an id
+            return gym.make(env_id, **{"render_mode": "rgb_array", **kwargs})
+        except TypeError:
+            return gym.make(env_id, **kwargs)
+
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         for wrapper, kwargs in settings.env_wrapper:
             env = wrapper(env, **kwargs)
         return env
 
+    role = "" if training else "evaluation "
     render = {} if render_mode is None else {"render_mode": render_mode}
     try:
         env: VecEnv = make_vec_env(
-            env_id,
+            make,
             n_envs,
             seed,
             monitor_dir=None if monitor_dir is None else str(monitor_dir),
-            wrapper_class=wrap,
+            wrapper_class=checked(wrap, env_id, role),
             env_kwargs={**settings.env_kwargs, **render},
-            vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
+            vec_env_cls=CheckedSubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
             monitor_kwargs=dict(settings.monitor_kwargs),
         )
         _check_action_space(env_id, env.action_space)
@@ -103,11 +111,8 @@ def _check_action_space(env_id: str, space: spaces.Space[Any]) -> None:
             f"environment {env_id!r} has the action space {space}, but a continuous one (Box) is needed; "
             "Stable-Baselines3's DQN and PPO act in discrete ones"
         )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise SettingsError(
-            f"environment {env_id!r} has the action space {space}, but its bounds must be finite; "
-            "set them with gymnasium.wrappers.RescaleAction or in the environment"
-        )
+    if (reason := unusable_action_space(space)) is not None:
+        raise SettingsError(f"environment {env_id!r} has the action space {space}, but {reason}")
 
 
 def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> OffPolicyAlgorithm:

@@ -2,9 +2,11 @@
 
 import contextlib
 import heapq
+import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +21,7 @@ from rich.table import Table
 from sb3_ddpg_ext import report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
 from sb3_ddpg_ext.comparison import CompareArgs, Run, baseline_of, expect, finished, left_over, plan, run_missing
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import SettingsError
@@ -38,6 +41,11 @@ Command = (
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
 )
 
+_DESCRIPTION = (
+    "DDPG for Stable-Baselines3. What goes wrong is said in one line; with --traceback, which all commands take, or "
+    "SB3_DDPG_TRACEBACK=1 in the environment, it is followed back to where it began."
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
@@ -47,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: Exit status: 0, 1 if runs of a comparison or all trials failed, 2 for what the caller has to mend, 130 for
         Ctrl-C
     """
-    command = tyro.cli(Command, prog="sb3-ddpg", args=argv, description="DDPG for Stable-Baselines3.")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with_traceback = os.environ.get("SB3_DDPG_TRACEBACK", "0") not in ("", "0") or "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    command = tyro.cli(Command, prog="sb3-ddpg", args=arguments, description=_DESCRIPTION)
     try:
         match command:
             case TrainArgs():
@@ -60,16 +71,28 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _tune(command)
             case BenchmarkArgs():
                 return _benchmark(command)
-    except (SettingsError, FloatingPointError, OSError) as error:  # the last: a full disk, say
-        print(f"error: {error}", file=sys.stderr)
+    except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
+        if with_traceback:
+            traceback.print_exception(error)
+            if isinstance(error, FaultyEnvironmentError) and error.__cause__ is None:
+                print(error.trace, file=sys.stderr)  # from another process
+        directory, remarks = getattr(error, "run_directory", None), []
+        if directory is not None:
+            remarks.append(f"what was reached is in {directory}")
+        if isinstance(error, FaultyEnvironmentError) and not with_traceback:
+            remarks.append("--traceback shows more")
+        print(f"error: {error}{' (' + '; '.join(remarks) + ')' if remarks else ''}", file=sys.stderr)
         return 2
 
 
 def _train(args: TrainArgs) -> int:
     record = train(args)
     directory = Path(record["directory"])
-    with atomic(directory / "learning_curve.png") as partial:
-        report.learning_curve(directory).savefig(partial)
+    try:
+        with atomic(directory / "learning_curve.png") as partial:
+            report.learning_curve(directory).savefig(partial)
+    except OSError as error:  # the run is finished and recorded all the same
+        print(f"The learning curve is missing: {error}", file=sys.stderr)
     seconds = record["seconds"]
     took = f"{record['steps']:,} steps in {seconds['train']:.0f} s and {seconds['evaluate']:.0f} s of evaluations"
     if record["status"] == "interrupted":
@@ -297,7 +320,7 @@ def _name(run: Run) -> str:
 
 def _outcome(record: Mapping[str, Any]) -> str:
     if record["status"] == "failed":
-        return f"failed: {record['error']}"
+        return f"failed: {record['error']}" + (f", in {record['where']}" if "where" in record else "")
     return f"mean return {record['score']['mean']:.1f} after {_duration(record['seconds']['train'])} of training"
 
 

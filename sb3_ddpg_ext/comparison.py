@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.cluster import run_all
-from sb3_ddpg_ext.errors import one_line, unknown
+from sb3_ddpg_ext.errors import describe, unknown
 from sb3_ddpg_ext.files import LOCK, lock
 from sb3_ddpg_ext.labels import pieces
 from sb3_ddpg_ext.report.records import read_run
@@ -35,6 +35,7 @@ from sb3_ddpg_ext.training import (
     TrainArgs,
     check,
     env_name,
+    failure,
     identity,
     score,
     settings_of,
@@ -365,7 +366,7 @@ def execute(run: Run, *, known: Mapping[Path, int] | None = None, wait: bool = F
 
 
 def _failure(run: Run, error: BaseException) -> dict[str, Any]:
-    return {**run.identity(), "status": "failed", "error": f"{type(error).__name__}: {one_line(error)}"}
+    return failure(run.args, run.settings, run.label, error)
 
 
 def _failed(run: Run, error: Exception) -> dict[str, Any]:
@@ -414,7 +415,7 @@ def expect(run: Run) -> Expectation:
     try:
         return _measure(run)
     except Exception as error:  # as in `execute`
-        return Expectation(None, f"{type(error).__name__}: {one_line(error)}")
+        return Expectation(None, describe(error))
 
 
 class _Speed(BaseCallback):

@@ -17,6 +17,42 @@ class NonFiniteError(FloatingPointError, ValueError):
     """
 
 
+class FaultyEnvironmentError(Exception):
+    """
+    Something in an environment that its author has to mend.
+
+    :param name: What the environment is called
+    :param index: Its index in the vectorized environment
+    :param when: At which step, and at which line of its code if that is known
+    :param what: What was wrong, and what was expected; or what was raised in it
+    :param trace: The traceback of what was raised in it
+    """
+
+    def __init__(self, name: str, index: int, when: str, what: str, trace: str = "") -> None:
+        super().__init__(name, index, when, what, trace)  # pickled as it was made, for it comes from other processes
+        self.name, self.index, self.when, self.what, self.trace = name, index, when, what, trace
+
+    @property
+    def where(self) -> str:
+        """Which environment, and when"""
+        return f"{self.name} (index {self.index}), {self.when}"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+    def of(self, index: int) -> "FaultyEnvironmentError":
+        """:return: The same of the environment with another index"""
+        return FaultyEnvironmentError(self.name, index, self.when, self.what, self.trace)
+
+
+def describe(error: BaseException) -> str:
+    """:return: What an error is and what it says, in one line: of one in an environment, what was raised there"""
+    if isinstance(error, FaultyEnvironmentError):
+        return error.what
+    name = FloatingPointError.__name__ if isinstance(error, NonFiniteError) else type(error).__name__
+    return f"{name}: {one_line(error)}"
+
+
 def unusable_action_space(space: spaces.Box) -> str | None:
     """
     :param space: Action space

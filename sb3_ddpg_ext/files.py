@@ -1,11 +1,14 @@
 """Files that are there whole or not at all, and directories that one process has to itself."""
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 LOCK = ".lock"
+_NEARLY_FULL = 2**20  # bytes
 
 
 @contextlib.contextmanager
@@ -15,11 +18,18 @@ def atomic(path: Path) -> Iterator[Path]:
 
     :param path: Where the file is to appear.
     :return: Where to write it (of the same suffix).
+    :raises OSError: If it cannot be written, with its name: the system does not say what did not fit on a full disk
     """
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except RuntimeError as error:  # in which PyTorch wraps what its writer meets
+        if shutil.disk_usage(path.parent).free > _NEARLY_FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

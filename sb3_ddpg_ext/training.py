@@ -15,6 +15,7 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 """
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -37,7 +38,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.errors import one_line
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, describe, one_line
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings, require
 
@@ -294,14 +295,33 @@ def train(args: TrainArgs) -> dict[str, Any]:
 
     :param args: What to train, and how
     :return: The result record, as written to ``result.json``, and ``"directory"``, which says where
-    :raises SettingsError: For anything that the caller has to mend
+    :raises SettingsError: For anything that the caller has to mend before it begins
+    :raises Exception: Whatever is raised in training, with the attribute ``run_directory``; a record says so, too
     """
     settings = settings_of(args)
     check(args, settings)
     directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
-    with StopOnSignal() as stop:
-        record = train_in(directory, args, settings, label=args.algo, stop=stop)
+    try:
+        with StopOnSignal() as stop:
+            record = train_in(directory, args, settings, label=args.algo, stop=stop)
+    except (Exception, SystemExit) as error:
+        with contextlib.suppress(OSError):  # of a full disk, which may be what ended it
+            write_record(directory, failure(args, settings, args.algo, error))
+        vars(error)["run_directory"] = directory
+        raise
     return {**record, "directory": str(directory)}
+
+
+def failure(args: TrainArgs, settings: Settings, label: str, error: BaseException) -> dict[str, Any]:
+    """
+    :param args: What was to be trained
+    :param settings: Its settings
+    :param label: What the user calls it
+    :param error: What was raised
+    :return: The record of a run that has failed
+    """
+    where = {"where": error.where} if isinstance(error, FaultyEnvironmentError) else {}
+    return {**identity(args, settings, label), "status": "failed", "error": describe(error), **where}
 
 
 def settings_of(args: TrainArgs) -> Settings:
@@ -399,7 +419,8 @@ def train_in(
     :param stop: What ends it before its time
     :param on_evaluation: Called after each evaluation with those so far; what it raises ends the run without a record
     :return: The result record
-    :raises FloatingPointError: If a return of an evaluation, or what CustomDDPG is given or gives, is not finite
+    :raises NonFiniteError: If a return of an evaluation, or what CustomDDPG is given or gives, is not finite
+    :raises FaultyEnvironmentError: If the environment raises, or returns what no environment may return
     """
     name = env_name(args.env)
     set_threads(args.threads)
@@ -427,6 +448,10 @@ def train_in(
 
         try:
             model.learn(settings.n_timesteps, callback=callbacks, progress_bar=not args.quiet)
+        except OSError as error:  # of the monitor's files, say, which do not tell their names
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(directory)) from error
         finally:  # whatever ended training, what was reached is kept
             wall, cpu = evaluation.clock.read()
             save_model(model, directory / f"{name}.zip", directory / name / "vecnormalize.pkl")
@@ -524,7 +549,7 @@ def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kw
 def _check_returns(returns: Any, what: str) -> None:
     bad = np.ravel(returns)[~np.isfinite(np.ravel(returns))]
     if bad.size:
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"{what} has the return {bad[0]}: rewards must be finite; if they are, the weights have diverged, and a "
             "lower learning_rate may help."
         )

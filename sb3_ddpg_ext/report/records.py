@@ -145,7 +145,7 @@ def _parse(name: str, record: dict[str, Any]) -> Run:
         str(record["env"]),
         int(record["seed"]),
         str(record["status"]),
-        str(record.get("error") or "no reason recorded"),
+        str(record.get("error") or "no reason recorded") + (f", in {record['where']}" if "where" in record else ""),
     )
     if run.status == "failed":
         return run

@@ -21,6 +21,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
+from sb3_ddpg_ext.errors import FaultyEnvironmentError
 from sb3_ddpg_ext.settings import SettingsError
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
 from sb3_ddpg_ext.tuning.study import MAX_RETRIES, Job, Study, connect, first_attempt, quiet
@@ -141,7 +142,7 @@ def _do_what_there_is(
         for _, result in results:
             if isinstance(result, WorkersDiedError):
                 died += 1  # each trial is repeated so many times and not more often
-            elif isinstance(result, SettingsError):
+            elif isinstance(result, SettingsError | FaultyEnvironmentError):
                 raise result
             elif isinstance(result, Exception):
                 raise RuntimeError(
