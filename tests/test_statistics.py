@@ -280,11 +280,35 @@ def test_mann_whitney_with_ties_by_counting_all_splits() -> None:
     assert statistics.mann_whitney(np.zeros(5), np.zeros(5), rng()) == 1
 
 
-@pytest.mark.parametrize(("n", "m", "expected"), [(5, 5, 0.0079), (4, 5, 0.0159), (3, 3, 0.1), (10, 10, 1.08e-5)])
+@pytest.mark.parametrize(
+    ("n", "m", "expected"), [(5, 5, 0.0079), (4, 5, 0.0159), (3, 3, 0.1), (10, 10, 1.08e-5), (60, 60, 3.557e-21)]
+)
 def test_the_smallest_p_is_that_of_runs_that_do_not_overlap(n: int, m: int, expected: float) -> None:
     x, y = np.arange(n, dtype=float), np.arange(m) + 100.0
     assert statistics.smallest_p(n, m) == pytest.approx(statistics.mann_whitney(x, y, rng()), rel=1e-6, abs=0)
     assert statistics.smallest_p(n, m) == pytest.approx(expected, rel=0.01, abs=0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_of_many_runs_the_normal_approximation_is_as_good(ties: bool) -> None:
+    x, y = rng(1).normal(size=51), rng(2).normal(size=53) + 0.4
+    if ties:
+        x, y = np.round(x, 1), np.round(y, 1)
+    method: Any = stats.PermutationMethod(n_resamples=100_000, batch=1_000, rng=rng()) if ties else "exact"
+    expected = stats.mannwhitneyu(x, y, method=method).pvalue
+    assert 0.001 < expected < 0.1
+    assert statistics.mann_whitney(x, y, rng()) == pytest.approx(expected, rel=0.05)
+
+
+def test_up_to_fifty_runs_the_p_value_is_exact() -> None:
+    x, y = rng(1).normal(size=50), rng(2).normal(size=60)
+    assert statistics.mann_whitney(x, y, rng()) == stats.mannwhitneyu(x, y, method="exact").pvalue
+
+
+def test_a_thousand_runs_have_a_p_value() -> None:
+    x, y = rng(1).normal(size=1_000), rng(2).normal(size=1_000) + 0.1
+    assert 0.001 < statistics.mann_whitney(x, y, rng()) < 0.1
+    assert statistics.mann_whitney(x, y + 100, rng()) == statistics.smallest_p(1_000, 1_000) == 0
 
 
 @pytest.mark.parametrize("others", [[0.0], [0.0, 0.0, 1.0], [1.0] * 99])
