@@ -308,6 +308,7 @@ def test_many_runs_need_no_more_memory_than_there_is(seeds: int, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "report.md").read_text()
     assert re.search(rf"\| Pendulum-v1 \| sac \| {seeds} v {seeds} \| 0\.\d+ \\\[0\.\d+, 0\.\d+\\] \| 0\.\d+ \|", page)
+    assert re.search(rf"\| Pendulum-v1 \| sac \| 0 to {seeds - 1} \|", page)
     assert files(tmp_path) == PICTURES | TEXTS
 
 
@@ -317,6 +318,19 @@ def test_of_many_runs_the_report_says_how_p_was_found(tmp_path: Path) -> None:
     assert normal in sections._compared(comparison_of(tmp_path))[1]
     shutil.rmtree(tmp_path / "sac" / "Pendulum-v1_50")
     assert normal not in sections._compared(comparison_of(tmp_path))[1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ([*range(5)], "0, 1, 2, 3, 4"),
+        ([*range(20)], ", ".join(map(str, range(20)))),
+        ([*range(1_000)], "0 to 999"),
+        ([*range(10), 11, *range(13, 30)], "0 to 9, 11, 13 to 29"),
+    ],
+)
+def test_many_seeds_are_named_from_where_to_where(seeds: list[int], text: str) -> None:
+    assert sections._seeds(seeds) == text
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.0234, "0.0234"), (1e-5, "1e-05"), (0.0, "<1e-300"), (np.nan, "-")])

@@ -1,5 +1,6 @@
 """A comparison -> what the report says, in sections of text, tables and pictures. How that looks is for the pages."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -290,7 +291,7 @@ def _budgets(comparison: Comparison) -> Table:
             (
                 env,
                 label,
-                ", ".join(str(run.seed) for run in group.runs),
+                _seeds([run.seed for run in group.runs]),
                 _distinct([f"{run.length:,}" for run in group.runs]),
                 _distinct([f"{points} x {episodes} episodes" for points, episodes in evaluated]) or _NONE,
                 _distinct([run.conditions["final episodes"] for run in group.runs]),
@@ -338,6 +339,16 @@ def _normalisation(comparison: Comparison) -> Table:
         ),
         heads=1,
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Each of them; of many, from where to where they are."""
+    if len(seeds) <= 20:
+        return ", ".join(map(str, seeds))
+    pieces = [
+        [seed for _, seed in piece] for _, piece in itertools.groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(str(piece[0]) if len(piece) == 1 else f"{piece[0]} to {piece[-1]}" for piece in pieces)
 
 
 def _distinct(values: Sequence[str]) -> str:
