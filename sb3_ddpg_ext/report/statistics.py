@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import integrate, stats
 
 Array = npt.NDArray[np.float64]
 Strata = Sequence[Array]
@@ -282,7 +282,7 @@ def area(x: Array, y: Array, low: float, high: float) -> float:
     :return: The mean height
     """
     grid = np.concatenate([[low], x[(x > low) & (x < high)], [high]])
-    return float(np.trapezoid(np.interp(grid, x, y), grid) / (high - low))
+    return float(integrate.trapezoid(np.interp(grid, x, y), grid) / (high - low))
 
 
 def first_at(x: Array, y: Array, threshold: float) -> float:
