@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import many_runs
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -286,6 +287,55 @@ def test_the_table_of_scales() -> None:
         assert scale.normalise(np.array([scale.random, scale.reference])).tolist() == [0, 1]
         assert scale.random < scale.reference
         assert scale.threshold is None or scale.threshold > scale.random
+
+
+# --- Many runs ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+@pytest.mark.parametrize("seeds", [250, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_many_runs_need_no_more_memory_than_there_is(seeds: int, tmp_path: Path) -> None:
+    many_runs.write(tmp_path, ["ddpg", "sac"], ["Pendulum-v1"], seeds)
+    code = (
+        "import resource; from pathlib import Path\n"
+        "from sb3_ddpg_ext import report; from sb3_ddpg_ext.report import pages\n"
+        "address_space = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, 2 * (address_space + 2**30,))\n"
+        "report.write_report(Path('.'))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "report.md").read_text()
+    assert re.search(rf"\| Pendulum-v1 \| sac \| {seeds} v {seeds} \| 0\.\d+ \\\[0\.\d+, 0\.\d+\\] \| 0\.\d+ \|", page)
+    assert re.search(rf"\| Pendulum-v1 \| sac \| 0 to {seeds - 1} \|", page)
+    assert files(tmp_path) == PICTURES | TEXTS
+
+
+def test_of_many_runs_the_report_says_how_p_was_found(tmp_path: Path) -> None:
+    many_runs.write(tmp_path, ["ddpg", "sac"], ["Pendulum-v1"], seeds=51)
+    normal = "the normal approximation where both have more than 50 runs"
+    assert normal in sections._compared(comparison_of(tmp_path))[1]
+    shutil.rmtree(tmp_path / "sac" / "Pendulum-v1_50")
+    assert normal not in sections._compared(comparison_of(tmp_path))[1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ([*range(5)], "0, 1, 2, 3, 4"),
+        ([*range(20)], ", ".join(map(str, range(20)))),
+        ([*range(1_000)], "0 to 999"),
+        ([*range(10), 11, *range(13, 30)], "0 to 9, 11, 13 to 29"),
+    ],
+)
+def test_many_seeds_are_named_from_where_to_where(seeds: list[int], text: str) -> None:
+    assert sections._seeds(seeds) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0234, "0.0234"), (1e-5, "1e-05"), (0.0, "<1e-300"), (np.nan, "-")])
+def test_p_values(p: float, text: str) -> None:
+    assert sections._p(p) == text
 
 
 # --- What is unequal is said ---

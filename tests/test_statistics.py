@@ -17,6 +17,8 @@ from sb3_ddpg_ext.report.statistics import METRICS, Estimate
 SCORES = st.floats(-1e6, 1e6)
 RUNS = st.integers(1, 12).flatmap(lambda n: arrays(np.float64, n, elements=SCORES))
 STRATA = st.lists(RUNS, min_size=1, max_size=4)
+# Of few different scores, so that there are ties, with resamples on the first axis
+RESAMPLED = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.integers(-2, 2).map(float))
 
 # The matrices of rliable's tests (tests/rliable/metrics_test.py), an environment in each array
 RLIABLE_X = [np.array([1.0, 2, 1, 2]), np.array([2.0, 2, 1, 1])]
@@ -66,6 +68,18 @@ def test_iqm_of_unequal_numbers_is_that_of_repeated_runs(strata: list[np.ndarray
     common = math.lcm(*map(len, strata))
     repeated = np.concatenate([np.repeat(s, common // len(s)) for s in strata])
     assert statistics.iqm(strata) == pytest.approx(stats.trim_mean(repeated, 0.25), rel=1e-9, abs=1e-6)
+
+
+@given(st.integers(1, 12).flatmap(lambda n: st.lists(arrays(np.float64, n, elements=SCORES), min_size=1, max_size=4)))
+def test_iqm_of_equal_numbers_is_that_of_equal_weights_to_the_last_digit(strata: list[np.ndarray]) -> None:
+    weighted = statistics._weighted_iqm(np.concatenate(strata), [len(s) for s in strata])
+    assert statistics.iqm(strata) == weighted
+
+
+def test_iqm_of_numbers_without_a_common_multiple_that_fits() -> None:
+    squares = [np.linspace(0, 2, n) ** 2 for n in (53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101)]
+    for few_or_all in (squares[:3], squares):
+        assert statistics.iqm(few_or_all) == pytest.approx(13 / 12, abs=0.01)  # the mean of x^2 from 1/2 to 3/2
 
 
 @pytest.mark.parametrize("metric", ["IQM", "mean", "median"])
@@ -119,6 +133,14 @@ def test_probability_of_improvement_by_hand() -> None:
     assert statistics.probability_of_improvement([*RLIABLE_X, *RLIABLE_Y]) == pytest.approx(1 / 3)  # as rliable says
 
 
+@given(RESAMPLED.flatmap(lambda x: st.tuples(st.just(x), arrays(np.float64, (len(x), 7), elements=st.integers(-2, 2)))))
+def test_probability_of_improvement_is_that_of_all_pairs(resamples: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = resamples
+    pairs = x[..., :, None], y[..., None, :]
+    expected = ((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1])).mean(axis=(-2, -1))
+    assert statistics.probability_of_improvement([x, y]).tolist() == expected.tolist()
+
+
 @given(RUNS, RUNS)
 def test_one_or_the_other_is_better(x: np.ndarray, y: np.ndarray) -> None:
     p = float(statistics.probability_of_improvement([x, y]))
@@ -145,6 +167,13 @@ def test_profiles_fall_from_one_to_zero(strata: list[np.ndarray], inner: list[fl
     assert (np.diff(profile) <= 1e-12).all()
 
 
+@given(RESAMPLED, st.lists(st.integers(-3, 3).map(lambda n: n / 2), min_size=1, max_size=9))
+def test_profiles_are_fractions_of_runs(scores: np.ndarray, taus: list[float]) -> None:
+    ascending = np.sort(taus)
+    expected = [(scores > tau).mean(axis=-1).tolist() for tau in ascending]
+    assert statistics.performance_profile([scores], ascending).tolist() == expected
+
+
 # --- Intervals ---
 
 
@@ -154,6 +183,24 @@ def test_same_generator_same_interval(metric: str) -> None:
     first, second, other = (statistics.estimate(METRICS[metric], strata, rng(seed)) for seed in (3, 3, 4))
     assert first == second != other
     assert first.low < first.value < first.high
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        *METRICS.values(),
+        statistics.ratio,
+        statistics.probability_of_improvement,
+        lambda strata: statistics.performance_profile(strata, np.linspace(0, 9, 7)),
+    ],
+)
+@pytest.mark.parametrize("sizes", [(9, 9), (7, 5)])
+def test_resamples_in_blocks_are_the_same(statistic: Any, sizes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    strata = [rng(n).exponential(size=size) for n, size in enumerate(sizes)]
+    at_once = statistics.bootstrap(statistic, strata, rng(3), 100)
+    for block in (1, 7 * sum(sizes)):  # one resample, and 7, of which the last block has two
+        monkeypatch.setattr(statistics, "_BLOCK", block)
+        assert np.array_equal(statistics.bootstrap(statistic, strata, rng(3), 100), at_once)
 
 
 def test_the_interval_is_that_of_scipys_bootstrap() -> None:
@@ -233,11 +280,35 @@ def test_mann_whitney_with_ties_by_counting_all_splits() -> None:
     assert statistics.mann_whitney(np.zeros(5), np.zeros(5), rng()) == 1
 
 
-@pytest.mark.parametrize(("n", "m", "expected"), [(5, 5, 0.0079), (4, 5, 0.0159), (3, 3, 0.1), (10, 10, 1.08e-5)])
+@pytest.mark.parametrize(
+    ("n", "m", "expected"), [(5, 5, 0.0079), (4, 5, 0.0159), (3, 3, 0.1), (10, 10, 1.08e-5), (60, 60, 3.557e-21)]
+)
 def test_the_smallest_p_is_that_of_runs_that_do_not_overlap(n: int, m: int, expected: float) -> None:
     x, y = np.arange(n, dtype=float), np.arange(m) + 100.0
-    assert statistics.smallest_p(n, m) == pytest.approx(statistics.mann_whitney(x, y, rng()))
-    assert statistics.smallest_p(n, m) == pytest.approx(expected, rel=0.01)
+    assert statistics.smallest_p(n, m) == pytest.approx(statistics.mann_whitney(x, y, rng()), rel=1e-6, abs=0)
+    assert statistics.smallest_p(n, m) == pytest.approx(expected, rel=0.01, abs=0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_of_many_runs_the_normal_approximation_is_as_good(ties: bool) -> None:
+    x, y = rng(1).normal(size=51), rng(2).normal(size=53) + 0.4
+    if ties:
+        x, y = np.round(x, 1), np.round(y, 1)
+    method: Any = stats.PermutationMethod(n_resamples=100_000, batch=1_000, rng=rng()) if ties else "exact"
+    expected = stats.mannwhitneyu(x, y, method=method).pvalue
+    assert 0.001 < expected < 0.1
+    assert statistics.mann_whitney(x, y, rng()) == pytest.approx(expected, rel=0.05)
+
+
+def test_up_to_fifty_runs_the_p_value_is_exact() -> None:
+    x, y = rng(1).normal(size=50), rng(2).normal(size=60)
+    assert statistics.mann_whitney(x, y, rng()) == stats.mannwhitneyu(x, y, method="exact").pvalue
+
+
+def test_a_thousand_runs_have_a_p_value() -> None:
+    x, y = rng(1).normal(size=1_000), rng(2).normal(size=1_000) + 0.1
+    assert 0.001 < statistics.mann_whitney(x, y, rng()) < 0.1
+    assert statistics.mann_whitney(x, y + 100, rng()) == statistics.smallest_p(1_000, 1_000) == 0
 
 
 @pytest.mark.parametrize("others", [[0.0], [0.0, 0.0, 1.0], [1.0] * 99])

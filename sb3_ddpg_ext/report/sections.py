@@ -1,5 +1,6 @@
 """A comparison -> what the report says, in sections of text, tables and pictures. How that looks is for the pages."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from sb3_ddpg_ext.report.analysis import SCORES, Comparison
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.report.pictures import Picture
 from sb3_ddpg_ext.report.scales import scale_of
-from sb3_ddpg_ext.report.statistics import RESAMPLES, Estimate
+from sb3_ddpg_ext.report.statistics import EXACT, RESAMPLES, Estimate
 
 _ALL = "all environments"
 _NONE = "-"
@@ -61,7 +62,7 @@ def sections(comparison: Comparison) -> tuple[Section, ...]:
         ),
         Section(
             f"Compared with {comparison.baseline}",
-            _COMPARED,
+            _compared(comparison),
             content=(pictures.IMPROVEMENT, *(_improvement(comparison, score) for score in SCORES)),
         ),
         Section("Performance profiles", content=(pictures.PROFILES,)),
@@ -95,14 +96,16 @@ _SCORES = {
         "Before its own first evaluation a curve is as high as there. It holds for the machine and the threads below.",
     ),
 }
-_COMPARED = (
+_BETTER = (
     "P is the probability that a run scores higher than one of the baseline (ties count half); 0.5 is no difference. "
     "An interval that is a single point says that all runs lie on one side, or that all are equal, not that this is "
-    "certain.",
-    "p: two-sided Mann-Whitney U test, exact (with ties in many runs: from 100,000 random splits). Holm: p corrected "
-    "for all comparisons in the table on the same environment; different environments and scores are not corrected for "
-    "one another. Least: the smallest corrected p that the best of these algorithms could have reached with so few "
-    "runs; where it is above 0.05, no result would have been significant.",
+    "certain."
+)
+_TESTED = (
+    "p: two-sided Mann-Whitney U test, {how}. Holm: p corrected for all comparisons in the table on the same "
+    "environment; different environments and scores are not corrected for one another. Least: the smallest corrected p "
+    "that the best of these algorithms could have reached with so few runs; where it is above 0.05, no result would "
+    "have been significant."
 )
 _THRESHOLD = (
     "The first evaluation during training whose mean return reached the threshold. It is known to the distance between "
@@ -211,6 +214,22 @@ def _scores(comparison: Comparison, score: str) -> Table:
     )
 
 
+def _compared(comparison: Comparison) -> tuple[str, ...]:
+    rows = (row for score in SCORES for row in comparison.improvement_rows[score] if row.env is not None)
+    many = any(min(row.runs, row.baseline_runs) > EXACT for row in rows)
+    normal = f"; the normal approximation where both have more than {EXACT} runs" if many else ""
+    how = f"exact (with ties in many runs: from 100,000 random splits{normal})"
+    return _BETTER, _TESTED.format(how=how)
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return _NONE
+    if value == 0:  # less than a number can be
+        return "<1e-300"
+    return f"{value:.4f}" if value >= 0.0001 else f"{value:.0e}"
+
+
 def _improvement(comparison: Comparison, score: str) -> Table:
     return Table(
         f"{SCORES[score]}: against {comparison.baseline}.",
@@ -221,10 +240,7 @@ def _improvement(comparison: Comparison, score: str) -> Table:
                 row.label,
                 f"{row.runs} v {row.baseline_runs}",
                 interval(row.probability),
-                *(
-                    _NONE if math.isnan(p) else f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"
-                    for p in (row.p, row.holm, row.smallest)
-                ),
+                *map(_p, (row.p, row.holm, row.smallest)),
             )
             for row in comparison.improvement_rows[score]
         ),
@@ -275,7 +291,7 @@ def _budgets(comparison: Comparison) -> Table:
             (
                 env,
                 label,
-                ", ".join(str(run.seed) for run in group.runs),
+                _seeds([run.seed for run in group.runs]),
                 _distinct([f"{run.length:,}" for run in group.runs]),
                 _distinct([f"{points} x {episodes} episodes" for points, episodes in evaluated]) or _NONE,
                 _distinct([run.conditions["final episodes"] for run in group.runs]),
@@ -323,6 +339,16 @@ def _normalisation(comparison: Comparison) -> Table:
         ),
         heads=1,
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Each of them; of many, from where to where they are."""
+    if len(seeds) <= 20:
+        return ", ".join(map(str, seeds))
+    pieces = [
+        [seed for _, seed in piece] for _, piece in itertools.groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(str(piece[0]) if len(piece) == 1 else f"{piece[0]} to {piece[-1]}" for piece in pieces)
 
 
 def _distinct(values: Sequence[str]) -> str:
