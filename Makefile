@@ -1,14 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint clean
+.PHONY: train test test-lowest lint clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
-	@echo "make train   train CustomDDPG on Pendulum-v1"
-	@echo "make test    lint, check types, run the tests"
-	@echo "make lint    lint and check types only"
-	@echo "make clean   remove the virtual environment"
+	@echo "make train         train CustomDDPG on Pendulum-v1"
+	@echo "make test          lint, check types, run the tests"
+	@echo "make test-lowest   run the core's tests with the lowest versions that are allowed"
+	@echo "make lint          lint and check types only"
+	@echo "make clean         remove the virtual environments"
 
 train: .venv/.train
 	$(BIN)/sb3-ddpg train --env Pendulum-v1
@@ -22,8 +23,24 @@ lint: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The core, a comparison and a search; without MuJoCo's tasks, which need a newer Gymnasium
+LOWEST := .venv-lowest/bin
+test-lowest: .venv-lowest/.compare
+	$(LOWEST)/pytest -n 2 -k "not terminal and not mujoco and not normalised_from and not tensorboard" $(addprefix tests/test_, \
+	  $(addsuffix .py, equations fused buffers noise guards interventions parity ddpg statistics))
+	rm -rf .venv-lowest/runs
+	cd .venv-lowest && bin/sb3-ddpg compare --algos custom_ddpg,ddpg --envs Pendulum-v1 --seeds 2 --steps 600 \
+	  --eval-freq 300 --eval-episodes 10 --quiet
+	cd .venv-lowest && bin/sb3-ddpg tune --env Pendulum-v1 --trials 2 --steps 600 --eval-freq 300 --eval-episodes 2 \
+	  --seeds 1 --top 1 --confirm-seeds 2 --no-write --quiet
+
+.venv-lowest/.compare: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/python || $(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/pip install --quiet -c constraints-lowest.txt -e ".[tune]" pytest pytest-xdist hypothesis
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest
 
 # One virtual environment; each stamp stands for an extra that is installed in it
 .venv/.train .venv/.dev: .venv/.%: pyproject.toml constraints.txt
