@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             case BenchmarkArgs():
                 return _benchmark(command)
     except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
-        if with_traceback:
+        if with_traceback and isinstance(error, FaultyEnvironmentError) and error.trace:
+            print(error.trace, file=sys.stderr)  # of what was raised in it, perhaps in another process
+        elif with_traceback:
             traceback.print_exception(error)
-            if isinstance(error, FaultyEnvironmentError) and error.__cause__ is None:
-                print(error.trace, file=sys.stderr)  # from another process
         directory, remarks = getattr(error, "run_directory", None), []
         if directory is not None:
             remarks.append(f"what was reached is in {directory}")

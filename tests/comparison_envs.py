@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.classic_control import PendulumEnv
+from stable_baselines3.common.callbacks import BaseCallback
 
 
 class Quick(PendulumEnv):
@@ -83,6 +84,13 @@ class Exit(Quick):
         if self.steps > 150:
             sys.exit(3)
         return super().step(action)
+
+
+class Explode(BaseCallback):
+    """A callback with an error of its own."""
+
+    def _on_step(self) -> bool:
+        raise RuntimeError("the callback\nhas exploded")
 
 
 for env in (Quick, Slow, Together, Nan, Crash, Exit):

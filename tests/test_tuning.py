@@ -576,12 +576,26 @@ def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) 
 
 
 def test_a_programming_error_ends_the_command_with_its_traceback(tmp_path: Path) -> None:
-    with started(command("--workers", "1", env="Crash", trials=2, steps=400), tmp_path) as p:
+    explode = ("--fix", "callback=comparison_envs.Explode")
+    with started(command("--workers", "1", *explode, env="Quick", trials=2, steps=400), tmp_path) as p:
         _, errors = p.communicate(timeout=300)
     assert p.returncode == 1
-    assert 'raise RuntimeError("the simulator\\nhas exploded")' in errors
+    assert 'raise RuntimeError("the callback\\nhas exploded")' in errors
     assert "comparison_envs.py" in errors
     assert "the study is kept, and the same command goes on with it" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flag", [[], ["--traceback"]])
+def test_an_error_of_the_environment_ends_the_command_with_one_line(flag: list[str], tmp_path: Path) -> None:
+    with started(command("--workers", "1", *flag, env="Crash", trials=2, steps=400), tmp_path) as p:
+        _, errors = p.communicate(timeout=300)
+    assert p.returncode == 2
+    *before, last = errors.splitlines()
+    assert last.startswith("error: environment 'comparison_envs:Crash-v0' (index 0), step 151 (comparison_envs.py:")
+    kept = "RuntimeError: the simulator has exploded; the study is kept, and the same command goes on with it"
+    assert kept in last
+    assert ('raise RuntimeError("the simulator\\nhas exploded")' in errors) == bool(flag)
+    assert bool(before) == bool(flag)
 
 
 # --- PostgreSQL ---

@@ -27,6 +27,7 @@ from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
 from sb3_ddpg_ext.tuning.study import MAX_RETRIES, Job, Study, connect, first_attempt, quiet
 
 _VOID, _WORKER = "void", "worker"
+_KEPT = "the study is kept, and the same command goes on with it"
 
 
 def chains(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
@@ -103,6 +104,7 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
     :param workers: See :func:`sb3_ddpg_ext.cluster.run_all`
     :param scheduler: Likewise
     :raises SettingsError: As ``run_all``, and if workers die as fast as they are started
+    :raises FaultyEnvironmentError: If the environment raised, or returned what no environment may return
     :raises RuntimeError: If a trial raised what no trial should; the cause says what and where
     """
     with quiet():
@@ -142,13 +144,13 @@ def _do_what_there_is(
         for _, result in results:
             if isinstance(result, WorkersDiedError):
                 died += 1  # each trial is repeated so many times and not more often
-            elif isinstance(result, SettingsError | FaultyEnvironmentError):
+            elif isinstance(result, SettingsError):
                 raise result
+            elif isinstance(result, FaultyEnvironmentError):
+                what = f"{result.what}; {_KEPT}"
+                raise FaultyEnvironmentError(result.name, result.index, result.when, what, result.trace) from result
             elif isinstance(result, Exception):
-                raise RuntimeError(
-                    f"a trial raised {type(result).__name__}, see above; the study is kept, and the same command goes "
-                    "on with it"
-                ) from result
+                raise RuntimeError(f"a trial raised {type(result).__name__}, see above; {_KEPT}") from result
     if died == number:
         raise SettingsError("the worker processes die as fast as they are started; --workers 0 may show why")
 
