@@ -32,7 +32,7 @@ import numpy as np
 import torch as th
 import tyro
 import yaml
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
@@ -444,15 +444,19 @@ def train_in(
         # At least so many steps of all environments together
         eval_freq = -(-_eval_freq(args, settings) // settings.n_envs)
         evaluation = Evaluation(directory, eval_env, eval_freq, args.eval_episodes, stop, on_evaluation)
-        callbacks = [*_make_callbacks(settings), evaluation, stop]
+        bars = [] if args.quiet else [ProgressBarCallback()]
+        callbacks = [*_make_callbacks(settings), evaluation, stop, *bars]
 
         try:
-            model.learn(settings.n_timesteps, callback=callbacks, progress_bar=not args.quiet)
+            model.learn(settings.n_timesteps, callback=callbacks)
         except OSError as error:  # of the monitor's files, say, which do not tell their names
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
             raise OSError(error.errno, error.strerror, str(directory)) from error
         finally:  # whatever ended training, what was reached is kept
+            for bar in bars:
+                if hasattr(bar, "pbar"):  # SB3 leaves it open after an error, which would not be the last thing seen
+                    bar.pbar.close()
             wall, cpu = evaluation.clock.read()
             save_model(model, directory / f"{name}.zip", directory / name / "vecnormalize.pkl")
         final = _final_score(model, env, eval_env, args.eval_episodes, stop)
