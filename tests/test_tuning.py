@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import os
+import pwd
 import re
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -414,6 +416,149 @@ def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
         prepare(arguments(tmp_path, **changes))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("**/*.db"))
+
+
+SPOILED = {
+    "empty": (lambda _: b"", "it is empty"),
+    "no database": (lambda _: b"a text, or whatever else " * 200, "file is not a database"),
+    "zeros": (lambda whole: bytes(len(whole)), "file is not a database"),
+    "cut in its first page": (lambda whole: whole[:50], "database disk image is malformed"),
+    "cut in a page": (lambda whole: whole[:50_000], "database disk image is malformed"),
+    "a page lost": (
+        lambda whole: whole[:12_288] + bytes(4_096) + whole[16_384:],
+        r"\*\*\* in database main .*Page 4.*",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The database of a study that was made."""
+    directory = tmp_path_factory.mktemp("whole")
+    prepare(arguments(directory, study=NAME))
+    return (directory / NAME / "study.db").read_bytes()
+
+
+def refused_command(*further: str, cwd: Path) -> str:
+    """The one line of ``sb3-ddpg tune``."""
+    result = processes.forked(["tune", *command(*further, env="Quick")], cwd, processes.ENVIRONMENT, timeout=120)
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("storage", [False, True], ids=["", "storage"])
+@pytest.mark.parametrize(("spoil", "reason"), SPOILED.values(), ids=SPOILED.keys())
+def test_a_spoiled_database_is_not_taken_for_a_new_one(
+    spoil: Callable[[bytes], bytes], reason: str, storage: bool, whole: bytes, tmp_path: Path
+) -> None:
+    directory = tmp_path / "out" / NAME
+    directory.mkdir(parents=True)
+    file = tmp_path / "studies.db" if storage else directory / "study.db"
+    file.write_bytes(spoil(whole))
+    said = refused_command(*(["--storage", "sqlite:///studies.db"] if storage else []), cwd=tmp_path)
+    hint = "restore it from a backup, or remove it to begin anew"
+    name = "studies.db" if storage else str(file)
+    assert re.fullmatch(rf"error: {re.escape(name)} is not the database of a study: {reason}; {hint}", said)
+    assert file.read_bytes() == spoil(whole)
+    file.unlink()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Path.mkdir, "Is a directory"),
+        (lambda file: file.symlink_to(file), "Too many levels of symbolic links"),
+        (lambda file: file.symlink_to("nowhere/study.db"), "No such file or directory"),  # its disk is not there, say
+    ],
+    ids=["directory", "loop", "nowhere"],
+)
+def test_a_database_that_cannot_be_opened_is_not_replaced(
+    make: Callable[[Path], None], reason: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "out" / NAME / "study.db"
+    file.parent.mkdir(parents=True)
+    make(file)
+    before = file.lstat()
+    hint = "expected a file that can be written to, or nothing"
+    assert refused_command(cwd=tmp_path) == f"error: {file}: {reason}; {hint}"
+    assert (file.lstat().st_ino, file.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444], ids=["unreadable", "read-only"])
+def test_a_database_of_somebody_else_is_refused(mode: int, whole: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # not pytest's, which is its user's alone
+        file = Path(directory) / "study.db"
+        file.write_bytes(whole)
+        file.chmod(mode)
+        Path(directory).chmod(0o755)
+        user = os.geteuid()
+        if user == 0:  # who may read and write everything
+            os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        try:
+            with pytest.raises(SettingsError, match=r"study\.db: Permission denied; expected a file that can be"):
+                study._open(Job(f"sqlite:///{file}", NAME, 1))
+        finally:
+            os.seteuid(user)
+        file.chmod(0o600)
+        assert file.read_bytes() == whole
+
+
+def test_whoever_is_killed_making_the_database_leaves_none(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from sb3_ddpg_ext.__main__ import main; from sb3_ddpg_ext.tuning import study\n"
+        "def killed(job): job.file.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "study._Storage = killed\n"
+        "sys.exit(main())"
+    )
+    arguments_ = command("--workers", "0", "--quiet", trials=1, env="Quick")
+    with processes.started(["-c", code, "tune", *arguments_], tmp_path) as process:
+        process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    (left,) = (tmp_path / "out" / NAME).glob("*.db")
+    assert left.name.startswith(".partial-")
+    with started(arguments_, tmp_path) as process:
+        finish(process)
+    check_exact(trials_of(tmp_path), 1)
+
+
+def test_what_a_process_with_the_same_number_left_is_in_nobodys_way(whole: bytes, tmp_path: Path) -> None:
+    directory = tmp_path / NAME
+    directory.mkdir()
+    (directory / f".partial-{os.getpid()}-study.db").write_bytes(whole[:50])
+    prepare(arguments(tmp_path, study=NAME))
+    assert [file.name for file in directory.glob("*.db")] == ["study.db"]
+
+
+def test_an_empty_file_that_somebody_is_filling_is_waited_for(whole: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "studies.db"
+    file.touch()
+    threading.Timer(0.3, file.write_bytes, [whole]).start()
+    job, _ = prepare(arguments(tmp_path, study=NAME, storage=f"sqlite:///{file}"))
+    assert len(connect(job)[0].trials) == 1
+
+
+def test_a_locked_database_is_not_called_spoiled(whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "PATIENCE_SECONDS", 0.1)
+    file = tmp_path / "studies.db"
+    file.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(SettingsError, match=r"studies\.db: database is locked$"):
+            prepare(arguments(tmp_path, study=NAME, storage=f"sqlite:///{file}"))
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise StorageInternalError("in the middle of a commit") from sqlite3.OperationalError(
+            "database or disk is full"
+        )
+
+    monkeypatch.setattr(study, "_make", full)
+    with pytest.raises(SettingsError, match=r"--storage sqlite:///.*study\.db: database or disk is full$"):
+        prepare(arguments(tmp_path))
 
 
 def test_a_study_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import logging
+import os
+import sqlite3
 import time
 import uuid
 import warnings
@@ -22,7 +24,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ddpg_ext.errors import one_line
-from sb3_ddpg_ext.files import lock
+from sb3_ddpg_ext.files import atomic, lock
 from sb3_ddpg_ext.settings import Settings, SettingsError, parse_settings, read_yaml
 from sb3_ddpg_ext.training import TrainArgs, check, env_name, identity, settings_of
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages, scoring
@@ -89,6 +91,16 @@ class Job:
     command: str = field(default_factory=lambda: str(uuid.uuid4()))
     heartbeat: int = field(default_factory=lambda: HEARTBEAT_SECONDS)
     grace: int = field(default_factory=lambda: GRACE_SECONDS)
+
+    @property
+    def file(self) -> Path | None:
+        """The database, where it is a file: one of SQLite"""
+        try:
+            url = sqlalchemy.make_url(self.url)
+        except sqlalchemy.exc.ArgumentError:
+            return None
+        in_memory = url.database in (None, "", ":memory:")
+        return None if url.get_backend_name() != "sqlite" or in_memory else Path(str(url.database))
 
     @property
     def shown_url(self) -> str:
@@ -249,9 +261,17 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"cannot write to {directory}: {error.strerror}; choose another --log-dir") from error
-    job = Job(args.storage or f"sqlite:///{directory / 'study.db'}", directory.name, args.trials)
+    file = directory / "study.db"
+    job = Job(args.storage or f"sqlite:///{file}", directory.name, args.trials)
     with quiet(), lock(directory, wait=True):
-        return job, _find_or_make(job, study)
+        try:
+            if args.storage is None and not os.path.lexists(file):
+                with atomic(file) as partial:  # whoever is killed at it leaves no file that looks like a lost study
+                    partial.unlink(missing_ok=True)
+                    _find_or_make(replace(job, url=f"sqlite:///{partial}"), study)
+            return job, _find_or_make(job, study)
+        except StorageInternalError as error:  # a full disk, say
+            raise SettingsError(f"--storage {job.shown_url}: {_reason(error)}") from error
 
 
 def _train_args(args: TuneArgs) -> TrainArgs:
@@ -312,17 +332,48 @@ def _find_or_make(job: Job, study: Study) -> Study:
 
 
 def _open(job: Job) -> _Storage:
+    if job.file is not None and os.path.lexists(job.file):
+        _check(job.file)
     for last in (False, False, True):
         try:
             return _Storage(job)
         except Exception as error:  # drivers raise anything
             if last:
                 raise SettingsError(
-                    f"--storage {job.shown_url}: {one_line(error.__cause__ or error)}; expected a URL of SQLAlchemy "
-                    "such as postgresql+psycopg://user@host/optuna, of a database that is there"
+                    f"--storage {job.shown_url}: {_reason(error)}; expected a URL of SQLAlchemy "
+                    "such as postgresql+psycopg://user@host/optuna, of a database that is there and can be written to"
                 ) from error
             time.sleep(0.5)  # two that make the tables at once get in each other's way
     raise AssertionError
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:  # the driver's words, without SQLAlchemy's around them
+        error = error.__cause__
+    return one_line(error)
+
+
+def _check(file: Path) -> None:
+    """SQLite takes an empty file for a new database, and finds out that a page is spoiled when it comes to it."""
+    try:
+        file.open("r+b").close()  # SQLite does not say why it cannot, or only when it comes to writing
+        deadline = time.monotonic() + 1
+        while (empty := file.stat().st_size == 0) and time.monotonic() < deadline:
+            time.sleep(0.1)  # somebody may be making it
+        uri = f"{file.absolute().as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(uri, PATIENCE_SECONDS, uri=True)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        reason = "it is empty" if empty else " ".join(found.split())
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}; expected a file that can be written to, or nothing") from error
+    except sqlite3.OperationalError as error:  # a file that is locked is not spoiled
+        raise SettingsError(f"{file}: {one_line(error)}") from error
+    except sqlite3.DatabaseError as error:
+        reason = one_line(error)
+    if reason != "ok":
+        raise SettingsError(
+            f"{file} is not the database of a study: {reason}; restore it from a backup, or remove it to begin anew"
+        )
 
 
 def _make(found: optuna.Study, study: Study) -> None:
