@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,7 @@ from rich.table import Table
 from sb3_ddpg_ext import report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
 from sb3_ddpg_ext.comparison import CompareArgs, Run, baseline_of, expect, finished, left_over, plan, run_missing
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, trace
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import SettingsError
@@ -41,10 +41,14 @@ Command = (
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
 )
 
-_DESCRIPTION = (
-    "DDPG for Stable-Baselines3. What goes wrong is said in one line; with --traceback, which all commands take, or "
-    "SB3_DDPG_TRACEBACK=1 in the environment, it is followed back to where it began."
-)
+
+@dataclass(frozen=True)
+class Options:
+    """DDPG for Stable-Baselines3."""
+
+    command: Annotated[Command, tyro.conf.arg(name="")]
+    traceback: tyro.conf.FlagCreatePairsOff[bool] = False
+    """show where an error began, not only the line that says what it is; or set SB3_DDPG_TRACEBACK=1"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: Exit status: 0, 1 if runs of a comparison or all trials failed, 2 for what the caller has to mend, 130 for
         Ctrl-C
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    with_traceback = os.environ.get("SB3_DDPG_TRACEBACK", "0") not in ("", "0") or "--traceback" in arguments
-    arguments = [argument for argument in arguments if argument != "--traceback"]
-    command = tyro.cli(Command, prog="sb3-ddpg", args=arguments, description=_DESCRIPTION)
+    # What all commands take stands before or after the command, and is in the help of each
+    everywhere = tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes
+    options = tyro.cli(Options, prog="sb3-ddpg", args=argv, config=everywhere)
+    command = options.command
+    with_traceback = options.traceback or os.environ.get("SB3_DDPG_TRACEBACK", "0") not in ("", "0")
     try:
         match command:
             case TrainArgs():
@@ -66,16 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             case EvaluateArgs():
                 return _evaluate(command)
             case CompareArgs():
-                return _compare(command)
+                return _compare(command, with_traceback)
             case TuneArgs():
-                return _tune(command)
+                return _tune(command, with_traceback)
             case BenchmarkArgs():
                 return _benchmark(command)
     except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
-        if with_traceback and isinstance(error, FaultyEnvironmentError) and error.trace:
-            print(error.trace, file=sys.stderr)  # of what was raised in it, perhaps in another process
-        elif with_traceback:
-            traceback.print_exception(error)
+        if with_traceback:
+            print(trace(error), file=sys.stderr, end="")
         directory, remarks = getattr(error, "run_directory", None), []
         if directory is not None:
             remarks.append(f"what was reached is in {directory}")
@@ -86,11 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: TrainArgs) -> int:
-    record = train(args)
+    try:
+        record = train(args)
+    except Exception as error:
+        if (directory := getattr(error, "run_directory", None)) is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # what ended training is the error, and not that the disk is full as well
+                _draw_learning_curve(directory)
+        raise
     directory = Path(record["directory"])
     try:
-        with atomic(directory / "learning_curve.png") as partial:
-            report.learning_curve(directory).savefig(partial)
+        _draw_learning_curve(directory)
     except OSError as error:  # the run is finished and recorded all the same
         print(f"The learning curve is missing: {error}", file=sys.stderr)
     seconds = record["seconds"]
@@ -105,6 +115,11 @@ def _train(args: TrainArgs) -> int:
         print(f"Best model: mean return {best['mean']:.1f} in the evaluation at step {best['step']:,}, which chose it")
     print(f"Saved in {directory}")
     return 0
+
+
+def _draw_learning_curve(directory: Path) -> None:
+    with atomic(directory / "learning_curve.png") as partial:
+        report.learning_curve(directory).savefig(partial)
 
 
 def _evaluate(args: EvaluateArgs) -> int:
@@ -122,7 +137,7 @@ def _benchmark(args: BenchmarkArgs) -> int:
     return 0
 
 
-def _compare(args: CompareArgs) -> int:
+def _compare(args: CompareArgs, with_traceback: bool) -> int:
     runs = plan(args)
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     missing = [run for run in runs if run.directory not in records]
@@ -138,6 +153,7 @@ def _compare(args: CompareArgs) -> int:
         print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
         return 130
     _print_summary(runs, records)
+    _print_failures(runs, records, with_traceback)
     print(f"Report: {report.write_report(args.log_dir, baseline=baseline_of(args))}")
     return 1 if any(record["status"] == "failed" for record in records.values()) else 0
 
@@ -181,7 +197,7 @@ def _run_with_progress(
             raise
 
 
-def _tune(args: TuneArgs) -> int:
+def _tune(args: TuneArgs, with_traceback: bool) -> int:
     require_packages()
     from sb3_ddpg_ext.tuning import confirmation, pages, study  # Optuna takes a second
 
@@ -209,6 +225,7 @@ def _tune(args: TuneArgs) -> int:
     entry = confirmation.winner(args, found, ranked, done.finished)
     page = pages.write(args, job, found, ranked, entry.text if entry else "")
     _print_ranking(found, ranked)
+    _print_failures(runs, records, with_traceback)
     print(f"Report: {page}")
     if entry is None:
         print("The previous settings stay: nothing was better on fresh seeds")
@@ -294,8 +311,13 @@ def _print_summary(runs: Sequence[Run], records: Mapping[Path, dict[str, Any]]) 
         mean = f"{fmean(record['score']['mean'] for record in done):.1f}" if done else ""
         table.add_row(label, env, f"{len(done)} of {len(group)}", str(len(group) - len(done)), mean)
     Console(markup=False).print(table)
+
+
+def _print_failures(runs: Sequence[Run], records: Mapping[Path, dict[str, Any]], with_traceback: bool) -> None:
     for run in runs:
         if (record := records[run.directory])["status"] == "failed":
+            if with_traceback:
+                print(record.get("traceback", ""), end="")
             print(f"{_name(run)}: {_outcome(record)}")
 
 

@@ -1,5 +1,6 @@
 """Errors, and their messages: one line that says what was wrong, what was expected and how to mend it."""
 
+import traceback
 from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
@@ -51,6 +52,12 @@ def describe(error: BaseException) -> str:
         return error.what
     name = FloatingPointError.__name__ if isinstance(error, NonFiniteError) else type(error).__name__
     return f"{name}: {one_line(error)}"
+
+
+def trace(error: BaseException) -> str:
+    """:return: The traceback of an error: of one in an environment, that of what was raised there, if anything was"""
+    own = error.trace if isinstance(error, FaultyEnvironmentError) else ""
+    return own or "".join(traceback.format_exception(error))
 
 
 def unusable_action_space(space: spaces.Box) -> str | None:

@@ -15,7 +15,6 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 """
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -38,7 +37,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, describe, one_line
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, describe, one_line, trace
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import Settings, SettingsError, load_settings, require
 
@@ -321,7 +320,8 @@ def failure(args: TrainArgs, settings: Settings, label: str, error: BaseExceptio
     :return: The record of a run that has failed
     """
     where = {"where": error.where} if isinstance(error, FaultyEnvironmentError) else {}
-    return {**identity(args, settings, label), "status": "failed", "error": describe(error), **where}
+    record = {**identity(args, settings, label), "status": "failed", "error": describe(error), **where}
+    return {**record, "traceback": trace(error)}
 
 
 def settings_of(args: TrainArgs) -> Settings:
@@ -447,18 +447,19 @@ def train_in(
         bars = [] if args.quiet else [ProgressBarCallback()]
         callbacks = [*_make_callbacks(settings), evaluation, stop, *bars]
 
+        files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
             model.learn(settings.n_timesteps, callback=callbacks)
-        except OSError as error:  # of the monitor's files, say, which do not tell their names
-            if error.errno != errno.ENOSPC or error.filename is not None:
-                raise
-            raise OSError(error.errno, error.strerror, str(directory)) from error
-        finally:  # whatever ended training, what was reached is kept
+        except BaseException:  # whatever ended training, what was reached is kept
+            with contextlib.suppress(OSError):  # what ended it is to be said, and not that the disk is full as well
+                save_model(model, *files)
+            raise
+        finally:
             for bar in bars:
                 if hasattr(bar, "pbar"):  # SB3 leaves it open after an error, which would not be the last thing seen
                     bar.pbar.close()
-            wall, cpu = evaluation.clock.read()
-            save_model(model, directory / f"{name}.zip", directory / name / "vecnormalize.pkl")
+        wall, cpu = evaluation.clock.read()
+        save_model(model, *files)
         final = _final_score(model, env, eval_env, args.eval_episodes, stop)
 
     record = {

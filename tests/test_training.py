@@ -293,6 +293,13 @@ def test_learning_curve_of_a_run_that_was_stopped_at_once(tmp_path: Path) -> Non
     assert len(report.learning_curve(tmp_path).axes[0].get_lines()) == 1
 
 
+def test_learning_curve_of_a_run_whose_last_episode_was_cut_off_by_a_full_disk(tmp_path: Path) -> None:
+    rows = '#{"t_start": 0.0, "env_id": "Pendulum-v1"}\r\nr,l,t\r\n-9.5,200,0.1\r\n-7.5,2'
+    (tmp_path / "0.monitor.csv").write_bytes(rows.encode())
+    (episodes,) = report.learning_curve(tmp_path).axes[0].get_lines()
+    assert (episodes.get_xdata().tolist(), episodes.get_ydata().tolist()) == ([200], [-9.5])  # type: ignore[union-attr]
+
+
 def test_evaluations_are_told_as_they_come_and_what_that_raises_ends_the_run(tmp_path: Path) -> None:
     args = TrainArgs("Pendulum-v1", steps=120, eval_freq=40, eval_episodes=1, params=TINY, quiet=True)
     seen: list[dict[str, Any]] = []

@@ -38,12 +38,10 @@ def learning_curve(directory: Path) -> Figure:
 
 def _training_episodes(directory: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps at the end of each episode, over all environments of the run, and the episode's return."""
-    files = [
-        # A file of SB3's Monitor: a comment, the column names, then return, length and seconds of each episode
-        np.loadtxt(file, delimiter=",", skiprows=2, usecols=(0, 1, 2), ndmin=2)
-        for file in sorted(directory.glob("*.monitor.csv"))
-        if len(file.read_text().splitlines()) > 2
-    ]
+    # A file of SB3's Monitor: a comment, the column names, then return, length and seconds of each episode. What comes
+    # after the last line break was cut off by a full disk
+    rows = [file.read_text().split("\n")[2:-1] for file in sorted(directory.glob("*.monitor.csv"))]
+    files = [np.loadtxt(lines, delimiter=",", usecols=(0, 1, 2), ndmin=2) for lines in rows if lines]
     if not files:
         return np.empty(0), np.empty(0)
     episodes = np.concatenate(files)
