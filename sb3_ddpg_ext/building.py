@@ -1,9 +1,10 @@
 """Settings -> vectorized environments and models. What refuses its arguments is named in one line."""
 
 import copy
-from collections.abc import Callable, Mapping
+import errno
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -11,11 +12,11 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
-from sb3_ddpg_ext.env_checks import CheckedSubprocVecEnv, checked
-from sb3_ddpg_ext.errors import one_line, unusable_action_space
+from sb3_ddpg_ext.env_checks import vectorized
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, one_line, unusable_action_space
 from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
 
@@ -53,30 +54,29 @@ def make_env(
     :param render_mode: Render mode of the environments; SB3's choice if not given
     :return: The environment
     :raises SettingsError: If it cannot be built, or if DDPG and its kin cannot act in it
+    :raises FaultyEnvironmentError: If it cannot be built in a process of its own
+    :raises OSError: If the disk is full
     """
-
-    def make(**kwargs: Any) -> gym.Env[Any, Any]:
-        try:  # as SB3 does it for an id
-            return gym.make(env_id, **{"render_mode": "rgb_array", **kwargs})
-        except TypeError:
-            return gym.make(env_id, **kwargs)
 
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         for wrapper, kwargs in settings.env_wrapper:
             env = wrapper(env, **kwargs)
         return env
 
-    role = "" if training else "evaluation "
+    def vectorize(env_fns: Sequence[Callable[[], gym.Env[Any, Any]]]) -> VecEnv:
+        name = f"{'' if training else 'evaluation '}environment {env_id!r}"
+        return vectorized(env_fns, name=name, monitor_dir=monitor_dir, subprocesses=vec_env == "subproc")
+
     render = {} if render_mode is None else {"render_mode": render_mode}
     try:
         env: VecEnv = make_vec_env(
-            make,
+            env_id,
             n_envs,
             seed,
             monitor_dir=None if monitor_dir is None else str(monitor_dir),
-            wrapper_class=checked(wrap, env_id, role),
+            wrapper_class=wrap,
             env_kwargs={**settings.env_kwargs, **render},
-            vec_env_cls=CheckedSubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
+            vec_env_cls=cast(Any, vectorize),
             monitor_kwargs=dict(settings.monitor_kwargs),
         )
         _check_action_space(env_id, env.action_space)
@@ -92,9 +92,11 @@ def make_env(
             env.training, env.norm_reward = False, False
         # The model wraps its training environment for images; one for evaluation has to look the same
         return OffPolicyAlgorithm._wrap_env(env)
-    except SettingsError:
+    except (SettingsError, FaultyEnvironmentError):
         raise
     except Exception as error:  # unknown, not installed, wrong arguments: environments and wrappers raise anything
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
 
 

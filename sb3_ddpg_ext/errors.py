@@ -41,10 +41,6 @@ class FaultyEnvironmentError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
 
-    def of(self, index: int) -> "FaultyEnvironmentError":
-        """:return: The same of the environment with another index"""
-        return FaultyEnvironmentError(self.name, index, self.when, self.what, self.trace)
-
 
 def describe(error: BaseException) -> str:
     """:return: What an error is and what it says, in one line: of one in an environment, what was raised there"""

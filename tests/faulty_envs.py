@@ -1,5 +1,6 @@
 """Environments with one fault each, which commands import by name: ``faulty_envs:Faulty-v0`` with ``env_kwargs``."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -66,8 +67,53 @@ class Faulty(PendulumEnv):
                 raise RuntimeError("cannot reset")
             case "reset returns one value":
                 return observation
+            case "reset returns no info":
+                return observation, None
             case _:
                 return observation[:2], info
+
+
+class OldApi(PendulumEnv):
+    """Returns four values and an array as reward, as long ago."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, np.array([reward]), terminated, info
+
+
+class NewApi(gym.Wrapper):
+    """Makes a good environment of an old one."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, info = self.env.step(action)
+        return observation, float(reward[0]), terminated, False, info
+
+
+class ClosesBadly(Faulty):
+    """Cannot be closed after its first step."""
+
+    def close(self) -> None:
+        if self.n:
+            raise ConnectionError("the simulator is gone")
+
+
+class OnlyHere(PendulumEnv):
+    """Cannot be made in another process."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if multiprocessing.current_process().name.startswith("ForkServerProcess"):
+            raise OSError("port 5000 is in use")
+
+
+class Levels(gym.Wrapper):
+    """Rewards are the level, which a callback sets."""
+
+    level = 0
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = self.env.step(action)
+        return observation, float(self.level), *rest
 
 
 class FaultyWrapper(gym.Wrapper):
@@ -98,3 +144,6 @@ class FaultyKeys(gym.ObservationWrapper):
 
 # Without Gymnasium's checker, whose complaints in the first step would be seen in place of ours
 gym.register("Faulty-v0", Faulty, max_episode_steps=20, disable_env_checker=True)
+gym.register("Adapted-v0", lambda **kwargs: NewApi(OldApi(**kwargs)), max_episode_steps=20, disable_env_checker=True)
+for env in (ClosesBadly, OnlyHere):
+    gym.register(f"{env.__name__}-v0", env, max_episode_steps=20, disable_env_checker=True)
