@@ -213,9 +213,8 @@ def _collect(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _write(record: dict[str, Any], directory: Path) -> None:
     with contextlib.ExitStack() as files:
-        json_file, markdown = (files.enter_context(atomic(directory / f"benchmark.{s}")) for s in ("json", "md"))
-        json_file.write_text(json.dumps(record, indent=1))
-        markdown.write_text(table(record))
+        files.enter_context(atomic(directory / "benchmark.json")).write_text(json.dumps(record, indent=1))
+        files.enter_context(atomic(directory / "benchmark.md")).write_text(table(record))
         if record["results"]:  # of noise there is a table only
             picture(record).savefig(files.enter_context(atomic(directory / "benchmark.png")))
 

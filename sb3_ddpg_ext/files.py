@@ -25,13 +25,20 @@ def atomic(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
+        if error.filename not in (None, str(partial)):  # of another file
+            raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except RuntimeError as error:  # in which PyTorch wraps what its writer meets
-        if shutil.disk_usage(path.parent).free > _NEARLY_FULL:
+        if not is_nearly_full(path.parent):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_nearly_full(directory: Path) -> bool:
+    """:return: Whether hardly anything fits on the disk of a directory any more"""
+    return shutil.disk_usage(directory).free < _NEARLY_FULL
 
 
 @contextlib.contextmanager

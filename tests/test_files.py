@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from processes import forked
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, report
 from sb3_ddpg_ext.files import alone, atomic, lock
 
 
@@ -84,7 +85,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 TINY = ["--eval-freq", "100", "--quiet"]
 NETWORK = ["learning_starts=50", "batch_size=8", "buffer_size=500", "train_freq=1", "gradient_steps=1"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": PATHS}
 
 
 def train_in(directory: Path, width: int) -> subprocess.CompletedProcess[str]:
@@ -104,6 +106,66 @@ def test_a_model_that_does_not_fit_is_named_and_what_was_there_stays_whole(small
     best = CustomDDPG.load(run / "best_model.zip")  # the first one, whole
     assert best.num_timesteps == 100
     assert not list(run.glob(".partial*"))
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_episodes_that_cannot_be_logged(vec_env: str, small_disk: Any) -> None:
+    directory = small_disk("28k")
+    command = [
+        "train",
+        "--env",
+        "comparison_envs:Quick-v0",
+        "--steps",
+        "100000",
+        "--quiet",
+        "--eval-freq",
+        "0",
+        "--vec-env",
+        vec_env,
+    ]
+    command += ["-p", "policy_kwargs={net_arch: [8]}", "-p", "learning_starts=200000"]
+    result = forked([*command, "--log-dir", str(directory)], directory.parent, ENVIRONMENT, timeout=120)
+    assert result.returncode == 2
+    run = directory / "custom_ddpg/Quick-v0_1"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: [Errno 28] No space left on device: '{run}/0.monitor.csv'")
+    report.learning_curve(run)  # whose last episode is perhaps there in part
+
+
+def test_a_full_disk_does_not_hide_what_ended_training(small_disk: Any) -> None:
+    directory = small_disk("28k")
+    command = ["train", "--env", "faulty_envs:Faulty-v0", "--steps", "100", "--quiet", "--eval-freq", "0"]
+    command += ["-p", "env_kwargs={fault: raises}", "-p", "policy_kwargs={net_arch: [700]}"]
+    result = forked([*command, "--log-dir", str(directory)], directory.parent, ENVIRONMENT, timeout=120)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: environment 'faulty_envs:Faulty-v0' (index 0), step 30")
+    assert not list(directory.rglob("*.zip"))
+
+
+def test_a_study_whose_database_cannot_grow(small_disk: Any) -> None:
+    directory = small_disk("144k")
+    command = ["tune", "--env", "comparison_envs:Quick-v0", "--trials", "60", "--steps", "30", "--eval-freq", "30"]
+    command += ["--eval-episodes", "1", "--seeds", "1", "--workers", "0", "--no-write", "--quiet"]
+    for fixed in ("policy_kwargs={net_arch: [8]}", "learning_starts=1000", "buffer_size=200"):
+        command += ["--fix", fixed]
+    result = forked([*command, "--log-dir", str(directory)], directory.parent, ENVIRONMENT, timeout=120)
+    assert result.returncode == 2, result.stderr
+    line = "study.db has no space left on its disk; what is finished is kept, and the same command goes on with it"
+    assert result.stderr.splitlines()[-1].endswith(line)
+    assert "Traceback" not in result.stderr
+
+
+def test_of_two_files_the_one_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    """A model, say, and its statistics, which are renamed together."""
+
+    def write() -> None:
+        with atomic(tmp_path / "model"), atomic(tmp_path / "statistics"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="statistics") as caught:
+        write()
+    assert caught.value.filename == str(tmp_path / "statistics")
 
 
 def test_a_finished_run_whose_picture_does_not_fit_is_finished(small_disk: Any) -> None:

@@ -8,20 +8,25 @@ or because a programming error ended it, is marked as void; the latter is queued
 """
 
 import contextlib
+import errno
 import functools
 import platform
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
 from sb3_ddpg_ext.errors import FaultyEnvironmentError
+from sb3_ddpg_ext.files import is_nearly_full
 from sb3_ddpg_ext.settings import SettingsError
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
 from sb3_ddpg_ext.tuning.study import MAX_RETRIES, Job, Study, connect, first_attempt, quiet
@@ -119,14 +124,26 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
                     _do_what_there_is(study, job, workers, scheduler, silent)
                     lost = 0
                 except StorageInternalError:  # in the middle of a transaction: connecting waits for the server
-                    lost += 1
+                    lost = 3 if _has_no_space(job) else lost + 1
         except BaseException:
             if scheduler is None:  # workers of a cluster end the trial that they are at
-                _release(study, job)
+                with contextlib.suppress(StorageInternalError):  # then the next command waits for its signs of life
+                    _release(study, job)
             raise
+    what = "has no space left on its disk" if _has_no_space(job) else "is lost"
     raise SettingsError(
-        f"the database {job.shown_url} is lost; what is finished is kept, and the same command goes on with it"
+        f"the database {job.shown_url} {what}; what is finished is kept, and the same command goes on with it"
     )
+
+
+def _has_no_space(job: Job) -> bool:
+    """SQLite says so when it happens, but Optuna does not, least of all from another process."""
+    url = sqlalchemy.make_url(job.url)
+    return url.get_backend_name() == "sqlite" and is_nearly_full(Path(url.database or "").parent)
+
+
+def _is_full_disk(result: Exception | None) -> TypeGuard[OSError]:
+    return isinstance(result, OSError) and result.errno == errno.ENOSPC
 
 
 def _do_what_there_is(
@@ -144,7 +161,7 @@ def _do_what_there_is(
         for _, result in results:
             if isinstance(result, WorkersDiedError):
                 died += 1  # each trial is repeated so many times and not more often
-            elif isinstance(result, SettingsError):
+            elif isinstance(result, SettingsError | StorageInternalError) or _is_full_disk(result):
                 raise result
             elif isinstance(result, FaultyEnvironmentError):
                 what = f"{result.what}; {_KEPT}"
