@@ -339,7 +339,7 @@ class CustomDDPG(OffPolicyAlgorithm):
             soft_update(self._running_stats, self._running_stats_target, tau=1.0)
             losses.append(th.stack([mu_loss.detach(), q_loss.detach()]))
 
-        actor_total, critic_total = (0.0, 0.0) if fused is None else fused.finish()
+        actor_total, critic_total = (0.0, 0.0) if fused is None else fused.pop_losses()
         if losses:
             actor_sum, critic_sum = th.stack(losses).sum(dim=0).tolist()
             actor_total, critic_total = actor_total + actor_sum, critic_total + critic_sum

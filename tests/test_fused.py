@@ -25,8 +25,7 @@ from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
-from sb3_ddpg_ext.fused import FusedUpdate, why_not
-from sb3_ddpg_ext.fused import update as module
+from sb3_ddpg_ext.fused import FusedUpdate, recording, why_not
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
@@ -159,8 +158,8 @@ def test_one_step_is_autograds(
     fused.step(batch, GAMMA, TAU)
     losses = autograd_step(theirs, batch)
     assert_close(ours, theirs, tolerance)
-    assert fused.finish() == pytest.approx(tuple(losses), rel=10 * tolerance, abs=10 * tolerance)
-    assert fused.finish() == (0, 0)
+    assert fused.pop_losses() == pytest.approx(tuple(losses), rel=10 * tolerance, abs=10 * tolerance)
+    assert fused.pop_losses() == (0, 0)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -198,11 +197,11 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
         recordings.append(compute)
         return compute
 
-    monkeypatch.setattr(module, "_record", record)
+    monkeypatch.setattr(recording, "record", record)
     th.manual_seed(0)
     ours = make_policy(3, 2, net_arch=[16, 8])
     theirs, fused = twin(ours), FusedUpdate(ours)
-    fused._records = True  # as on a CUDA device
+    fused._recording = recording.Recording()  # as on a CUDA device
     for i in range(12):
         for policy in (ours, theirs):
             policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule
@@ -210,7 +209,7 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
         batch = make_batch(ours, 16 if i < 4 else 9, discounts)
         fused.step(batch, GAMMA, TAU)
         losses = autograd_step(theirs, batch)
-        assert fused.finish() == pytest.approx(tuple(losses), rel=1e-9)
+        assert fused.pop_losses() == pytest.approx(tuple(losses), rel=1e-9)
     assert_close(ours, theirs, 1e-9)
     assert len(recordings) == 3  # the first, another batch size, another eps
 
