@@ -14,8 +14,8 @@ The modules, their ``state_dict`` and the optimizers stay what they were. A new 
 tensor. If users replace a parameter's tensor later, theirs stays where it is, because they may hold other references to
 it. It is copied into our memory before each step and back afterwards.
 
-On a CUDA device the step is recorded once as a CUDA graph and replayed from then on. This has not been run on a GPU yet:
-``fused="auto"`` does not use the closed form there.
+On a CUDA device the step is recorded once as a CUDA graph and replayed from then on. This has not been run on a GPU
+yet: ``fused="auto"`` does not use the closed form there.
 """
 
 from collections.abc import Callable
