@@ -733,7 +733,7 @@ def test_what_users_do_counts(name: str, in_callback: bool, untouched: Model) ->
     assert auto.calls == reference.calls
     assert saved(auto.model) == saved(sb3.model)
     # The closed form is left where it has to be, and only there
-    reason = auto.model._why_autograd
+    reason = auto.model._fast_path.why_autograd
     assert (reason is None) == (why_autograd is None), reason
     assert why_autograd is None or why_autograd in reason
     # A row that changes nothing would show nothing
