@@ -20,6 +20,6 @@ def test_each_module_has_its_tests() -> None:
     tests = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")}
     # Policies, rollouts and the fast path are tested with the algorithm, evaluation with the runs it is made of
     assert modules - {"__init__", "__main__", "policies", "rollouts", "fast_path", "evaluation"} == tests - {
-        *("parity", "interventions", "packaging", "architecture", "readme"),
+        *("parity", "interventions", "packaging", "architecture", "doctests", "readme"),
         *(p.stem for p in package.glob("*/*.py")),  # parts of a package may have their own
     }
