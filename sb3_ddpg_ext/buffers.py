@@ -51,11 +51,11 @@ class RowReplayBuffer(ReplayBuffer):
         **kwargs: Any,
     ) -> None:
         if (reason := self.why_not(observation_space, action_space)) is not None:
-            raise ValueError(f"RowReplayBuffer cannot store it: {reason}; take stable_baselines3's ReplayBuffer")
+            raise ValueError(f"RowReplayBuffer cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
         as_stored = spaces.Box(-np.inf, np.inf, observation_space.shape, np.float32)
         super().__init__(buffer_size, as_stored, action_space, *args, **kwargs)
         if self.optimize_memory_usage:
-            raise ValueError("RowReplayBuffer has no optimize_memory_usage; take stable_baselines3's ReplayBuffer")
+            raise ValueError("RowReplayBuffer has no optimize_memory_usage; use stable_baselines3's ReplayBuffer")
         self.observation_space = observation_space
         n_observations, n_actions = self.observations[0, 0].size, self.action_dim
         self._widths = [n_observations, n_actions, n_observations, 1, 1, 1]  # of _ARRAYS

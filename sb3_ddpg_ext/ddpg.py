@@ -235,7 +235,7 @@ class CustomDDPG(ExploringAlgorithm):
             actor_sum, critic_sum = th.stack(losses).sum(dim=0).tolist()
             actor_total, critic_total = actor_total + actor_sum, critic_total + critic_sum
             if fused is not None:
-                self._log_once("Gradient steps are computed by autograd: the replay buffer's samples are not as SB3's")
+                self._log_once("Gradient steps are computed by autograd: samples differ from SB3's in shape or type")
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/actor_loss", actor_total / gradient_steps)

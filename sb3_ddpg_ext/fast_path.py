@@ -41,7 +41,7 @@ class FastPath:
         self.update: FusedUpdate | None = None
         """The closed form, as it was used last"""
         self.why_autograd: str | None = None
-        """None if the closed form is in use, else the reason why not; as the last check found"""
+        """What :func:`why_autograd` returned the last time: None if the closed form is in use, else the reason"""
 
     def set_up(self, model: Model) -> None:
         """
@@ -92,10 +92,13 @@ def why_autograd(model: Model) -> str | None:
         return "fused=False"
     device = model.policy.device.type
     if model.fused == "auto" and device != "cpu":
-        return f"not measured on {device}; fused=True takes it there"
-    reason = why_not(model.policy) if _trains_its_policy(model) else "model.actor, for instance, is not policy.actor"
+        return f"the closed form has not been measured on {device}; fused=True uses it all the same"
+    if _trains_its_policy(model):
+        reason = why_not(model.policy)
+    else:
+        reason = "model.actor, model.critic or a target is not the policy's"
     if model.fused is True and reason is not None:
-        raise ValueError(f"fused=True is not possible here: {reason}. fused='auto' takes autograd instead")
+        raise ValueError(f"fused=True is not possible here: {reason}. fused='auto' uses autograd instead")
     return reason
 
 
@@ -120,7 +123,7 @@ def why_no_rows(model: Model) -> str | None:
         return "optimize_memory_usage=True"
     normalize = model._vec_normalize_env
     if normalize is not None and normalize.norm_obs and model.observation_space.dtype == np.float64:
-        return "VecNormalize normalises float64 observations, which rows would round to float32 before"
+        return "VecNormalize normalises float64 observations, which rows would round to float32 before that"
     return RowReplayBuffer.why_not(model.observation_space, model.action_space)
 
 

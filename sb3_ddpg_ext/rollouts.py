@@ -78,7 +78,7 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         """:return: The environment's time limit in steps, or None if it is unknown"""
         limit = None
         # A VecEnv of another package may not support `has_attr` or `get_attr`. The number is read from the TimeLimit
-        # wrapper and not from `spec`, which cannot always be pickled to be sent by an environment's process
+        # wrapper and not from `spec`, because a process can send only what can be pickled
         with contextlib.suppress(Exception):
             if self.env is not None and self.env.has_attr("_max_episode_steps"):
                 (limit,) = self.env.get_attr("_max_episode_steps", indices=[0])

@@ -179,7 +179,7 @@ def test_normalized_samples(kwargs: dict[str, Any]) -> None:
     "space", [spaces.Discrete(3), spaces.Box(0, 255, (3,), np.uint8), spaces.Box(-1, 1, (3,), np.float16)]
 )
 def test_other_observations_are_refused(space: Any) -> None:
-    with pytest.raises(ValueError, match="take stable_baselines3's ReplayBuffer"):
+    with pytest.raises(ValueError, match="use stable_baselines3's ReplayBuffer"):
         RowReplayBuffer(10, space, spaces.Box(-1, 1, (1,)))
 
 

@@ -512,7 +512,7 @@ UNSUPPORTED = {
     "optimizer is AdamW": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
     "amsgrad": {"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}},
     "not a plain MLP .* Softplus": {"policy_kwargs": {"activation_fn": nn.Softplus}},
-    "OwnPrediction has a prediction of its own": {"policy": OwnPrediction},
+    "OwnPrediction overrides _predict": {"policy": OwnPrediction},
 }
 
 

@@ -93,7 +93,7 @@ class CheckedSubprocVecEnv(SubprocVecEnv):
 
     @property
     def remotes(self) -> tuple[_CheckedPipe, ...]:
-        """This side's ends of the pipes to the processes"""
+        """Our ends of the pipes to the processes"""
         return self._remotes
 
     @remotes.setter

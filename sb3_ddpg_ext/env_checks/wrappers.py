@@ -138,7 +138,7 @@ class OutermostEnv(CheckedEnv):
             return error, {}
 
     def close(self) -> None:
-        """Close the environment. An error is only a warning, since all results exist, or nothing if there was another."""
+        """Close the environment. If that fails, it is only a warning, or nothing after an earlier error."""
         try:
             super().close()
         except (Exception, SystemExit) as error:

@@ -54,10 +54,10 @@ def _spaces(policy: TD3Policy) -> Iterator[str]:
 def _methods(policy: TD3Policy) -> Iterator[str]:
     networks = (policy.actor, policy.actor_target, policy.critic, policy.critic_target)
     if any(type(network) not in (Actor, ContinuousCritic) for network in networks):
-        yield "actor or critic is of a class of its own"
-    own = [name for name, method in _POLICY_METHODS.items() if getattr(type(policy), name) is not method]
-    if own:
-        yield f"{type(policy).__name__} has a prediction of its own: {own[0]}"
+        yield "actor or critic is not SB3's Actor or ContinuousCritic, but another class"
+    overridden = [name for name, method in _POLICY_METHODS.items() if getattr(type(policy), name) is not method]
+    if overridden:
+        yield f"{type(policy).__name__} overrides {overridden[0]}"
     for cls, methods in ((Actor, _ACTOR_METHODS), (ContinuousCritic, _CRITIC_METHODS)):
         for name, method in methods.items():
             if getattr(cls, name) is not method:
