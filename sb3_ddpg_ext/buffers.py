@@ -23,7 +23,7 @@ class RowReplayBuffer(ReplayBuffer):
     It stores float32 only, which is what networks are given in any case. float64 observations are therefore rounded
     when they are stored, and not when they are sampled, and take half of the memory.
 
-    If other arrays are assigned (``buffer.rewards = ...``), samples are taken from these, as slowly as by SB3.
+    If other arrays are assigned (``buffer.rewards = ...``), samples are taken from these, without the speed of rows.
 
     >>> import numpy as np
     >>> from gymnasium import spaces
@@ -52,8 +52,8 @@ class RowReplayBuffer(ReplayBuffer):
     ) -> None:
         if (reason := self.why_not(observation_space, action_space)) is not None:
             raise ValueError(f"RowReplayBuffer cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
-        as_stored = spaces.Box(-np.inf, np.inf, observation_space.shape, np.float32)
-        super().__init__(buffer_size, as_stored, action_space, *args, **kwargs)
+        stored_space = spaces.Box(-np.inf, np.inf, observation_space.shape, np.float32)
+        super().__init__(buffer_size, stored_space, action_space, *args, **kwargs)
         if self.optimize_memory_usage:
             raise ValueError("RowReplayBuffer has no optimize_memory_usage; use stable_baselines3's ReplayBuffer")
         self.observation_space = observation_space
@@ -84,8 +84,8 @@ class RowReplayBuffer(ReplayBuffer):
             views[name] = views[name][..., 0]
         return views
 
-    def has_its_arrays(self) -> bool:
-        """:return: Whether the arrays are views of the rows, and a user has not assigned other ones"""
+    def arrays_are_views(self) -> bool:
+        """:return: Whether all arrays are still views of the rows. A user may have assigned others"""
         arrays = vars(self)
         return all(arrays[name] is view for name, view in self._views.items())
 
@@ -100,7 +100,7 @@ class RowReplayBuffer(ReplayBuffer):
         vars(self).update({name: view for name, view in self._views.items() if name not in state})
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        if env is not None or not self.has_its_arrays():
+        if env is not None or not self.arrays_are_views():
             return super()._get_samples(batch_inds, env)
         rows = np.empty((len(batch_inds), self._rows.shape[2]), dtype=np.float32)
         discounts = self._gather(batch_inds, rows)
@@ -117,7 +117,7 @@ class RowReplayBuffer(ReplayBuffer):
 
     def sample_rows(self, rows: np.ndarray) -> np.ndarray | None:
         """
-        Draw a minibatch like :meth:`sample`, without splitting its rows. Only if :meth:`has_its_arrays` is true.
+        Draw a minibatch like :meth:`sample`, without splitting its rows. Only if :meth:`arrays_are_views` is true.
 
         :param rows: Output, ``[batch, n]``, float32: observation, action, next observation, reward, done (0 after a
             timeout) and timeout of each transition

@@ -81,8 +81,8 @@ class CustomDDPG(ExploringAlgorithm):
         success rate, mean episode length, and mean reward are averaged
     :param fused: Whether gradient steps are computed in closed form (see :mod:`sb3_ddpg_ext.fused`), which is faster
         and equal to autograd up to rounding. ``"auto"``: for plain MLPs with Adam on the CPU; with ``verbose=1`` the
-        log says when it is not possible, and why. ``True``: always, or an error. ``False``: never, so that results are
-        bit for bit those of SB3's DDPG.
+        log says when it is not possible, and why. ``True``: always; raises an error if it is not possible.
+        ``False``: never, so that results are bit for bit those of SB3's DDPG.
     :raises AssertionError: For an action space other than ``Box``, or a ``Box`` without finite bounds
     :raises ValueError: For a ``Box`` of integers or with equal bounds; for an unknown policy, noise or ``train_freq``
         unit; for ``fused=True`` if the closed form is not possible

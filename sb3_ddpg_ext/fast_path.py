@@ -137,7 +137,7 @@ def plain_rows(model: Model) -> RowReplayBuffer | None:
         isinstance(buffer, RowReplayBuffer)
         and type(buffer) in (RowReplayBuffer, RowNStepReplayBuffer)
         and model._vec_normalize_env is None
-        and buffer.has_its_arrays()
+        and buffer.arrays_are_views()
         and not {"sample", "_get_samples"} & vars(buffer).keys()
     ):
         return buffer

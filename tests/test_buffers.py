@@ -122,7 +122,7 @@ def test_arrays_that_are_assigned_are_what_is_sampled(name: str, kwargs: dict[st
     assert_same(sample(ours, 9), sample(theirs, 9))
     restored = pickle.loads(pickle.dumps(ours))
     assert_same(sample(restored, 9), sample(theirs, 9))
-    assert not restored.has_its_arrays()
+    assert not restored.arrays_are_views()
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
@@ -132,7 +132,7 @@ def test_arrays_that_are_edited_in_place_are_what_is_sampled(name: str, kwargs: 
     for buffer in (ours, theirs):
         vars(buffer)[name] *= 0.5
         getattr(buffer, name)[3] = 0.25
-    assert ours.has_its_arrays()
+    assert ours.arrays_are_views()
     assert_same(sample(ours, 9), sample(theirs, 9))
 
 

@@ -261,7 +261,7 @@ def test_the_first_fault_is_what_is_said(vec_env: str) -> None:
 
 
 def test_a_process_that_cannot_make_its_environment_says_why() -> None:
-    where = r"environment 'faulty_envs:OnlyHere-v0' \(index 0\), when it was to be made \(faulty_envs.py:\d+\): "
+    where = r"environment 'faulty_envs:OnlyHere-v0' \(index 0\), while it was being made \(faulty_envs.py:\d+\): "
     with pytest.raises(FaultyEnvironmentError, match=where + "OSError: port 5000 is in use") as caught:
         make("OnlyHere", "subproc")
     assert "in __init__" in caught.value.trace

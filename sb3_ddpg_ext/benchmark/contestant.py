@@ -142,18 +142,18 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec["threads"]])
     th.set_num_threads(spec["threads"])
     functions = make_measures(spec)
-    seconds_each: dict[str, float] = {}
+    seconds_per_step: dict[str, float] = {}
 
     def measure(name: str, seconds: float) -> float:
-        n = spec["n_envs"] * max(round(seconds / seconds_each[name] / spec["n_envs"]), 1)
+        n = spec["n_envs"] * max(round(seconds / seconds_per_step[name] / spec["n_envs"]), 1)
         start = time.perf_counter()
         functions[name](n)
-        seconds_each[name] = (time.perf_counter() - start) / n
-        return seconds_each[name]
+        seconds_per_step[name] = (time.perf_counter() - start) / n
+        return seconds_per_step[name]
 
     for name in functions:  # the first call compiles; the second gives an estimate for `measure`
         for _ in range(2):
-            seconds_each[name] = 0.01
+            seconds_per_step[name] = 0.01
             measure(name, 0.3)
     print("{}", file=answers, flush=True)  # ready
     for line in sys.stdin:

@@ -92,11 +92,11 @@ def picture(record: dict[str, Any]) -> Figure:
             for x, result in enumerate(shown):
                 contestants = result["contestants"]
                 height, low, high = _ratio(contestants[BASELINE]["learn"], contestants[name]["learn"])
-                place = x + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+                center = x + (i - (len(names) - 1) / 2) * 0.8 / len(names)
                 label = name if x == 0 else None
-                axes.bar(place, height, 0.8 / len(names), color=_COLORS[name], label=label)
-                axes.plot([place, place], [low, high], color="black", linewidth=1)
-                axes.text(place, high, f"{height:.1f}", ha="center", va="bottom", fontsize=8)
+                axes.bar(center, height, 0.8 / len(names), color=_COLORS[name], label=label)
+                axes.plot([center, center], [low, high], color="black", linewidth=1)
+                axes.text(center, high, f"{height:.1f}", ha="center", va="bottom", fontsize=8)
         axes.set_xticks(
             range(len(shown)), [f"{r['env']}\n{r['net_arch']}, batch {r['batch_size']}" for r in shown], fontsize=8
         )

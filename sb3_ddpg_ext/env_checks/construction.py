@@ -11,7 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ddpg_ext.env_checks.processes import CheckedSubprocVecEnv
-from sb3_ddpg_ext.env_checks.wrappers import CheckedEnv, OutermostEnv, name_full_disk
+from sb3_ddpg_ext.env_checks.wrappers import CheckedEnv, OutermostEnv, full_disk_error
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
 
@@ -44,7 +44,7 @@ def _make(env_fn: EnvFn, name: str, index: int, monitor: Path | None, return_err
     try:
         env = env_fn()
     except OSError as error:
-        if (full_disk := name_full_disk(error, monitor)) is not None:
+        if (full_disk := full_disk_error(error, monitor)) is not None:
             raise full_disk from error
         raise
     innermost_standard, wrapper = None, env

@@ -31,7 +31,7 @@ def _make_or_return_error(env_fn: EnvFn, name: str, index: int) -> gym.Env[Any, 
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return _FailedEnv(error)
-        when = f"when it was to be made{code_location(error)}"
+        when = f"while it was being made{code_location(error)}"
         trace = "".join(traceback.format_exception(error))
         return _FailedEnv(FaultyEnvironmentError(name, index, when, describe(error), trace))
 

@@ -147,11 +147,11 @@ class OutermostEnv(CheckedEnv):
                 warnings.warn(message, stacklevel=2)
 
     def _raised(self, error: BaseException, method: str) -> Exception:
-        # The environment's own files are not meant here: their errors have been reported by the inner check
-        return name_full_disk(error, self._monitor) or super()._raised(error, method)
+        # A full disk here concerns the monitor's file: errors of the environment's own files come from the inner check
+        return full_disk_error(error, self._monitor) or super()._raised(error, method)
 
 
-def name_full_disk(error: BaseException, monitor: Path | None) -> OSError | None:
+def full_disk_error(error: BaseException, monitor: Path | None) -> OSError | None:
     """:return: For a full disk, the same error with the monitor's file name, which the original does not have"""
     if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename is not None or monitor is None:
         return None

@@ -79,7 +79,7 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
             yield f"n_critics is {len(critic.q_networks)}, not 1"
         if critic.q_networks[0] is not getattr(critic, "qf0", None):
             yield "the critic's q_networks[0] is not its module qf0, whose weights are optimized"
-    for online, target in _pairs(policy):
+    for online, target in _online_and_target(policy):
         for net in (online, target):
             if activations(net) is None:
                 yield f"not a plain MLP with known activations: {' '.join(str(net).split())}"
@@ -91,16 +91,16 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
 
 def _weights(policy: TD3Policy) -> Iterator[str]:
     online = [*policy.actor.parameters(), *policy.critic.parameters()]
-    everything = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
+    params = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
     if not all(param.requires_grad for param in online):
         yield "some weights are frozen"
-    if {param.dtype for param in everything} != {th.float32}:
+    if {param.dtype for param in params} != {th.float32}:
         yield "some weights are not float32"
-    if len({param.device for param in everything}) > 1 or everything[0].device.type not in ("cpu", "cuda"):
-        yield f"the device is {everything[0].device}, not the CPU or a CUDA device"
-    if not all(param.is_contiguous() for param in everything):
+    if len({param.device for param in params}) > 1 or params[0].device.type not in ("cpu", "cuda"):
+        yield f"the device is {params[0].device}, not the CPU or a CUDA device"
+    if not all(param.is_contiguous() for param in params):
         yield "some weights are not contiguous"
-    if len({param.data_ptr() for param in everything}) != len(everything):
+    if len({param.data_ptr() for param in params}) != len(params):
         yield "networks share weights"
 
 
@@ -126,7 +126,7 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
             yield f"the optimizer is {type(optimizer).__name__}, not Adam with one group of parameters"
         group = optimizer.param_groups[0]
         if len(group["params"]) != len(params) or not all(map(is_, group["params"], params)):
-            yield f"the {name}'s optimizer does not hold the {name}'s weights, all of them and nothing else"
+            yield f"the {name}'s optimizer does not hold the {name}'s weights exactly"
         if any(group.get(option) for option in _ADAM_OPTIONS):
             yield "Adam with amsgrad, maximize, decoupled_weight_decay or differentiable"
         if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
@@ -140,7 +140,7 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
             yield f"the {name}'s optimizer has done more steps for some weights than for others"
 
 
-def _pairs(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module]]:
+def _online_and_target(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module]]:
     yield policy.actor.mu, policy.actor_target.mu
     yield policy.critic.q_networks[0], policy.critic_target.q_networks[0]
 
