@@ -13,7 +13,7 @@ from sb3_ddpg_ext.errors import NonFiniteError
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
-_AFTER_NORMALIZATION = ", with VecNormalize's statistics"
+_AFTER_NORMALIZATION = ", normalised by VecNormalize"
 _HINT = "(stable_baselines3's VecCheckNan helps to find the cause)"
 
 
