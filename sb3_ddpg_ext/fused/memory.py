@@ -138,7 +138,8 @@ class PolicyMemory:
 
     def show_gradients(self) -> None:
         """Set ``param.grad`` of all parameters, which ``optimizer.zero_grad()`` resets to None."""
-        if any(param.grad is not grad for param, grad in (self._param_grads[0], self._param_grads[-1])):
+        (first, first_grad), (last, last_grad) = self._param_grads[0], self._param_grads[-1]  # one of each network
+        if first.grad is not first_grad or last.grad is not last_grad:
             for param, grad in self._param_grads:
                 param.grad = grad
 
