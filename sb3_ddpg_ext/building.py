@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.env_checks import vectorized
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, one_line, unusable_action_space
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, one_line, unusable_action_space
 from sb3_ddpg_ext.noise import NOISES
-from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class
+from sb3_ddpg_ext.settings import Settings, algorithm_class
 
 SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
     "normal": NormalActionNoise,

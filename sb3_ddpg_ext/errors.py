@@ -3,10 +3,15 @@
 import traceback
 from collections.abc import Collection
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used. One line: what was wrong, what was expected, how to mend it."""
 
 
 class NonFiniteError(FloatingPointError, ValueError):
@@ -40,6 +45,18 @@ class FaultyEnvironmentError(Exception):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+def require(module: str, extra: str) -> None:
+    """
+    Check that an optional package is installed.
+
+    :param module: What will be imported
+    :param extra: The extra of this package that brings it
+    :raises SettingsError: With the line that installs it
+    """
+    if find_spec(module) is None:
+        raise SettingsError(f"{module} is not installed: pip install 'sb3_ddpg_ext[{extra}]'")
 
 
 def describe(error: BaseException) -> str:

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 LOCK = ".lock"
 _NEARLY_FULL = 2**20  # bytes
 
@@ -44,35 +46,19 @@ def is_nearly_full(directory: Path) -> bool:
 @contextlib.contextmanager
 def lock(directory: Path, wait: bool) -> Iterator[bool]:
     """
-    Have a directory to oneself among all processes that ask, until the end of the block, or of the process.
+    Exclude all other processes that lock the same directory, until the end of the block or of this process.
 
-    :param directory: The directory, which gets a file for it.
-    :param wait: Whether to wait for another process that has it.
-    :return: Whether this process alone may write to it.
+    :param directory: The directory, which gets a file for it
+    :param wait: Whether to wait for a process that has the lock
+    :return: Whether this process has the lock
     """
-    import fcntl  # not on Windows, where everything else runs
-
-    with (directory / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """
-    Have a file to oneself among all processes that ask, also where it is replaced meanwhile.
-
-    :param path: The file
-    """
-    import fcntl
-
-    while True:
-        with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not the one before
-                yield
-                return
+    file_lock = FileLock(directory / LOCK)
+    try:
+        file_lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        file_lock.release()

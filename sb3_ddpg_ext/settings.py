@@ -14,7 +14,6 @@ import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn, optim
 
-from sb3_ddpg_ext.errors import unknown
+from sb3_ddpg_ext.errors import SettingsError, unknown
 from sb3_ddpg_ext.noise import NOISES
 
 ALGORITHMS: Mapping[str, str] = {
@@ -107,10 +106,6 @@ _RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 _EXPONENT_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z")
 
 
-class SettingsError(ValueError):
-    """A setting that cannot be used. One line: what was wrong, what was expected, how to mend it."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """
@@ -148,18 +143,6 @@ class Settings:
     noise_kwargs: Mapping[str, Any] = field(default_factory=dict)
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
-
-
-def require(module: str, extra: str) -> None:
-    """
-    Check that an optional package is there.
-
-    :param module: What will be imported
-    :param extra: The extra of this package that brings it
-    :raises SettingsError: With the line that installs it
-    """
-    if find_spec(module) is None:
-        raise SettingsError(f"{module} is not installed: pip install 'sb3_ddpg_ext[{extra}]'")
 
 
 def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:

@@ -11,7 +11,8 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTra
 
 from sb3_ddpg_ext import OrnsteinUhlenbeckNoise
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.settings import Settings, SettingsError, parse_settings
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.settings import Settings, parse_settings
 
 
 def settings(**raw: Any) -> Any:

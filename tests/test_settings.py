@@ -21,10 +21,10 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn, optim
 
 from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.settings import (
     ALGORITHMS,
     Settings,
-    SettingsError,
     algorithm_class,
     hyperparams_file,
     load_settings,

@@ -10,7 +10,8 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, hyperparams_file, load_settings, read_yaml
 from sb3_ddpg_ext.tuning.space import TABLE, Space, make_space
 
 ALGOS = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]

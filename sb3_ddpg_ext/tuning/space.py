@@ -20,8 +20,9 @@ from optuna.distributions import (
 )
 
 from sb3_ddpg_ext.building import SB3_NOISES
+from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.noise import NOISES
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, algorithm_class, parse_override, parse_settings
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, algorithm_class, parse_override, parse_settings
 
 Entry = dict[str, Any]
 Value = float | int | str | bool | None
