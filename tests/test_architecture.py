@@ -20,6 +20,7 @@ def test_each_module_has_its_tests() -> None:
     tests = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")}
     tested_elsewhere = {
         *("policies", "evaluation", "callbacks", "episodes"),  # with the algorithm, and with training runs
+        *("conversion", "expressions"),  # with the settings
         "results",  # its parts in test_report and test_statistics
     }
     assert modules - {"__init__", "__main__"} - tested_elsewhere <= tests

@@ -349,7 +349,7 @@ def _readable(previous: Settings) -> Entry:
     """An entry whose arguments are mappings, also where the file has strings as RL Zoo does."""
     entry = copy.deepcopy(dict(previous.raw))
     if isinstance(entry.get("noise_kwargs"), str):
-        entry["noise_kwargs"] = _listed(previous.noise_kwargs)
+        entry["noise_kwargs"] = _listed(previous.noise.kwargs if previous.noise else {})
     if isinstance(entry.get("policy_kwargs"), str):
         names = {"torch.nn.modules": "nn", "torch.optim": "th.optim"}
         kwargs = dict(previous.hyperparams["policy_kwargs"])
