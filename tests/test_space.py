@@ -138,7 +138,7 @@ def test_a_strength_for_each_action_stays_as_it_is() -> None:
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["action_noise={type: ou, std: [0.2]}"])
     found = make_space("custom_ddpg", previous, {}, ())
     assert "noise_std" not in {d.name for d in found.dimensions}
-    assert found.settings(found.previous(), "").noise_std == [0.2]
+    assert found.settings(found.previous(), "").noise.std == [0.2]
 
 
 def test_returns_of_several_steps_are_tuned_where_there_are_such() -> None:
