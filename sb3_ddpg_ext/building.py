@@ -1,4 +1,4 @@
-"""Settings -> vectorized environments and models. What refuses its arguments is named in one line."""
+"""Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
 import copy
 import errno
@@ -24,7 +24,7 @@ SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
     "normal": NormalActionNoise,
     "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
 }
-"""The noises of RL Zoo's ``noise_type``, and what they are there."""
+"""The names of RL Zoo's ``noise_type``, and the classes that they stand for in RL Zoo."""
 
 
 def make_env(
@@ -90,11 +90,11 @@ def make_env(
             env = VecNormalize(env, **settings.normalize)
         if not training and isinstance(env, VecNormalize):
             env.training, env.norm_reward = False, False
-        # The model wraps its training environment for images; one for evaluation has to look the same
+        # The model does this with its training environment, for images; the one for evaluation must be the same
         return OffPolicyAlgorithm._wrap_env(env)
     except (SettingsError, FaultyEnvironmentError):
         raise
-    except Exception as error:  # unknown, not installed, wrong arguments: environments and wrappers raise anything
+    except Exception as error:  # whatever environments and wrappers raise
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
