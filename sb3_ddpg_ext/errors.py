@@ -60,7 +60,7 @@ def require(module: str, extra: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """:return: An error in one line: its class and its message. Of one in an environment, those of the original error"""
+    """:return: Class and message of an error, in one line. Of one in an environment, those of the original error"""
     if isinstance(error, FaultyEnvironmentError):
         return error.what
     name = FloatingPointError.__name__ if isinstance(error, NonFiniteError) else type(error).__name__
