@@ -23,9 +23,9 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from sb3_ddpg_ext.benchmark import noise_cost
 from sb3_ddpg_ext.benchmark.presentation import describe, picture, table
 from sb3_ddpg_ext.benchmark.process import ALGORITHMS, OURS, SBX, ContestantProcess
+from sb3_ddpg_ext.errors import SettingsError, require
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.settings import SettingsError, require
-from sb3_ddpg_ext.training import versions_and_machine
+from sb3_ddpg_ext.results import provenance
 
 _CASES: dict[str, dict[str, Any]] = {
     "small": {"env": "Pendulum-v1", "net_arch": [64, 64], "batch_size": 64},
@@ -80,10 +80,10 @@ def benchmark(args: BenchmarkArgs) -> dict[str, Any]:
         "rounds": args.rounds,
         "seconds": args.seconds,
         "load": os.getloadavg()[0],  # by other processes
-        **versions_and_machine(),
+        "versions": provenance.versions() | sbx_versions,
+        "machine": provenance.machine(),
         "results": [],
     }
-    record["versions"] |= sbx_versions
     if "noise" in args.cases:
         record["noise"] = noise_cost.measure(args.rounds)
         _write(record, args.log_dir)

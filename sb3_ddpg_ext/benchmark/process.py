@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.errors import SettingsError
 
 OURS, BASELINE, SBX = "CustomDDPG", "SB3 DDPG", "SBX DDPG"
 ALGORITHMS = {
