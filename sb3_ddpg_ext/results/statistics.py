@@ -24,7 +24,8 @@ EXACT = 50
 p-values are exact if one of the algorithms has no more runs than this. For 1,000 runs of each, SciPy needs a minute for
 an exact p-value and returns NaN.
 """
-_BLOCK = 2**20  # resampled scores that a statistic is given at once, to limit the memory that it needs
+MAX_SCORES = 2**20
+"""Resampled scores that a statistic is given at once, which limits the memory that it needs."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def bootstrap(
         undefined = np.full_like(statistic(list(strata)), np.nan)
         return undefined, undefined
     draws = [rng.integers(s.shape[-1], size=(resamples, s.shape[-1])) for s in strata]
-    size = max(1, _BLOCK // sum(s.size for s in strata))
+    size = max(1, MAX_SCORES // sum(s.size for s in strata))
     values = [
         statistic([np.take(s, d[start : start + size], axis=-1) for s, d in zip(strata, draws, strict=True)])
         for start in range(0, resamples, size)
