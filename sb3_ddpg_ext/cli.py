@@ -279,7 +279,7 @@ def _search_with_progress(args: TuneArgs, job: "Job", found: "Study") -> "Tuning
 
 
 def _print_ranking(found: "Study", ranked: "Sequence[Confirmed]") -> None:
-    from sb3_ddpg_ext.report.sections import interval
+    from sb3_ddpg_ext.report.tables import interval
     from sb3_ddpg_ext.tuning.scoring import SCORES
 
     table = Table(box=SIMPLE)

@@ -179,6 +179,7 @@ def test_what_a_worker_was_doing_when_it_died_is_done_again(tmp_path: Path) -> N
     assert sorted((tmp_path / "done").read_text().split()) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_what_kills_every_worker_is_given_up_and_the_others_are_done() -> None:
     results = dict(run_all(killed_each_time, range(3), workers=2))
     assert str(results.pop(1)).startswith("the worker processes that tried it died")
@@ -194,6 +195,7 @@ def test_closing_ends_the_processes(tmp_path: Path) -> None:
     assert all(map(gone, pids))
 
 
+@pytest.mark.slow
 def test_what_was_suspended_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask would take workers for dead after so long without a sign of life, by default after five minutes."""
     monkeypatch.setitem(ENVIRONMENT, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "5s")
