@@ -79,7 +79,9 @@ def main(path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean return (up is better)", fontsize=14)
-    figure.supxlabel("CPU seconds of training (each grid line is ten times the one before; left is faster)", fontsize=14)
+    figure.supxlabel(
+        "CPU seconds of training (each grid line is ten times the one before; left is faster)", fontsize=14
+    )
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=15, frameon=False)
     figure.savefig(path)
