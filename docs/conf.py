@@ -16,9 +16,10 @@ suppress_warnings = ["myst.strikethrough"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
 
 html_theme = "furo"
 html_title = f"sb3_ddpg_ext {release}"
 html_show_sphinx = False
 html_theme_options = {"sidebar_hide_name": False, "navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
