@@ -119,7 +119,7 @@ def test_blocks_are_of_a_known_kind(page: Path) -> None:
 def test_long_commands_are_understood() -> None:
     everywhere = tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes
     commands = [
-        shlex.split(line)[1:]
+        shlex.split(line.replace("python -m sb3_ddpg_ext", "sb3-ddpg"))[1:]
         for page in PAGES
         for language, text in blocks(page)
         if language == "sh"
