@@ -32,6 +32,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 import sb3_ddpg_ext
 from sb3_ddpg_ext.cli import Options
+from sb3_ddpg_ext.tuning.space import TABLE
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -270,6 +271,20 @@ def test_calls_of_noise_cost_what_was_measured() -> None:
     assert (round(min(ratios)), round(max(ratios), -1)) == (34, 110)
 
 
+def test_the_search_space_is_that_of_the_code() -> None:
+    page = cells((DOCS / "tuning.md").read_text())
+    rows = [row for row in TABLE if row.algos is None or "custom_ddpg" in row.algos]
+    rows = [row for row in rows if row.name not in ("policy_delay", "ent_coef")]  # DDPG has neither
+    assert len(rows) == 16
+    for row in rows:
+        values: Any = row.values
+        if hasattr(values, "choices"):
+            shown = ", ".join(str(choice).replace("[", "\\[").replace("]", "\\]") for choice in values.choices)
+        else:
+            shown = f"{values.low:g} to {values.high:g}, logarithmic"
+        assert [f"`{row.name}`", shown] in page
+
+
 @pytest.mark.parametrize("script", ["draw_noise.py", "draw_results.py"])
 def test_pictures_are_drawn(script: str, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
@@ -335,8 +350,8 @@ def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
     assert n_images > 15
     # Nothing makes a page of a phone's width wider than the phone
     browser.get((site / "results.html").as_uri())
-    browser.execute_cdp_cmd(  # type: ignore[attr-defined]
+    browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})  # type: ignore[attr-defined]
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
