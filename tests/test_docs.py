@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
-SLOW = {"command-line", "comparing", "tuning", "your-environment"}
+SLOW = {"command-line", "comparing", "getting-started", "tuning", "your-environment"}
 EXAMPLE = re.compile(r"mean return (-\d+), standard deviation \d+")
 # Tests run side by side: threads of PyTorch that wait for a core take several times as long
 ENVIRONMENT = {
