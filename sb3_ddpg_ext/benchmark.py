@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from sb3_ddpg_ext import contestant, noise_cost
+from sb3_ddpg_ext.errors import SettingsError, require
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.settings import SettingsError, require
-from sb3_ddpg_ext.training import versions_and_machine
+from sb3_ddpg_ext.results import provenance
 
 _CASES: dict[str, dict[str, Any]] = {
     "small": {"env": "Pendulum-v1", "net_arch": [64, 64], "batch_size": 64},
@@ -137,10 +137,10 @@ def benchmark(args: BenchmarkArgs) -> dict[str, Any]:
         "rounds": args.rounds,
         "seconds": args.seconds,
         "load": os.getloadavg()[0],  # what else the machine does
-        **versions_and_machine(),
+        "versions": provenance.versions() | versions,
+        "machine": provenance.machine(),
         "results": [],
     }
-    record["versions"] |= versions
     if "noise" in args.cases:
         record["noise"] = noise_cost.measure(args.rounds)
         _write(record, args.log_dir)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.box import SIMPLE
@@ -20,11 +20,20 @@ from rich.table import Table
 
 from sb3_ddpg_ext import report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
-from sb3_ddpg_ext.comparison import CompareArgs, Run, baseline_of, expect, finished, left_over, plan, run_missing
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, trace
+from sb3_ddpg_ext.comparison import (
+    CompareArgs,
+    PlannedRun,
+    baseline_of,
+    finished,
+    plan,
+    run_missing,
+    unfinished_state,
+)
+from sb3_ddpg_ext.duration import expect
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, SettingsError, trace
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.results.records import RunRecord, Score
 from sb3_ddpg_ext.training import TrainArgs, train
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages
 
@@ -93,26 +102,24 @@ def _train(args: TrainArgs) -> int:
         record = train(args)
     except Exception as error:
         if (directory := getattr(error, "run_directory", None)) is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # what ended training is the error, and not that the disk is full as well
+            with contextlib.suppress(OSError):  # a full disk must not hide what ended training
                 _draw_learning_curve(directory)
         raise
-    directory = Path(record["directory"])
+    directory = record.directory
     try:
         _draw_learning_curve(directory)
     except OSError as error:  # the run is finished and recorded all the same
         print(f"The learning curve is missing: {error}", file=sys.stderr)
-    seconds = record["seconds"]
-    took = f"{record['steps']:,} steps in {seconds['train']:.0f} s and {seconds['evaluate']:.0f} s of evaluations"
-    if record["status"] == "interrupted":
+    seconds = record.seconds
+    took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations"
+    if record.score is None:
         print(f"Interrupted after {took}. What was reached is saved in {directory}")
         return 130
-    print(f"Trained {record['algo']} on {record['env']}: {took}")
-    print(f"Last model: {_score(record['score'])}")
-    best = record["best_evaluation"]
+    print(f"Trained {record.algo} on {record.env}: {took}")
+    print(f"Last model: {_score(record.score)}")
+    best = record.best_evaluation
     if best is not None:
-        print(f"Best model: mean return {best['mean']:.1f} in the evaluation at step {best['step']:,}, which chose it")
+        print(f"Best model: mean return {best.mean:.1f} in the evaluation at step {best.step:,}, which chose it")
     print(f"Saved in {directory}")
     return 0
 
@@ -123,8 +130,8 @@ def _draw_learning_curve(directory: Path) -> None:
 
 
 def _evaluate(args: EvaluateArgs) -> int:
-    result = evaluate(args)
-    print(f"{result['model']}: {_score(result)}")
+    model, score = evaluate(args)
+    print(f"{model}: {_score(score)}")
     if args.video is not None:
         print(f"Videos in {args.video}")
     return 0
@@ -141,7 +148,7 @@ def _compare(args: CompareArgs, with_traceback: bool) -> int:
     runs = plan(args)
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     missing = [run for run in runs if run.directory not in records]
-    for run, what in [(run, what) for run in missing if (what := left_over(run)) is not None]:
+    for run, what in [(run, what) for run in missing if (what := unfinished_state(run)) is not None]:
         print(f"{run.directory}: {what}")
     if args.dry_run:
         _print_plan(args, runs, missing)
@@ -149,17 +156,17 @@ def _compare(args: CompareArgs, with_traceback: bool) -> int:
     try:
         _run_with_progress(args, missing, records)
     except KeyboardInterrupt:
-        n_finished = sum(record["status"] == "finished" for record in records.values())
+        n_finished = sum(record.is_finished for record in records.values())
         print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
         return 130
     _print_summary(runs, records)
     _print_failures(runs, records, with_traceback)
     print(f"Report: {report.write_report(args.log_dir, baseline=baseline_of(args))}")
-    return 1 if any(record["status"] == "failed" for record in records.values()) else 0
+    return 1 if any(record.status == "failed" for record in records.values()) else 0
 
 
 def _run_with_progress(
-    args: CompareArgs | TuneArgs, missing: Sequence[Run], records: dict[Path, dict[str, Any]]
+    args: CompareArgs | TuneArgs, missing: Sequence[PlannedRun], records: dict[Path, RunRecord]
 ) -> None:
     """Do the missing runs and put their records to the others."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
@@ -174,7 +181,7 @@ def _run_with_progress(
             counts = f"{n_done - n_failed} finished, {len(running)} running, {n_failed} failed"
             progress.update(bar, description=counts if left is None else f"{counts}, about {_duration(left)} left")
 
-        def started(run: Run) -> None:
+        def started(run: PlannedRun) -> None:
             running.add(run.directory)
             show()
 
@@ -185,7 +192,7 @@ def _run_with_progress(
                 for run, record in results:
                     running.discard(run.directory)
                     records[run.directory] = record
-                    n_failed += record["status"] == "failed"
+                    n_failed += record.status == "failed"
                     progress.advance(bar)
                     show()
                     if not args.quiet:
@@ -283,7 +290,7 @@ def _print_ranking(found: "Study", ranked: "Sequence[Confirmed]") -> None:
     Console(markup=False).print(table)
 
 
-def _print_plan(args: CompareArgs, runs: Sequence[Run], missing: Sequence[Run]) -> None:
+def _print_plan(args: CompareArgs, runs: Sequence[PlannedRun], missing: Sequence[PlannedRun]) -> None:
     table = _table("done", "steps", "each", "from")
     seconds: dict[tuple[str, str], float] = {}
     unknown = False
@@ -304,20 +311,20 @@ def _print_plan(args: CompareArgs, runs: Sequence[Run], missing: Sequence[Run]) 
     print(f"{len(missing)} runs to do, about {_duration(max(loads))} with {workers}{', and the unknown' * unknown}")
 
 
-def _print_summary(runs: Sequence[Run], records: Mapping[Path, dict[str, Any]]) -> None:
+def _print_summary(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord]) -> None:
     table = _table("done", "failed", "mean final return")
     for (label, env), group in _groups(runs).items():
-        done = [record for run in group if (record := records[run.directory])["status"] == "finished"]
-        mean = f"{fmean(record['score']['mean'] for record in done):.1f}" if done else ""
+        done = [record for run in group if (record := records[run.directory]).is_finished]
+        mean = f"{fmean(r.score.mean for r in done if r.score is not None):.1f}" if done else ""
         table.add_row(label, env, f"{len(done)} of {len(group)}", str(len(group) - len(done)), mean)
     Console(markup=False).print(table)
 
 
-def _print_failures(runs: Sequence[Run], records: Mapping[Path, dict[str, Any]], with_traceback: bool) -> None:
+def _print_failures(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord], with_traceback: bool) -> None:
     for run in runs:
-        if (record := records[run.directory])["status"] == "failed":
+        if (record := records[run.directory]).status == "failed":
             if with_traceback:
-                print(record.get("traceback", ""), end="")
+                print(record.traceback or "", end="")
             print(f"{_name(run)}: {_outcome(record)}")
 
 
@@ -329,21 +336,21 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    groups: dict[tuple[str, str], list[Run]] = {}
+def _groups(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun]]:
+    groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault((run.label, run.args.env), []).append(run)
     return groups
 
 
-def _name(run: Run) -> str:
+def _name(run: PlannedRun) -> str:
     return f"{run.label} on {run.args.env}, seed {run.args.seed}"
 
 
-def _outcome(record: Mapping[str, Any]) -> str:
-    if record["status"] == "failed":
-        return f"failed: {record['error']}" + (f", in {record['where']}" if "where" in record else "")
-    return f"mean return {record['score']['mean']:.1f} after {_duration(record['seconds']['train'])} of training"
+def _outcome(record: RunRecord) -> str:
+    if record.score is None:
+        return f"{record.status}: {record.reason}"
+    return f"mean return {record.score.mean:.1f} after {_duration(record.seconds.train)} of training"
 
 
 def _duration(seconds: float) -> str:
@@ -352,5 +359,5 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
-def _score(score: dict[str, Any]) -> str:
-    return f"mean return {score['mean']:.1f} (standard deviation {score['std']:.1f}) over {score['episodes']} episodes"
+def _score(score: Score) -> str:
+    return f"mean return {score.mean:.1f} (standard deviation {score.std:.1f}) over {len(score.returns)} episodes"

@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sb3_ddpg_ext.settings import SettingsError, require
+from sb3_ddpg_ext.errors import SettingsError, require
 
 if TYPE_CHECKING:
     from distributed import Client, Future

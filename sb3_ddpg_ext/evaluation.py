@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium as gym
 import tyro
@@ -11,9 +11,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.building import make_env
-from sb3_ddpg_ext.errors import one_line
-from sb3_ddpg_ext.settings import Settings, SettingsError, algorithm_class, parse_settings, read_yaml, require
-from sb3_ddpg_ext.training import EVAL_ENVS, FINAL_SEED, check_device, score, set_threads
+from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
+from sb3_ddpg_ext.errors import SettingsError, one_line, require
+from sb3_ddpg_ext.results.records import Score
+from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_settings, read_yaml
+from sb3_ddpg_ext.training import check_device, set_threads
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,12 @@ def find_model(
     return SavedModel(path, statistics, algo, env, settings)
 
 
-def evaluate(args: EvaluateArgs) -> dict[str, Any]:
+def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     """
     Play episodes with a saved model.
 
     :param args: Which model, and how to play it
-    :return: As :func:`sb3_ddpg_ext.training.score`
+    :return: The model's file, and the episodes played with it
     :raises SettingsError: For anything that the caller has to mend
     """
     if args.episodes < 1:
@@ -167,4 +169,4 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         raise SettingsError(f"environment {saved.env!r}: {one_line(error)}") from error
     finally:
         env.close()
-    return {"model": str(saved.path), **result}
+    return saved.path, result

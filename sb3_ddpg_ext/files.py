@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and directories that one process has to itself."""
+"""Files that are written completely or not at all, and locks that only one process can have."""
 
 import contextlib
 import errno
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 LOCK = ".lock"
 _NEARLY_FULL = 2**20  # bytes
 
@@ -14,11 +16,11 @@ _NEARLY_FULL = 2**20  # bytes
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """
-    Write a file so that it is there whole or not at all: under a temporary name first, then renamed.
+    Write a file completely or not at all: under a temporary name first, which is then renamed.
 
     :param path: Where the file is to appear.
     :return: Where to write it (of the same suffix).
-    :raises OSError: If it cannot be written, with its name: the system does not say what did not fit on a full disk
+    :raises OSError: If it cannot be written. It has the file's name, which the system leaves out on a full disk
     """
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
@@ -28,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
         if error.filename not in (None, str(partial)):  # of another file
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except RuntimeError as error:  # in which PyTorch wraps what its writer meets
+    except RuntimeError as error:  # PyTorch raises this one in place of an OSError
         if not is_nearly_full(path.parent):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -37,42 +39,26 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def is_nearly_full(directory: Path) -> bool:
-    """:return: Whether hardly anything fits on the disk of a directory any more"""
+    """:return: Whether the disk of a directory is full, or nearly so"""
     return shutil.disk_usage(directory).free < _NEARLY_FULL
 
 
 @contextlib.contextmanager
 def lock(directory: Path, wait: bool) -> Iterator[bool]:
     """
-    Have a directory to oneself among all processes that ask, until the end of the block, or of the process.
+    Exclude all other processes that lock the same directory, until the end of the block or of this process.
 
-    :param directory: The directory, which gets a file for it.
-    :param wait: Whether to wait for another process that has it.
-    :return: Whether this process alone may write to it.
+    :param directory: The directory, which gets a file for it
+    :param wait: Whether to wait for a process that has the lock
+    :return: Whether this process has the lock
     """
-    import fcntl  # not on Windows, where everything else runs
-
-    with (directory / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """
-    Have a file to oneself among all processes that ask, also where it is replaced meanwhile.
-
-    :param path: The file
-    """
-    import fcntl
-
-    while True:
-        with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not the one before
-                yield
-                return
+    file_lock = FileLock(directory / LOCK)
+    try:
+        file_lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        file_lock.release()

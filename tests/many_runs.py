@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_ddpg_ext.report.scales import SCALES
+from sb3_ddpg_ext.results.scales import SCALES
 
 N_EVALUATIONS, N_EPISODES = 20, 10
 

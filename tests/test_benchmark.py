@@ -9,7 +9,7 @@ import pytest
 
 from sb3_ddpg_ext import benchmark as module
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, picture, table
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.errors import SettingsError
 
 TINY: dict[str, Any] = {"cases": ("small",), "threads": (1,), "rounds": 2, "seconds": 0.01}
 

@@ -24,7 +24,7 @@ from processes import ENVIRONMENT, started
 
 from sb3_ddpg_ext import cluster
 from sb3_ddpg_ext.cluster import run_all
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.errors import SettingsError
 
 # --- What is called; workers import it from here ---
 

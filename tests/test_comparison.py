@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote
 
 import processes
 import psutil
@@ -25,25 +23,15 @@ import pytest
 import torch as th
 import yaml
 from comparison_envs import Quick
-from hypothesis import given
-from hypothesis import strategies as st
 from test_cluster import cluster_started_by_hand, gone, wait_until
 
 from sb3_ddpg_ext import cli, comparison
-from sb3_ddpg_ext.comparison import (
-    LOCK,
-    CompareArgs,
-    Run,
-    Variant,
-    baseline_of,
-    expect,
-    finished,
-    left_over,
-    parse_variants,
-    plan,
-    run_missing,
-)
-from sb3_ddpg_ext.settings import ALGORITHMS, SettingsError, hyperparams_file
+from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, plan, run_missing, unfinished_state
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.files import LOCK
+from sb3_ddpg_ext.results.records import RunRecord
+from sb3_ddpg_ext.results.result_file import read_run, to_json
+from sb3_ddpg_ext.settings import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
 TINY = "policy_kwargs={net_arch: [8]},learning_starts=100,batch_size=8,buffer_size=1000"
@@ -56,21 +44,24 @@ def arguments(log_dir: Path, algos: Sequence[str] = (CUSTOM,), env: str = "Quick
     return CompareArgs(",".join(algos), envs, log_dir=log_dir, **{**defaults, **kwargs})
 
 
-def execute(run: Run, **kwargs: Any) -> dict[str, Any] | None:
+def content(record: RunRecord | None) -> dict[str, Any] | None:
+    return None if record is None else to_json(record)
+
+
+def finished(run: PlannedRun) -> dict[str, Any] | None:
+    return content(comparison.finished(run))
+
+
+def execute(run: PlannedRun, **kwargs: Any) -> dict[str, Any] | None:
     """One run, in a log directory that is there."""
     run.directory.parent.mkdir(parents=True, exist_ok=True)
-    return comparison.execute(run, **kwargs)
-
-
-def written(run: Run) -> dict[Path, int]:
-    """When its record was, as a command notes it that begins now."""
-    return {run.directory: (run.directory / "result.json").stat().st_mtime_ns}
+    return content(comparison.execute(run, **kwargs))
 
 
 def do(args: CompareArgs) -> list[dict[str, Any]]:
     """The records of all runs of a plan, in its order; those that are missing are made."""
     runs = plan(args)
-    made = {run.directory: record for run, record in run_missing(runs, workers=args.workers)}
+    made = {run.directory: to_json(record) for run, record in run_missing(runs, workers=args.workers)}
     return [made[run.directory] for run in runs]
 
 
@@ -88,79 +79,7 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
-# --- What the user writes ---
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("ddpg", [Variant("ddpg", "ddpg")]),
-        (" ddpg , td3", [Variant("ddpg", "ddpg"), Variant("td3", "td3")]),
-        (
-            "custom_ddpg:learning_rate=3e-4,batch_size=128,sac",
-            [
-                Variant(
-                    "custom_ddpg:learning_rate=3e-4,batch_size=128",
-                    "custom_ddpg",
-                    None,
-                    ("learning_rate=3e-4", "batch_size=128"),
-                ),
-                Variant("sac", "sac"),
-            ],
-        ),
-        (
-            "ddpg:policy_kwargs=dict(net_arch=[8, 8], n_critics=1),env_kwargs={g: 1, a: {b: [2, 3]}}",
-            [
-                Variant(
-                    "ddpg:policy_kwargs=dict(net_arch=[8, 8], n_critics=1),env_kwargs={g: 1, a: {b: [2, 3]}}",
-                    "ddpg",
-                    None,
-                    ("policy_kwargs=dict(net_arch=[8, 8], n_critics=1)", "env_kwargs={g: 1, a: {b: [2, 3]}}"),
-                )
-            ],
-        ),
-        (
-            "custom_ddpg:hyperparams=ddpg,gamma=0.9",
-            [
-                Variant(
-                    "custom_ddpg:hyperparams=ddpg,gamma=0.9", "custom_ddpg", hyperparams_file("ddpg"), ("gamma=0.9",)
-                )
-            ],
-        ),
-        ("td3:hyperparams=a/b.yml", [Variant("td3:hyperparams=a/b.yml", "td3", Path("a/b.yml"))]),
-        (
-            " ddpg : gamma = 0.9 , tau= 0.1,td3",
-            [Variant("ddpg:gamma=0.9,tau=0.1", "ddpg", None, ("gamma=0.9", "tau=0.1")), Variant("td3", "td3")],
-        ),
-        ("ddpg:gamma=0.9,ddpg", [Variant("ddpg:gamma=0.9", "ddpg", None, ("gamma=0.9",)), Variant("ddpg", "ddpg")]),
-    ],
-)
-def test_variants(text: str, expected: list[Variant]) -> None:
-    assert list(parse_variants(text)) == expected
-
-
-VALUES = st.recursive(
-    st.text("abc.01 ", min_size=1).filter(lambda s: s == s.strip()),
-    lambda inner: (
-        st.lists(inner).map(lambda items: f"[{','.join(items)}]")
-        | st.lists(inner).map(lambda items: "{" + ", ".join(f"k: {i}" for i in items) + "}")
-    ),
-)
-OVERRIDES = st.dictionaries(st.sampled_from(["gamma", "tau"]), VALUES).map(lambda d: [f"{k}={v}" for k, v in d.items()])
-
-
-@given(st.lists(st.tuples(st.sampled_from(["ddpg", "sac"]), OVERRIDES), min_size=1))
-def test_any_list_of_variants_is_read_as_it_was_written(written: list[tuple[str, list[str]]]) -> None:
-    labels = [algo + ":" * bool(overrides) + ",".join(overrides) for algo, overrides in written]
-    variants = parse_variants(",".join(labels))
-    assert [variant.label for variant in variants] == labels
-    assert [(variant.algo, list(variant.params)) for variant in variants] == written
-
-
-@given(st.text())
-def test_any_text_is_a_list_of_variants_or_a_settings_error(text: str) -> None:
-    with contextlib.suppress(SettingsError):
-        parse_variants(text)
+# --- The plan ---
 
 
 def test_plan(tmp_path: Path) -> None:
@@ -173,7 +92,7 @@ def test_plan(tmp_path: Path) -> None:
     assert len({run.directory for run in runs}) == 8
     first = runs[0]
     assert first.directory.name == "Quick-v0_0"
-    assert unquote(first.directory.parent.name) == CUSTOM
+    assert re.fullmatch(r"custom_ddpg-policy_kwargs-net_arch-8-[a-z_0-9-]*-[0-9a-f]{6}", first.directory.parent.name)
     assert first.directory.parent.parent == tmp_path
     assert first.settings.n_timesteps == 300
     assert (runs[1].settings.hyperparams["gamma"], runs[1].settings.env_kwargs) == (0.5, {"g": 5.0})
@@ -213,7 +132,6 @@ REFUSED = {
     "missing package": ({"algos": ["sbx_ddpg"]}, "sbx_ddpg needs sbx: pip install sbx-rl"),
     "twice": ({"algos": ["ddpg", "td3", "ddpg"]}, "ddpg on comparison_envs:Quick-v0 is there twice"),
     "twice, but for blanks": ({"algos": ["ddpg:tau=0.1", "ddpg:tau= 0.1"]}, "ddpg:tau=0.1 on .* is there twice"),
-    "twice, but for capitals": ({"algos": ["ddpg:tau=1e-1", "ddpg:tau=1E-1"]}, "ddpg:tau=1E-1 on .* is there twice"),
     "unequal steps": (
         {"algos": ["ddpg", "td3:n_timesteps=20", "sac"], "envs": "Pendulum-v1"},
         "^Pendulum-v1: the settings have 20,000 steps for ddpg, 20 steps for td3:n_timesteps=20, .* with --steps$",
@@ -225,7 +143,6 @@ REFUSED = {
     "steps twice": ({"algos": ["ddpg:n_timesteps=20"]}, "--steps 300 is for all algorithms; leave it or n_timesteps="),
     "environment twice": ({"env": "Quick,Quick"}, "is there twice; both would be Quick-v0_0"),
     "baseline": ({"algos": ["ddpg", "td3"], "baseline": "td4"}, "unknown baseline 'td4'; did you mean 'td3'"),
-    "long": ({"algos": ["ddpg:policy_kwargs={net_arch: [" + "8, " * 90 + "8]}"]}, "too long for a folder's name"),
 }
 
 
@@ -288,7 +205,7 @@ def test_all_are_evaluated_on_the_same_episodes(compared: tuple[CompareArgs, lis
 def test_time_of_evaluations_is_not_time_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes on by a second with each step of an environment, and by two of CPU time."""
     clock = SimpleNamespace(perf_counter=lambda: 1.0 * Quick.steps, process_time=lambda: 2.0 * Quick.steps)
-    monkeypatch.setattr("sb3_ddpg_ext.training.time", clock)
+    monkeypatch.setattr("sb3_ddpg_ext.callbacks.time", clock)
     (record,) = do(arguments(tmp_path))
     assert record["evaluations"]["seconds"] == [100, 200, 300]
     assert record["evaluations"]["cpu_seconds"] == [200, 400, 600]
@@ -302,9 +219,9 @@ def test_done_runs_are_left_alone_and_more_seeds_add_to_them(
     before = stamps(args.log_dir)
     assert len(before) == 6
     more = arguments(args.log_dir, [CUSTOM, DDPG], seeds=3)
-    started: list[Run] = []
+    started: list[PlannedRun] = []
     missing = [run for run in plan(more) if finished(run) is None]
-    made = [record for _, record in run_missing(missing, workers=0, on_start=started.append)]
+    made = [to_json(record) for _, record in run_missing(missing, workers=0, on_start=started.append)]
     assert [(run.label, run.args.seed) for run in started] == [(CUSTOM, 2), (DDPG, 2)]
     assert {record["status"] for record in made} == {"finished"}
     assert do(args) == records  # the same, though each was asked for again
@@ -348,16 +265,16 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
     content: str | bytes | None, what: str, tmp_path: Path
 ) -> None:
     (run,) = plan(arguments(tmp_path, steps=100))
-    assert left_over(run) is None
+    assert unfinished_state(run) is None
     with held(run.directory):
-        assert left_over(run) == "another process is at it, whose result is waited for"
+        assert unfinished_state(run) == "another process is at it, whose result is waited for"
     (run.directory / "old").mkdir()
     (run.directory / "old" / "file").touch()
     (run.directory / "evaluations.npz").touch()
     if content is not None:
         (run.directory / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert finished(run) is None
-    assert re.match(what, left_over(run) or "")
+    assert re.match(what, unfinished_state(run) or "")
     record = execute(run)
     assert record is not None
     assert record["status"] == "finished"
@@ -372,7 +289,10 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
         (lambda r: r | {"score": None}, "corrupt (result.json cannot be read: finished without a score)"),
         (lambda r: r | {"steps": 0}, "corrupt (result.json cannot be read: training took 0 steps"),
         (lambda r: r["evaluations"]["seconds"].append(9) or r, "corrupt (result.json cannot be read: the evaluations'"),
-        (lambda r: {key: r[key] for key in r if key != "evaluations"}, "finished (without evaluations)"),
+        (
+            lambda r: {key: r[key] for key in r if key != "evaluations"},
+            "corrupt (result.json cannot be read: no 'evaluations' in it)",
+        ),
         (lambda r: r | {"status": "interrupted", "score": None}, "interrupted (stopped before its end)"),
     ],
 )
@@ -383,10 +303,10 @@ def test_a_record_that_the_report_could_not_use_is_no_finished_run(
     record = execute(run)
     assert record is not None
     assert finished(run) == record
-    assert left_over(run) is None
+    assert unfinished_state(run) is None
     (run.directory / "result.json").write_text(json.dumps(damage(json.loads(json.dumps(record)))))
     assert finished(run) is None
-    assert (left_over(run) or "").startswith(what)
+    assert (unfinished_state(run) or "").startswith(what)
 
 
 def test_a_worker_that_does_not_see_the_log_directory_does_not_train(tmp_path: Path) -> None:
@@ -412,7 +332,7 @@ def test_a_directory_of_somebody_else_is_not_cleared(tmp_path: Path) -> None:
     run.directory.mkdir(parents=True)
     (run.directory / "thesis.txt").touch()
     with pytest.raises(SettingsError, match="was not made by a comparison; choose another --log-dir or remove it"):
-        left_over(run)
+        unfinished_state(run)
 
 
 def test_a_run_that_another_process_is_at_comes_last_and_is_waited_for(tmp_path: Path) -> None:
@@ -420,7 +340,7 @@ def test_a_run_that_another_process_is_at_comes_last_and_is_waited_for(tmp_path:
     assert run_order(first, second) == [1, 0]
 
 
-def run_order(first: Run, second: Run) -> list[int]:
+def run_order(first: PlannedRun, second: PlannedRun) -> list[int]:
     with held(first.directory):
         assert execute(first) is None
         results = run_missing([first, second], workers=0)
@@ -438,56 +358,21 @@ def test_what_another_process_has_done_meanwhile_is_taken_from_it(tmp_path: Path
     (run,) = plan(arguments(tmp_path, steps=100))
     first = execute(run)
     before = stamps(tmp_path)
-    assert execute(run, known={}, wait=True) == first
-    assert stamps(tmp_path) == before
-
-
-def test_what_another_process_has_failed_at_meanwhile_is_not_tried_at_once_again(tmp_path: Path) -> None:
-    (run,) = plan(arguments(tmp_path, env="Crash"))
-    failed = execute(run)
-    assert failed is not None
-    assert (failed["status"], failed["error"]) == ("failed", "RuntimeError: the simulator has exploded")
-    before = stamps(tmp_path)
-    assert execute(run, known={}, wait=True) == failed
-    assert stamps(tmp_path) == before
-    (other,) = plan(arguments(tmp_path, env="Crash", seeds=1, eval_episodes=20))
-    of_other = execute(other, known={}, wait=True)  # which is not that of these settings
-    assert of_other is not None
-    assert of_other["protocol"] != failed["protocol"]
-    assert execute(run, known=written(run), wait=True) == failed  # that is an old failure
-    assert stamps(tmp_path) != before
-    before = stamps(tmp_path)
-    assert execute(run) == failed
-    assert stamps(tmp_path) != before
-    in_an_hour = time.time() + 3600  # the clock of the file server, or of the worker that wrote it
-    os.utime(run.directory / "result.json", (in_an_hour, in_an_hour))
-    before = stamps(tmp_path)
-    ((_, of_itself),) = run_missing([run], workers=0)  # what failed before this began is tried again
-    assert of_itself == failed
-    assert stamps(tmp_path) != before
-
-
-def test_what_another_process_fails_at_while_others_are_done_is_not_tried_again(tmp_path: Path) -> None:
-    first, second = plan(arguments(tmp_path, env="Quick,Crash", steps=300))
-    results = run_missing([first, second], workers=0)
-    assert next(results)[0] == first
-    failed = execute(second)
-    before = stamps(tmp_path)
-    assert list(results) == [(second, failed)]
+    assert execute(run, wait=True) == first
     assert stamps(tmp_path) == before
 
 
 def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(run: Run, **_: Any) -> None:
+    def die(run: PlannedRun, **_: Any) -> None:
         raise RuntimeError("dead")
 
     (run,) = plan(arguments(tmp_path, steps=100))
     with monkeypatch.context() as patch:
         patch.setattr("sb3_ddpg_ext.comparison.execute", die)
         ((_, record),) = run_missing([run], workers=0)
-        assert record == json.loads((run.directory / "result.json").read_text())
-        assert (record["status"], record["error"], record["seed"]) == ("failed", "RuntimeError: dead", 0)
-    again = execute(run, known={}, wait=True)  # as another command does, that has workers which live
+        assert to_json(record) == json.loads((run.directory / "result.json").read_text())
+        assert (record.status, record.error, record.seed) == ("failed", "RuntimeError: dead", 0)
+    again = execute(run)  # as another command does, whose workers do not die
     assert again is not None
     assert again["status"] == "finished"
     before = stamps(tmp_path)
@@ -496,7 +381,7 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
         ((_, record),) = run_missing([run], workers=0)
         (other,) = plan(arguments(tmp_path, steps=200))
         ((_, of_other),) = run_missing([other], workers=0)  # in whose place something else is finished
-    assert record["status"] == of_other["status"] == "failed"
+    assert record.status == of_other.status == "failed"
     assert stamps(tmp_path) == before  # what is finished stays so
 
 
@@ -512,14 +397,14 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path: Path) -> N
     for run in plan(args):
         record = json.loads((run.directory / "result.json").read_text())
         assert record["status"] == ("finished" if "Quick" in run.args.env else "failed")
-        assert {key: record[key] for key in run.identity()} == run.identity()
+        assert run.identity().differences(read_run(run.directory)) == []
 
 
 def test_settings_that_json_does_not_have_are_recorded(tmp_path: Path) -> None:
     """A run's record must not fail when everything else is done."""
     args = arguments(tmp_path, [f"{CUSTOM},env_kwargs={{g: .inf}},monitor_kwargs={{info_keywords: []}}"])
     (run,) = plan(args)
-    assert run.identity()["settings"]["env_kwargs"] == {"g": "Infinity"}
+    assert run.identity().settings["env_kwargs"] == {"g": "Infinity"}
 
 
 def test_the_same_seeds_give_the_same_results_in_other_processes(
@@ -531,41 +416,6 @@ def test_the_same_seeds_give_the_same_results_in_other_processes(
         assert one["score"] == other["score"]
         assert one["evaluations"]["returns"] == other["evaluations"]["returns"]
     assert records[0]["score"] != records[3]["score"]
-
-
-# --- What is expected ---
-
-
-def test_expected_time_is_that_of_finished_runs_in_proportion(tmp_path: Path) -> None:
-    (run,) = plan(arguments(tmp_path, steps=600))
-    for seed, (steps, train, status) in enumerate([(100, 8, "finished"), (300, 54, "finished"), (9, 9, "failed")]):
-        directory = run.directory.with_name(f"Quick-v0_{seed}")
-        directory.mkdir(parents=True)
-        seconds = {"train": train, "evaluate": 2 * steps / 100, "cpu": 1}
-        record = {"status": status, "steps": steps, "seconds": seconds}
-        (directory / "result.json").write_text(json.dumps(record))
-    (directory.with_name("Quick-v0_7")).mkdir()
-    (directory.with_name("Quick-v0_7") / "result.json").write_text("{")
-    expected = expect(run)  # (8 + 2) / 100 and (54 + 6) / 300 seconds a step
-    assert expected.seconds == pytest.approx(600 * (0.1 + 0.2) / 2)
-    assert expected.source == "2 finished"
-
-
-def test_expected_time_is_measured_where_nothing_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step takes a second by this clock; 20 evaluations and the final one are of 10 episodes of 20 steps each."""
-    monkeypatch.setattr("sb3_ddpg_ext.comparison.time", SimpleNamespace(perf_counter=lambda: Quick.steps / 1000))
-    (run,) = plan(arguments(tmp_path, steps=2000))
-    expected = expect(run)
-    assert expected.source == "300 updates, timed here"
-    assert expected.seconds == pytest.approx((2000 + 21 * 10 * 20) / 1000)
-    assert list(tmp_path.iterdir()) == []
-    for train_freq in (50, "[1, episode]"):  # whose updates come at once
-        algo = f"{CUSTOM},train_freq={train_freq},gradient_steps=-1"
-        (run,) = plan(arguments(tmp_path, [algo], steps=2000))
-        assert expect(run).seconds == pytest.approx((2000 + 21 * 10 * 20) / 1000)
-    (run,) = plan(arguments(tmp_path, env="Crash"))
-    assert expect(run).seconds is None
-    assert expect(run).source == "RuntimeError: the simulator has exploded"
 
 
 # --- The command, and what can happen to it ---

@@ -17,8 +17,10 @@ import pytest
 from processes import ENVIRONMENT
 from test_tuning import ROOT, TINY, arguments, tune
 
-from sb3_ddpg_ext.comparison import Run
-from sb3_ddpg_ext.settings import ALGORITHMS, SettingsError, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.comparison import PlannedRun
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score
+from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file, load_settings, read_yaml
 from sb3_ddpg_ext.tuning import TuneArgs, confirmation
 from sb3_ddpg_ext.tuning.confirmation import Entry, plan, rank, target, winner, write_entry
 from sb3_ddpg_ext.tuning.study import Job, Study, prepare
@@ -27,23 +29,27 @@ FILES = [hyperparams_file(algo) for algo in ALGORITHMS if not algo.startswith("s
 ENTRY = {"n_timesteps": 5, "policy_kwargs": {"net_arch": [64, 64]}, "noise_kwargs": {"correlation_time": 3.5}}
 
 
-def record(mean: float, times: tuple[float, ...] = (), **kwargs: Any) -> dict[str, Any]:
+def record(mean: float, times: tuple[float, ...] = (), **kwargs: Any) -> RunRecord:
     """Of a run on Pendulum: its final score, and when it reached the threshold, after so many evaluations."""
-    seconds = list(range(1, 5))
-    returns = [[-150.0 if second in times else -900.0] for second in seconds]
-    evaluations = {"steps": seconds, "seconds": seconds, "cpu_seconds": seconds, "returns": returns}
-    content = {"env": "Pendulum-v1", "score": {"mean": mean}, "evaluations": evaluations, "versions": {"torch": "2.9"}}
-    return {"status": "finished", **content, **kwargs}
+    seconds = np.arange(1.0, 5.0)
+    returns = np.array([[-150.0 if second in times else -900.0] for second in seconds])
+    results = {
+        "status": "finished",
+        "score": Score(np.array([mean]), np.array([200]), 0),
+        "evaluations": Evaluations(seconds, seconds, seconds, returns),
+        "versions": {"torch": "2.9"},
+    }
+    return RunRecord.of(RunIdentity("", "custom_ddpg", "Pendulum-v1", 0), **{**results, **kwargs})
 
 
 def ranked(
-    tmp_path: Path, records: Mapping[str, list[dict[str, Any]]], **kwargs: Any
+    tmp_path: Path, records: Mapping[str, list[RunRecord]], **kwargs: Any
 ) -> tuple[TuneArgs, Study, tuple[confirmation.Confirmed, ...]]:
     args = arguments(tmp_path, "Pendulum-v1", **kwargs)
     _, study = prepare(args)
     settings = load_settings("custom_ddpg", "Pendulum-v1")
     runs = [
-        Run(label, study.train_args(seed), settings, tmp_path / label / str(seed))
+        PlannedRun(label, study.train_args(seed), settings, tmp_path / label / str(seed))
         for label, group in records.items()
         for seed in range(len(group))
     ]
@@ -97,7 +103,7 @@ def test_the_highest_iqm_wins(tmp_path: Path) -> None:
 
 
 def test_times_are_better_when_they_are_short_and_failed_runs_are_the_worst(tmp_path: Path) -> None:
-    failed = {"status": "failed", "error": "FloatingPointError: no"}
+    failed = record(0, status="failed", error="FloatingPointError: no", score=None, evaluations=None)
     records = {
         "trial 1": [record(0, (2,)), record(0, (2, 3)), record(0, (2,)), failed],
         "previous": [record(0, (3,))] * 4,

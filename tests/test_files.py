@@ -12,7 +12,7 @@ import pytest
 from processes import forked
 
 from sb3_ddpg_ext import CustomDDPG, report
-from sb3_ddpg_ext.files import alone, atomic, lock
+from sb3_ddpg_ext.files import atomic, lock
 
 
 def test_half_written_files_do_not_replace_whole_ones(tmp_path: Path) -> None:
@@ -47,13 +47,13 @@ def test_a_directory_is_had_by_one_at_a_time(tmp_path: Path) -> None:
         assert third
 
 
-def test_one_at_a_time_also_where_the_file_is_replaced(tmp_path: Path) -> None:
+def test_one_waits_for_the_other(tmp_path: Path) -> None:
     """Each adds a line by replacing the file: none is lost."""
     file = tmp_path / "file.txt"
     file.write_text("")
 
     def add(line: int) -> None:
-        with alone(file):
+        with lock(tmp_path, wait=True):
             text = file.read_text()
             new = tmp_path / f"{line}.txt"
             new.write_text(f"{text}{line}\n")

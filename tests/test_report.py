@@ -19,12 +19,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from sb3_ddpg_ext import report
-from sb3_ddpg_ext.report import pictures, sections, statistics
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.report import pictures, sections
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison, compare
 from sb3_ddpg_ext.report.notes import notes
-from sb3_ddpg_ext.report.records import read_runs
-from sb3_ddpg_ext.report.scales import SCALES, scale_of
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.results import statistics
+from sb3_ddpg_ext.results.result_file import read_runs
+from sb3_ddpg_ext.results.scales import SCALES, scale_of
 
 AWKWARD = 'ddpg:a=<b>&"x",b=1|2,c=$_$'
 STEPS = np.arange(100, 1_001, 100)
@@ -96,9 +97,9 @@ def test_records_are_read(log_dir: Path) -> None:
     assert len(runs) == 12
     run = next(run for run in runs if (run.label, run.env, run.seed) == ("custom_ddpg", "Pendulum-v1", 2))
     assert (run.name, run.status, run.steps) == ("custom_ddpg/Pendulum-v1_2", "finished", 1_000)
-    assert (run.seconds, run.cpu_seconds) == (6.25, 5)
-    assert run.returns is not None
-    assert run.returns.tolist() == [-108, -88]
+    assert (run.seconds.train, run.seconds.cpu) == (6.25, 5)
+    assert run.score is not None
+    assert run.score.returns.tolist() == [-108, -88]
     assert run.evaluations is not None
     assert run.evaluations.means[:2].tolist() == [-908, -818]
     assert run.evaluations.seconds[:2].tolist() == [0.625, 1.25]
@@ -155,9 +156,11 @@ def test_unfinished_runs_are_known_by_their_neighbours(tmp_path: Path) -> None:
 
 
 def test_runs_that_nobody_has_finished_are_known_by_their_folder(tmp_path: Path) -> None:
-    (tmp_path / "ddpg%3Anet_arch=%5B64, 64%5D" / "Pendulum-v1_0").mkdir(parents=True)
+    (tmp_path / "ddpg-gamma-0.9-1a2b3c" / "Pendulum-v1_0").mkdir(parents=True)
     (run,) = read_runs(tmp_path)
-    assert (run.label, run.env, run.seed) == ("ddpg:net_arch=[64, 64]", "Pendulum-v1", 0)
+    assert (run.label, run.env, run.seed) == ("ddpg-gamma-0.9-1a2b3c", "Pendulum-v1", 0)
+    save(tmp_path, record("ddpg:gamma=0.9", "Pendulum-v1", 1), "ddpg-gamma-0.9-1a2b3c/Pendulum-v1_1")
+    assert [run.label for run in read_runs(tmp_path)] == ["ddpg:gamma=0.9"] * 2
 
 
 def test_failed_and_interrupted_runs(log_dir: Path) -> None:
@@ -185,11 +188,11 @@ def test_scores_by_hand(log_dir: Path) -> None:
     group = comparison_of(log_dir).groups["Pendulum-v1", "ddpg"]
     assert group.scores["final"].tolist() == [-100, -99, -98]
     # From the evaluation at step 100 (-910) to that at 1,000 (-100): a straight line
-    assert group.scores["steps"] == pytest.approx([-505, -504, -503])
+    assert group.scores["area_over_steps"] == pytest.approx([-505, -504, -503])
     # From 0.5 s (custom_ddpg's first evaluation) to 5 s (its last): ddpg is at -910 until 1 s, then climbs to -550
-    assert group.scores["seconds"] == pytest.approx([-750, -749, -748])
+    assert group.scores["area_over_seconds"] == pytest.approx([-750, -749, -748])
     fast = comparison_of(log_dir).groups["Pendulum-v1", "custom_ddpg"]
-    assert fast.scores["seconds"] == pytest.approx([-505, -504, -503])
+    assert fast.scores["area_over_seconds"] == pytest.approx([-505, -504, -503])
     assert group.pace.tolist() == [100, 100, 100]
 
 
@@ -218,7 +221,7 @@ def test_rows_of_all_environments(log_dir: Path) -> None:
     assert (first.env, first.label, first.runs) == (None, "custom_ddpg", 6)
     assert first.estimates["IQM"].value == pytest.approx(float(statistics.iqm(by_hand)))
     assert first.estimates["mean"].value == pytest.approx(np.mean(by_hand))
-    everything = comparison.improvement_rows["seconds"][0]
+    everything = comparison.improvement_rows["area_over_seconds"][0]
     assert (everything.env, everything.label, everything.probability.value) == (None, "custom_ddpg", 1)
     assert (everything.runs, everything.baseline_runs) == (6, 6)
     speed = comparison.pace_rows[0]
@@ -373,7 +376,7 @@ def test_an_algorithm_without_a_score_on_one_environment_is_left_out_of_this_sco
         save(log_dir, record("sac", "HalfCheetah-v5", seed, evaluations=None))
     comparison = comparison_of(log_dir)
     assert {row.label for row in comparison.score_rows["final"] if row.env is None} == {"custom_ddpg", "ddpg", "sac"}
-    assert {row.label for row in comparison.score_rows["steps"] if row.env is None} == {"custom_ddpg", "ddpg"}
+    assert {row.label for row in comparison.score_rows["area_over_steps"] if row.env is None} == {"custom_ddpg", "ddpg"}
     (left_out,) = (note for note in notes(comparison) if "left out" in note)
     titles = "area under the curve over steps and no area under the curve over seconds"
     assert left_out.startswith(f"sac has no {titles} on HalfCheetah-v5: it is left out")
@@ -391,7 +394,7 @@ def test_shorter_and_longer_runs(log_dir: Path) -> None:
     short, long = (comparison.groups["Pendulum-v1", label] for label in ("ddpg", "custom_ddpg"))
     assert [len(short.scores[score]) for score in SCORES] == [3, 3, 3]
     assert [len(long.scores[score]) for score in SCORES] == [3, 4, 4]
-    assert long.scores["steps"][3] == -500  # up to step 1,000
+    assert long.scores["area_over_steps"][3] == -500  # up to step 1,000
     assert long.steps_to[3] == np.inf
     assert (len(short.steps_to), len(long.steps_to), len(short.pace)) == (3, 4, 3)
     said = notes(comparison)
@@ -419,8 +422,8 @@ def test_rarer_evaluations_do_not_change_an_area_over_steps(log_dir: Path) -> No
     save(log_dir, rarer)
     groups = comparison_of(log_dir).groups
     # All between steps 300 and 900, from -730 to -190
-    assert groups["Pendulum-v1", "sac"].scores["steps"] == pytest.approx([-460])
-    assert groups["Pendulum-v1", "ddpg"].scores["steps"] == pytest.approx([-460, -459, -458])
+    assert groups["Pendulum-v1", "sac"].scores["area_over_steps"] == pytest.approx([-460])
+    assert groups["Pendulum-v1", "ddpg"].scores["area_over_steps"] == pytest.approx([-460, -459, -458])
 
 
 def test_a_seed_counts_once(log_dir: Path) -> None:
@@ -490,8 +493,8 @@ def test_who_is_evaluated_after_the_fastest_has_ended_counts_as_if_it_were_so_go
     for label, speed in (("ddpg", 1.0), ("sac", 100.0)):
         save(tmp_path, record(label, "Pendulum-v1", 0, speed=speed))
     groups = comparison_of(tmp_path).groups
-    assert groups["Pendulum-v1", "sac"].scores["seconds"] == pytest.approx([-505])
-    assert groups["Pendulum-v1", "ddpg"].scores["seconds"] == pytest.approx([-910])
+    assert groups["Pendulum-v1", "sac"].scores["area_over_seconds"] == pytest.approx([-505])
+    assert groups["Pendulum-v1", "ddpg"].scores["area_over_seconds"] == pytest.approx([-910])
     (said,) = (note for note in notes(comparison_of(tmp_path)) if "no evaluation yet" in note)
     assert said.startswith(
         "Pendulum-v1: 1 of ddpg had no evaluation yet when the fastest was done, after 10 CPU seconds"

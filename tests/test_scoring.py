@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from sb3_ddpg_ext.report.records import Evaluations
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.tuning import scoring
 
 PENDULUM = "Pendulum-v1"  # threshold -200, random -1211.8

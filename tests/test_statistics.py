@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from sb3_ddpg_ext.report import statistics
-from sb3_ddpg_ext.report.statistics import METRICS, Estimate
+from sb3_ddpg_ext.results import statistics
+from sb3_ddpg_ext.results.statistics import METRICS, Estimate
 
 SCORES = st.floats(-1e6, 1e6)
 RUNS = st.integers(1, 12).flatmap(lambda n: arrays(np.float64, n, elements=SCORES))

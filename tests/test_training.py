@@ -14,20 +14,16 @@ import yaml
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_ext import CustomDDPG, report
+from sb3_ddpg_ext import CustomDDPG, evaluation, report
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate, find_model
-from sb3_ddpg_ext.settings import SettingsError, parse_settings
-from sb3_ddpg_ext.training import (
-    EVAL_SEED,
-    Evaluation,
-    StopOnSignal,
-    TrainArgs,
-    score,
-    settings_of,
-    train,
-    train_in,
-)
+from sb3_ddpg_ext.callbacks import Evaluation, StopOnSignal
+from sb3_ddpg_ext.episodes import EVAL_SEED, score
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.evaluation import EvaluateArgs, find_model
+from sb3_ddpg_ext.results.records import Evaluations
+from sb3_ddpg_ext.results.result_file import to_json
+from sb3_ddpg_ext.settings import parse_settings
+from sb3_ddpg_ext.training import TrainArgs, settings_of, train, train_in
 
 TINY = (
     "policy_kwargs={net_arch: [8]}",
@@ -41,7 +37,13 @@ TINY = (
 
 def run(tmp_path: Path, *params: str, **kwargs: Any) -> dict[str, Any]:
     defaults = {"env": "Pendulum-v1", "steps": 300, "eval_freq": 100, "eval_episodes": 2, "quiet": True}
-    return train(TrainArgs(**{**defaults, **kwargs, "log_dir": tmp_path, "params": (*TINY, *params)}))
+    record = train(TrainArgs(**{**defaults, **kwargs, "log_dir": tmp_path, "params": (*TINY, *params)}))
+    return {**to_json(record), "directory": str(record.directory)}
+
+
+def evaluate(args: EvaluateArgs) -> dict[str, Any]:
+    played = evaluation.evaluate(args)[1]
+    return {"mean": played.mean, "returns": played.returns.tolist()}
 
 
 def settings(**raw: Any) -> Any:
@@ -153,9 +155,8 @@ def test_config_of_a_run_trains_again(normalized_run: Path, tmp_path: Path) -> N
     args = TrainArgs(
         "Pendulum-v1", seed=3, hyperparams=file, log_dir=tmp_path, eval_freq=0, eval_episodes=2, quiet=True
     )
-    assert (
-        train(args)["score"]["returns"] == json.loads((normalized_run / "result.json").read_text())["score"]["returns"]
-    )
+    first = json.loads((normalized_run / "result.json").read_text())
+    assert to_json(train(args))["score"]["returns"] == first["score"]["returns"]
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -262,13 +263,13 @@ def test_a_stochastic_policy_is_sampled_when_asked(tmp_path: Path) -> None:
 def test_evaluation_is_the_same_each_time(tmp_path: Path) -> None:
     env = make_env("Pendulum-v1", settings(), 5, 0)
     model = make_model(settings(learning_starts=10_000, buffer_size=100), "custom_ddpg", env, seed=0)
-    evaluation = Evaluation(tmp_path, env, eval_freq=10, episodes=5, stop=StopOnSignal())
-    model.learn(150, callback=evaluation)  # without an update: the policy stays the same
-    results = np.asarray(evaluation.evaluations_results)
+    callback = Evaluation(tmp_path, env, eval_freq=10, episodes=5, stop=StopOnSignal())
+    model.learn(150, callback=callback)  # without an update: the policy stays the same
+    results = np.asarray(callback.evaluations_results)
     assert results.shape == (3, 5)
     assert (results == results[0]).all()
     assert len(set(results[0])) == 5
-    assert score(model, env, 5, EVAL_SEED)["returns"] == results[0].tolist()
+    assert score(model, env, 5, EVAL_SEED).returns.tolist() == results[0].tolist()
     env.seed(EVAL_SEED)
     assert evaluate_policy(model, env, 5)[0] == pytest.approx(results[0].mean())
 
@@ -302,16 +303,16 @@ def test_learning_curve_of_a_run_whose_last_episode_was_cut_off_by_a_full_disk(t
 
 def test_evaluations_are_told_as_they_come_and_what_that_raises_ends_the_run(tmp_path: Path) -> None:
     args = TrainArgs("Pendulum-v1", steps=120, eval_freq=40, eval_episodes=1, params=TINY, quiet=True)
-    seen: list[dict[str, Any]] = []
+    seen: list[Evaluations] = []
 
-    def enough(record: dict[str, Any]) -> None:
-        seen.append(record)
-        if len(record["steps"]) == 2:
+    def enough(evaluations: Evaluations) -> None:
+        seen.append(evaluations)
+        if len(evaluations.steps) == 2:
             raise StopIteration("enough")
 
     with pytest.raises(StopIteration, match="enough"):
         train_in(tmp_path, args, settings_of(args), label="", stop=StopOnSignal(), on_evaluation=enough)
-    assert [record["steps"] for record in seen] == [[40], [40, 80]]
-    assert [len(record["cpu_seconds"]) for record in seen] == [1, 2]
+    assert [evaluations.steps.tolist() for evaluations in seen] == [[40], [40, 80]]
+    assert [len(evaluations.cpu_seconds) for evaluations in seen] == [1, 2]
     assert (tmp_path / "Pendulum-v1.zip").exists()  # what was reached
     assert not (tmp_path / "result.json").exists()

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import processes
 import psutil
@@ -29,7 +30,9 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import Server, postgres  # noqa: F401 (a fixture)
 from test_cluster import cluster_started_by_hand, gone, wait_until
 
-from sb3_ddpg_ext.settings import SettingsError, load_settings
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.results.records import Evaluations
+from sb3_ddpg_ext.settings import load_settings
 from sb3_ddpg_ext.tuning import TuneArgs, objective, scoring, search, study
 from sb3_ddpg_ext.tuning.study import Job, connect, prepare
 
@@ -275,10 +278,8 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> Curves:
         curve = given.pop(0)
         for n in range(1, len(curve) + 1):
             given.told += 1
-            seconds = [float(s) for s in range(1, n + 1)]
-            steps = [30 * s for s in range(1, n + 1)]
-            returns = [[r] for r in curve[:n]]
-            on_evaluation({"steps": steps, "seconds": seconds, "cpu_seconds": seconds, "returns": returns})
+            seconds = np.arange(1.0, n + 1)
+            on_evaluation(Evaluations(30 * seconds, seconds, seconds, np.array(curve[:n])[:, None]))
 
     monkeypatch.setattr(objective, "train_in", train_in)
     return given

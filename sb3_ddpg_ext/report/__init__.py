@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.report.curve import learning_curve
-from sb3_ddpg_ext.settings import SettingsError
 
 __all__ = ["learning_curve", "write_report"]
 
@@ -21,7 +21,8 @@ def write_report(log_dir: Path, *, baseline: str | None = None, seed: int = 0) -
     :raises SettingsError: If there are no runs, or no such baseline, or scipy or jinja2 is not installed
     """
     try:
-        from sb3_ddpg_ext.report import analysis, pages, records
+        from sb3_ddpg_ext.report import analysis, pages
+        from sb3_ddpg_ext.results.result_file import read_runs
     except ModuleNotFoundError as error:
         raise SettingsError(f"{error.name} is not installed: pip install 'sb3_ddpg_ext[compare]'") from error
-    return pages.write(analysis.compare(records.read_runs(log_dir), baseline, seed), log_dir)
+    return pages.write(analysis.compare(read_runs(log_dir), baseline, seed), log_dir)

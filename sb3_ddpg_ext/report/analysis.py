@@ -13,7 +13,7 @@ What is compared with what:
 - Seconds are of CPU time: runs that share a machine's cores with one another, or with somebody else, wait for them,
   which says nothing about an algorithm. (Busy neighbours slow caches and memory all the same, by up to a fifth or
   a quarter in runs that had much of it.)
-- All environments together: scores normalised by :data:`sb3_ddpg_ext.report.scales.SCALES`, for the algorithms that
+- All environments together: scores normalised by :data:`sb3_ddpg_ext.results.scales.SCALES`, for the algorithms that
   have scores on every environment of that table.
 
 Whatever is left out of something is named by :mod:`sb3_ddpg_ext.report.notes`.
@@ -26,16 +26,16 @@ from functools import cached_property
 
 import numpy as np
 
-from sb3_ddpg_ext.report import statistics
-from sb3_ddpg_ext.report.records import AXES, Array, Evaluations, Run
-from sb3_ddpg_ext.report.scales import scale_of, threshold_of
-from sb3_ddpg_ext.report.statistics import Estimate
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.results import statistics
+from sb3_ddpg_ext.results.records import AXES, Array, Evaluations, RunRecord
+from sb3_ddpg_ext.results.scales import scale_of, threshold_of
+from sb3_ddpg_ext.results.statistics import Estimate
 
 SCORES: Mapping[str, str] = {
     "final": "Final score",
-    "steps": "Area under the curve over steps",
-    "seconds": "Area under the curve over seconds",
+    "area_over_steps": "Area under the curve over steps",
+    "area_over_seconds": "Area under the curve over seconds",
 }
 """The scores of a run, and their titles."""
 
@@ -58,7 +58,7 @@ class Group:
 
     label: str
     env: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     evaluations: tuple[Evaluations, ...]
     scores: Mapping[str, Array]
     steps_to: Array
@@ -137,12 +137,12 @@ class Comparison:
     :param baseline: The one that the others are compared with
     :param budgets: Steps of each environment that has finished runs
     :param windows: From where to where areas are taken, by environment, over each of
-        :data:`sb3_ddpg_ext.report.records.AXES`
+        :data:`sb3_ddpg_ext.results.records.AXES`
     :param groups: The finished runs, by environment and label
     :param seed: Seed of each bootstrap
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     labels: tuple[str, ...]
     baseline: str
     budgets: Mapping[str, int]
@@ -260,7 +260,7 @@ class Comparison:
         return paces if len(paces) == len(envs) and all(map(len, paces)) else []
 
 
-def compare(runs: Sequence[Run], baseline: str | None = None, seed: int = 0) -> Comparison:
+def compare(runs: Sequence[RunRecord], baseline: str | None = None, seed: int = 0) -> Comparison:
     """
     Compare algorithms.
 
@@ -276,9 +276,9 @@ def compare(runs: Sequence[Run], baseline: str | None = None, seed: int = 0) -> 
         baseline = "ddpg" if "ddpg" in labels else labels[0]
     if baseline not in labels:
         raise SettingsError(f"baseline {baseline!r} has no runs here; there are: {', '.join(map(repr, labels))}")
-    finished: dict[tuple[str, str], dict[int, Run]] = {}
+    finished: dict[tuple[str, str], dict[int, RunRecord]] = {}
     for run in runs:
-        if run.status == "finished":
+        if run.is_finished:
             finished.setdefault((run.env, run.label), {}).setdefault(run.seed, run)
     budgets: dict[str, int] = {}
     windows: dict[str, Mapping[str, tuple[float, float]]] = {}
@@ -306,7 +306,7 @@ def _windows(evaluations: Sequence[Evaluations]) -> Mapping[str, tuple[float, fl
 def _group(
     label: str,
     env: str,
-    runs: tuple[Run, ...],
+    runs: tuple[RunRecord, ...],
     evaluations: tuple[Evaluations, ...],
     budget: int,
     windows: Mapping[str, tuple[float, float]],
@@ -320,24 +320,24 @@ def _group(
         runs,
         evaluations,
         {
-            "final": np.array([run.returns.mean() for run in in_time if run.returns is not None]),
-            **{axis: _areas(evaluations, AXES[axis], *window) for axis, window in windows.items()},
+            "final": np.array([run.score.mean for run in in_time if run.score is not None]),
+            **{f"area_over_{axis}": _areas(evaluations, AXES[axis], *window) for axis, window in windows.items()},
         },
         np.array([statistics.first_at(e.steps, e.means, threshold or 0) for e in reached]),
         np.array([statistics.first_at(e.cpu_seconds, e.means, threshold or 0) for e in reached]),
-        np.array([run.steps / run.cpu_seconds for run in in_time]),
+        np.array([run.steps / run.seconds.cpu for run in in_time]),
         np.array([run.updates / run.steps for run in in_time]),
     )
 
 
-def _until(run: Run, budget: int) -> Evaluations | None:
+def _until(run: RunRecord, budget: int) -> Evaluations | None:
     """The evaluations up to the budget, None if there are none."""
     if run.evaluations is None:
         return None
     e = run.evaluations
     # The last evaluation comes with the end of the last rollout, which may be some steps after the budget
     n = len(e.steps) if run.length == budget else int((e.steps <= budget).sum())
-    return Evaluations(e.steps[:n], e.seconds[:n], e.cpu_seconds[:n], e.returns[:n]) if n else None
+    return e.first(n) if n else None
 
 
 def common(evaluations: Sequence[Evaluations], x: Callable[[Evaluations], Array]) -> tuple[float, float]:
@@ -353,3 +353,15 @@ def _areas(evaluations: Sequence[Evaluations], x: Callable[[Evaluations], Array]
     if not low < high:
         return np.empty(0)
     return np.array([statistics.area(x(e), e.means, low, high) for e in evaluations if len(e.steps) > 1])
+
+
+def conditions(run: RunRecord) -> dict[str, str]:
+    """:return: How a finished run was made, in words: what may explain differences between runs"""
+    score = run.score
+    return {
+        "threads": str(run.threads),
+        "device": run.device,
+        "machine": ", ".join(f"{key} {value}" for key, value in run.machine.items()),
+        "versions": ", ".join(f"{key} {value}" for key, value in run.versions.items()),
+        "final episodes": "none" if score is None else f"{len(score.returns)} from seed {score.seed}",
+    }

@@ -4,9 +4,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group, common
-from sb3_ddpg_ext.report.records import AXES
-from sb3_ddpg_ext.report.scales import scale_of
+from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group, common, conditions
+from sb3_ddpg_ext.results.records import AXES
+from sb3_ddpg_ext.results.scales import scale_of
 
 _TIMES = "Seconds are not comparable between them."
 _BUSY = 1.5  # times its CPU seconds: a run that took longer has waited
@@ -36,13 +36,13 @@ def notes(comparison: Comparison) -> tuple[str, ...]:
 
 def _not_counted(comparison: Comparison) -> Iterator[str]:
     for run in comparison.runs:
-        if run.status != "finished":
+        if not run.is_finished:
             yield f"{run.name}: {run.status} ({run.reason}). It is in no statistic."
     if any(run.status == "failed" for run in comparison.runs):
         yield "Failed runs have no scores: an algorithm that fails at times is shown by its better runs."
     counted = {run.name for group in comparison.groups.values() for run in group.runs}
     for run in comparison.runs:
-        if run.status == "finished" and run.name not in counted:
+        if run.is_finished and run.name not in counted:
             yield f"{run.name}: seed {run.seed} of {run.label} on {run.env} is there twice. This one does not count."
 
 
@@ -98,7 +98,7 @@ def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
             "Fewer of them find a threshold later; of fewer episodes, by luck."
         )
     waited = Counter(
-        label for label, group in here.items() for run in group.runs if run.seconds > _BUSY * run.cpu_seconds
+        label for label, group in here.items() for run in group.runs if run.seconds.train > _BUSY * run.seconds.cpu
     )
     if waited:
         yield (
@@ -157,9 +157,9 @@ def _aggregates(comparison: Comparison) -> Iterator[str]:
 
 
 def _conditions(comparison: Comparison) -> Iterator[str]:
-    finished = [run for run in comparison.runs if run.status == "finished"]
+    finished = [run for run in comparison.runs if run.is_finished]
     for condition, consequence in _CONSEQUENCES.items():
-        if seen := _differing([(run.conditions[condition], run.label) for run in finished]):
+        if seen := _differing([(conditions(run)[condition], run.label) for run in finished]):
             yield f"Not all runs have the same {condition}: {seen}. {consequence}"
 
 

@@ -12,8 +12,8 @@ import jinja2
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.report.analysis import Comparison
 from sb3_ddpg_ext.report.pictures import Picture
-from sb3_ddpg_ext.report.records import Run
 from sb3_ddpg_ext.report.sections import Section, sections
+from sb3_ddpg_ext.results.records import RunRecord
 
 
 def write(comparison: Comparison, directory: Path) -> Path:
@@ -87,17 +87,17 @@ _RUNS = (
 _EVALUATIONS = ("label", "env", "seed", "directory", "status", "step", "mean", "seconds", "cpu_seconds", "episodes")
 
 
-def _run_row(run: Run) -> tuple[object, ...]:
-    final = ("", 0) if run.returns is None else (float(run.returns.mean()), len(run.returns))
+def _run_row(run: RunRecord) -> tuple[object, ...]:
+    final = ("", 0) if run.score is None else (run.score.mean, len(run.score.returns))
     evaluations = 0 if run.evaluations is None else len(run.evaluations.steps)
-    times = (run.seconds, run.cpu_seconds) if run.conditions else ("", "")
+    how = (run.seconds.train, run.seconds.cpu, run.threads, run.device) if run.steps else ("", "", "", "")
     return (
         *(run.label, run.env, run.seed, run.name, run.status, run.reason, run.steps, run.planned_steps, run.updates),
-        *(*final, evaluations, *times, run.conditions.get("threads", ""), run.conditions.get("device", "")),
+        *(*final, evaluations, *how),
     )
 
 
-def _evaluation_rows(run: Run) -> Iterable[tuple[object, ...]]:
+def _evaluation_rows(run: RunRecord) -> Iterable[tuple[object, ...]]:
     if run.evaluations is not None:
         e = run.evaluations
         rows = zip(e.steps.astype(int), e.means, e.seconds, e.cpu_seconds, strict=True)

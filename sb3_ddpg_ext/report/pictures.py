@@ -16,12 +16,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sb3_ddpg_ext.labels import pieces
-from sb3_ddpg_ext.report import statistics
 from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group, common
-from sb3_ddpg_ext.report.records import Array, Evaluations
-from sb3_ddpg_ext.report.scales import threshold_of
-from sb3_ddpg_ext.report.statistics import Estimate
+from sb3_ddpg_ext.results import statistics
+from sb3_ddpg_ext.results.records import Array, Evaluations
+from sb3_ddpg_ext.results.scales import threshold_of
+from sb3_ddpg_ext.results.statistics import Estimate
+from sb3_ddpg_ext.variants import pieces
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, with grey for yellow, which nobody sees on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
@@ -341,9 +341,11 @@ CURVES = (
 )
 INTERVALS = {
     "final": Picture("scores_final", f"Final scores. {_BARS}", lambda comparison: _scores(comparison, "final")),
-    "steps": Picture("scores_steps", f"Areas over steps. {_BARS}", lambda comparison: _scores(comparison, "steps")),
-    "seconds": Picture(
-        "scores_seconds", f"Areas over seconds. {_BARS}", lambda comparison: _scores(comparison, "seconds")
+    "area_over_steps": Picture(
+        "scores_steps", f"Areas over steps. {_BARS}", lambda comparison: _scores(comparison, "area_over_steps")
+    ),
+    "area_over_seconds": Picture(
+        "scores_seconds", f"Areas over seconds. {_BARS}", lambda comparison: _scores(comparison, "area_over_seconds")
     ),
 }
 IMPROVEMENT = Picture("improvement", f"Probability of improvement over the baseline. {_BARS}", _improvement)

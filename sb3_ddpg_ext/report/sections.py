@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sb3_ddpg_ext.report import pictures, statistics
-from sb3_ddpg_ext.report.analysis import SCORES, Comparison
+from sb3_ddpg_ext.report import pictures
+from sb3_ddpg_ext.report.analysis import SCORES, Comparison, conditions
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.report.pictures import Picture
-from sb3_ddpg_ext.report.scales import scale_of
-from sb3_ddpg_ext.report.statistics import EXACT, RESAMPLES, Estimate
+from sb3_ddpg_ext.results import statistics
+from sb3_ddpg_ext.results.scales import scale_of
+from sb3_ddpg_ext.results.statistics import EXACT, RESAMPLES, Estimate
 
 _ALL = "all environments"
 _NONE = "-"
@@ -86,11 +87,11 @@ _SCORES = {
         "with the same seeds for all runs. It shows the end of training only, in which deterministic policies still go "
         "up and down.",
     ),
-    "steps": (
+    "area_over_steps": (
         "The mean height of a run's evaluation curve over environment steps: how much was learned how early. Between "
         "the latest first and the earliest last evaluation of all runs on an environment.",
     ),
-    "seconds": (
+    "area_over_seconds": (
         "The mean height of a run's evaluation curve over CPU seconds of training, from the earliest first to the "
         "earliest last evaluation of all runs on an environment: what computing time buys until the fastest is done. "
         "Before its own first evaluation a curve is as high as there. It holds for the machine and the threads below.",
@@ -294,10 +295,10 @@ def _budgets(comparison: Comparison) -> Table:
                 _seeds([run.seed for run in group.runs]),
                 _distinct([f"{run.length:,}" for run in group.runs]),
                 _distinct([f"{points} x {episodes} episodes" for points, episodes in evaluated]) or _NONE,
-                _distinct([run.conditions["final episodes"] for run in group.runs]),
-                number(sum(run.seconds for run in group.runs)),
-                number(sum(run.cpu_seconds for run in group.runs)),
-                _distinct([run.conditions["threads"] for run in group.runs]),
+                _distinct([conditions(run)["final episodes"] for run in group.runs]),
+                number(sum(run.seconds.train for run in group.runs)),
+                number(sum(run.seconds.cpu for run in group.runs)),
+                _distinct([str(run.threads) for run in group.runs]),
             )
         )
     return Table(
@@ -312,7 +313,7 @@ def _budgets(comparison: Comparison) -> Table:
 
 
 def _conditions(comparison: Comparison) -> Table:
-    finished = [run.conditions for run in comparison.runs if run.status == "finished"]
+    finished = [conditions(run) for run in comparison.runs if run.is_finished]
     counted = {name: Counter(c[name] for c in finished) for name in ("threads", "device", "machine", "versions")}
     return Table(
         "What they ran on.",

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sb3_ddpg_ext.settings import require
+from sb3_ddpg_ext.errors import require
 
 __all__ = ["TuneArgs", "require_packages"]
 

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sb3_ddpg_ext.comparison import Run
-from sb3_ddpg_ext.files import alone, atomic
-from sb3_ddpg_ext.report import statistics
-from sb3_ddpg_ext.report.records import Array
-from sb3_ddpg_ext.report.statistics import Estimate
-from sb3_ddpg_ext.settings import Settings, SettingsError, hyperparams_file, parse_settings, read_yaml
+from sb3_ddpg_ext.comparison import PlannedRun
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.files import atomic, lock
+from sb3_ddpg_ext.results import statistics
+from sb3_ddpg_ext.results.records import Array, RunRecord
+from sb3_ddpg_ext.results.statistics import Estimate
+from sb3_ddpg_ext.settings import Settings, hyperparams_file, parse_settings, read_yaml
 from sb3_ddpg_ext.training import env_name
 from sb3_ddpg_ext.tuning import TuneArgs, scoring
 from sb3_ddpg_ext.tuning.search import ranking
@@ -55,7 +56,7 @@ class Confirmed:
     better: Estimate
 
 
-def plan(args: TuneArgs, job: Job, study: Study) -> tuple[Run, ...]:
+def plan(args: TuneArgs, job: Job, study: Study) -> tuple[PlannedRun, ...]:
     """
     The runs that confirm, those that are done included.
 
@@ -67,7 +68,7 @@ def plan(args: TuneArgs, job: Job, study: Study) -> tuple[Run, ...]:
     directory = confirm_directory(args)
     first = study.asked["seeds"]  # the seeds before it have chosen
     return tuple(
-        Run(label, study.train_args(seed), settings, directory / label / f"{env_name(args.env)}_{seed}")
+        PlannedRun(label, study.train_args(seed), settings, directory / label / f"{env_name(args.env)}_{seed}")
         for seed in range(first, first + args.confirm_seeds)
         for label, settings in _candidates(args, job, study).items()
     )
@@ -91,7 +92,7 @@ def _candidates(args: TuneArgs, job: Job, study: Study) -> dict[str, Settings]:
     return candidates
 
 
-def rank(runs: Sequence[Run], records: Mapping[Path, Mapping[str, Any]], study: Study) -> tuple[Confirmed, ...]:
+def rank(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord], study: Study) -> tuple[Confirmed, ...]:
     """
     :param runs: The runs of :func:`plan`
     :param records: Their records, by directory
@@ -109,7 +110,7 @@ def rank(runs: Sequence[Run], records: Mapping[Path, Mapping[str, Any]], study: 
             label,
             next(run.settings for run in runs if run.label == label),
             values,
-            sum(records[run.directory]["status"] != "finished" for run in runs if run.label == label),
+            sum(not records[run.directory].is_finished for run in runs if run.label == label),
             _versions([records[run.directory] for run in runs if run.label == label]),
             _estimate(statistics.iqm, values),
             Estimate(math.nan)
@@ -121,18 +122,18 @@ def rank(runs: Sequence[Run], records: Mapping[Path, Mapping[str, Any]], study: 
     return tuple(sorted(confirmed, key=lambda c: -float(scoring.ascending(score, np.array(c.estimate.value)))))
 
 
-def _versions(records: Sequence[Mapping[str, Any]]) -> str:
-    finished = [record["versions"] for record in records if record["status"] == "finished"]
+def _versions(records: Sequence[RunRecord]) -> str:
+    finished = [record.versions for record in records if record.is_finished]
     said = (", ".join(f"{name} {number}" for name, number in versions.items()) for versions in finished)
     return " and ".join(dict.fromkeys(said))
 
 
-def _score(score: str, record: Mapping[str, Any]) -> float:
-    if record["status"] != "finished":
+def _score(score: str, record: RunRecord) -> float:
+    if record.score is None or record.evaluations is None:
         return scoring.worst(score)
     if score == "final":
-        return float(record["score"]["mean"])  # of episodes that no trial has seen
-    return scoring.measure(score, scoring.evaluations(record["evaluations"]), record["env"])
+        return record.score.mean  # of episodes that no trial has seen
+    return scoring.measure(score, record.evaluations, record.env)
 
 
 def _estimate(statistic: Any, *strata: Array) -> Estimate:
@@ -223,7 +224,7 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: Entry) -> bool:
         :func:`write_entry`
     """
     file = target(args)
-    with alone(file):  # studies of other environments may end now, too
+    with lock(file.parent, wait=True):  # studies of other environments may end now, too
         current = entry_there(args)
         if current == entry.values:
             return False

@@ -3,18 +3,18 @@
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 from torch import OutOfMemoryError
 
+from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.errors import one_line
-from sb3_ddpg_ext.report.records import Evaluations
+from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.settings import Settings
-from sb3_ddpg_ext.training import StopOnSignal, train_in
+from sb3_ddpg_ext.training import train_in
 from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.study import Study, points
 
@@ -90,8 +90,7 @@ def _run(trial: optuna.Trial, study: Study, settings: Settings, before: Sequence
     limit = _time_limit(trial.study, asked["score"])
     reached: list[Evaluations] = []
 
-    def on_evaluation(record: Mapping[str, Any]) -> None:
-        run = scoring.evaluations(record)
+    def on_evaluation(run: Evaluations) -> None:
         reached[:] = [run]
         known = len(run.steps) >= n_points or scoring.is_known(asked["score"], run, asked["env"])
         if asked["pruner"] != "wilcoxon":

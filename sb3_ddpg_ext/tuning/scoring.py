@@ -8,14 +8,13 @@ that have one, by how far its runs fell short.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_ext.report.records import AXES, Array, Evaluations
-from sb3_ddpg_ext.report.scales import SCALES, Scale, scale_of, threshold_of
-from sb3_ddpg_ext.report.statistics import area, first_at, iqm
-from sb3_ddpg_ext.settings import SettingsError
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.results.records import AXES, Array, Evaluations
+from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of, threshold_of
+from sb3_ddpg_ext.results.statistics import area, first_at, iqm
 
 SCORES: Mapping[str, str] = {
     "final": "final return",
@@ -40,11 +39,6 @@ def check(score: str, env: str) -> None:
         raise SettingsError(
             f"--score {score} needs a threshold, which {env} does not have; use final or area, or: {known}"
         )
-
-
-def evaluations(record: Mapping[str, Any]) -> Evaluations:
-    """:return: The evaluations of a run, from its record or from :meth:`sb3_ddpg_ext.training.Evaluation.record`"""
-    return Evaluations(*(np.asarray(record[key]) for key in ("steps", "seconds", "cpu_seconds", "returns")))
 
 
 def measure(score: str, run: Evaluations, env: str) -> float:

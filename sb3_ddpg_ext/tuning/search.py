@@ -25,9 +25,8 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
-from sb3_ddpg_ext.errors import FaultyEnvironmentError
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError
 from sb3_ddpg_ext.files import is_nearly_full
-from sb3_ddpg_ext.settings import SettingsError
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
 from sb3_ddpg_ext.tuning.study import MAX_RETRIES, Job, Study, connect, first_attempt, quiet
 

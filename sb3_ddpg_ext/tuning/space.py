@@ -20,8 +20,9 @@ from optuna.distributions import (
 )
 
 from sb3_ddpg_ext.building import SB3_NOISES
+from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.noise import NOISES
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, SettingsError, algorithm_class, parse_override, parse_settings
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, algorithm_class, parse_override, parse_settings
 
 Entry = dict[str, Any]
 Value = float | int | str | bool | None
@@ -348,7 +349,7 @@ def _readable(previous: Settings) -> Entry:
     """An entry whose arguments are mappings, also where the file has strings as RL Zoo does."""
     entry = copy.deepcopy(dict(previous.raw))
     if isinstance(entry.get("noise_kwargs"), str):
-        entry["noise_kwargs"] = _listed(previous.noise_kwargs)
+        entry["noise_kwargs"] = _listed(previous.noise.kwargs if previous.noise else {})
     if isinstance(entry.get("policy_kwargs"), str):
         names = {"torch.nn.modules": "nn", "torch.optim": "th.optim"}
         kwargs = dict(previous.hyperparams["policy_kwargs"])

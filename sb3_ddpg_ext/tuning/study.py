@@ -23,10 +23,10 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from sb3_ddpg_ext.errors import one_line
+from sb3_ddpg_ext.errors import SettingsError, one_line
 from sb3_ddpg_ext.files import atomic, lock
-from sb3_ddpg_ext.settings import Settings, SettingsError, parse_settings, read_yaml
-from sb3_ddpg_ext.training import TrainArgs, check, env_name, identity, settings_of
+from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
+from sb3_ddpg_ext.training import TrainArgs, check, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages, scoring
 from sb3_ddpg_ext.tuning.space import Space, make_space
 
@@ -238,7 +238,7 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     train_args = _train_args(args)
     settings = settings_of(train_args)
     check(train_args, settings)
-    freq = identity(train_args, settings, "")["protocol"]["eval_freq"]
+    freq = eval_freq(train_args, settings)
     if not 1 <= freq <= settings.n_timesteps:
         raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
     asked = {
@@ -421,6 +421,6 @@ def _pruner(study: Study) -> BasePruner:
 
 def points(study: Study, settings: Settings) -> int:
     """:return: How many evaluations a run has"""
-    freq = identity(study.train_args(0), settings, "")["protocol"]["eval_freq"]
+    freq = eval_freq(study.train_args(0), settings)
     # Evaluations come with steps of all environments together
     return int(-(-settings.n_timesteps // settings.n_envs) // -(-freq // settings.n_envs))

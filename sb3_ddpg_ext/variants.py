@@ -1,0 +1,94 @@
+"""What ``--algos`` means: algorithms with settings, written ``ddpg,custom_ddpg:gamma=0.9,batch_size=128``."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file
+
+_LONGEST_FOLDER = 40  # characters of a label in the name of its folder
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    An algorithm with the settings it is to be compared with.
+
+    :param label: What the user wrote
+    :param algo: Name of the algorithm
+    :param hyperparams: File of settings, None for the algorithm's own
+    :param params: Overrides, ``name=value`` each
+    """
+
+    label: str
+    algo: str
+    hyperparams: Path | None = None
+    params: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """
+        Name of the folder of its runs. The label itself if that is a good name on any system and in any shell;
+        otherwise its letters and digits, and a few digits that are different for each label.
+        """
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self.label)
+        if plain == self.label and len(plain) <= _LONGEST_FOLDER:
+            return plain
+        digest = hashlib.sha256(self.label.encode()).hexdigest()[:6]
+        return f"{plain[:_LONGEST_FOLDER].strip('-.')}-{digest}"
+
+
+def parse_variants(text: str) -> tuple[Variant, ...]:
+    """
+    Read a list such as ``ddpg,custom_ddpg:gamma=0.9,batch_size=128,sac``. A piece ``name=value`` belongs to the
+    algorithm before it; commas inside brackets separate nothing.
+
+    :param text: What the user wrote
+    :return: The variants
+    :raises SettingsError: If a setting has no algorithm before it
+    """
+    variants: list[list[str]] = []
+    for piece in (piece.removesuffix(",").strip() for piece in pieces(text, ",")):
+        if "=" not in piece.split(":")[0]:
+            variants.append([piece])
+        elif variants and ":" in variants[-1][0]:
+            variants[-1].append(piece)
+        else:
+            algo = variants[-1][0] if variants else "custom_ddpg"
+            raise SettingsError(f"--algos: {piece!r} belongs to no algorithm; expected for example {algo}:{piece}")
+    return tuple(map(_variant, variants))
+
+
+def _variant(written: Sequence[str]) -> Variant:
+    algo, colon, first = written[0].partition(":")
+    overrides = [first, *written[1:]] if colon else []
+    overrides = ["=".join(map(str.strip, override.split("=", 1))) for override in overrides]
+    names = Counter(override.partition("=")[0] for override in overrides)
+    if repeated := [name for name, times in names.items() if times > 1]:
+        raise SettingsError(f"--algos: {','.join(written)} has {' and '.join(repeated)} more than once")
+    # The name of an algorithm stands for its hyperparameter file
+    files = [o.removeprefix("hyperparams=") for o in overrides if o.startswith("hyperparams=")]
+    paths = [hyperparams_file(file) if file in ALGORITHMS else Path(file) for file in files]
+    params = tuple(o for o in overrides if not o.startswith("hyperparams="))
+    return Variant(f"{algo.strip()}{colon}{','.join(overrides)}", algo.strip(), paths[-1] if paths else None, params)
+
+
+def pieces(text: str, separators: str) -> list[str]:
+    """
+    Cut a text after separators, but not inside brackets.
+
+    :param text: Such as ``ddpg,td3:train_freq=[1, episode]``
+    :param separators: One character each
+    :return: The pieces, which joined are the text; all but the last end with a separator
+    """
+    parts, depth = [""], 0
+    for character in text:
+        parts[-1] += character
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and character in separators:
+            parts.append("")
+    return parts
