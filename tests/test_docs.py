@@ -33,6 +33,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 import sb3_ddpg_ext
 from sb3_ddpg_ext.cli import Options
 from sb3_ddpg_ext.tuning.space import TABLE
+from sb3_ddpg_ext.variants import parse_variants
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -283,6 +284,12 @@ def test_the_search_space_is_that_of_the_code() -> None:
         else:
             shown = f"{values.low:g} to {values.high:g}, logarithmic"
         assert [f"`{row.name}`", shown] in page
+
+
+def test_the_name_of_a_folder() -> None:
+    (variant,) = parse_variants("custom_ddpg:fused=false")
+    assert f"`{variant.label}` becomes `{variant.folder}`" in (DOCS / "comparing.md").read_text()
+    assert (DOCS / "compare" / variant.folder).is_dir()
 
 
 @pytest.mark.parametrize("script", ["draw_noise.py", "draw_results.py"])
