@@ -1,12 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-lowest lint docs clean
+.PHONY: train test test-slow test-lowest lint docs clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
 	@echo "make train         train CustomDDPG on Pendulum-v1"
 	@echo "make test          lint, check types, run the tests"
+	@echo "make test-slow     run the tests that take long: kills, restarts, clusters, clean environments, documentation"
 	@echo "make test-lowest   run the core's tests with the lowest versions that are allowed"
 	@echo "make lint          lint and check types only"
 	@echo "make docs          build the documentation in docs/_build/html"
@@ -17,6 +18,9 @@ train: .venv/.train
 
 test: lint
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
+
+test-slow: .venv/.dev
+	$(BIN)/pytest -n 3 --dist worksteal -m slow
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

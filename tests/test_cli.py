@@ -74,6 +74,7 @@ def test_evaluate_records_a_video_for_each_episode(run_directory: Path, tmp_path
     assert all(b"ftyp" in v.read_bytes()[:12] for v in videos)
 
 
+@pytest.mark.slow
 def test_evaluate_in_a_window(run_directory: Path, tmp_path: Path) -> None:
     result = sb3_ddpg("evaluate", str(run_directory), "--episodes", "1", "--render", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -112,7 +113,7 @@ def test_an_environment_from_a_package_to_import_first(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize("vec_env", ["dummy", pytest.param("subproc", marks=pytest.mark.slow)])
 def test_ctrl_c_saves_what_was_reached_and_says_so(vec_env: str, tmp_path: Path) -> None:
     arguments = ["train", "--env", "Pendulum-v1", *TINY, "--steps", "1000000", "--eval-freq", "0"]
     arguments += ["--n-envs", "2", "--vec-env", vec_env]

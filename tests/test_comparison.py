@@ -407,6 +407,7 @@ def test_settings_that_json_does_not_have_are_recorded(tmp_path: Path) -> None:
     assert run.identity().settings["env_kwargs"] == {"g": "Infinity"}
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_results_in_other_processes(
     compared: tuple[CompareArgs, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -449,6 +450,7 @@ def results(cwd: Path) -> dict[int, dict[str, Any]]:
     return {record["seed"]: record for record in records}
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_worker_loses_nothing(tmp_path: Path) -> None:
     with started(command("Slow", "--workers", "2"), tmp_path, str(ROOT / "scripts" / "compare.py")) as process:
         wait_until(lambda: len(begun(tmp_path)) == 2)
@@ -465,6 +467,7 @@ def test_sigkill_of_a_worker_loses_nothing(tmp_path: Path) -> None:
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> None:
     with started(command("Slow", "--workers", "1"), tmp_path) as process:
         wait_until(lambda: results(tmp_path) and len(begun(tmp_path)) > len(results(tmp_path)))
@@ -485,6 +488,7 @@ def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> No
     assert again.stdout.count("not finished, so it is run again, from scratch") == len(half_done)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_do_each_run_once(tmp_path: Path) -> None:
     both = [command("Together", "--workers", "0", "--quiet"), command("Together", "--workers", "0")]
     with started(both[0], tmp_path) as one, started(both[1], tmp_path) as other:
@@ -497,7 +501,7 @@ def test_two_commands_at_once_do_each_run_once(tmp_path: Path) -> None:
     assert results(tmp_path).keys() == {0, 1, 2}
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(workers: str, tmp_path: Path) -> None:
     with started(command("Slow", "--workers", workers), tmp_path) as process:
         wait_until(lambda: results(tmp_path) and len(begun(tmp_path)) > len(results(tmp_path)))
@@ -511,6 +515,7 @@ def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(worke
     assert re.search(r"Interrupted\. [12] of 3 runs are finished and kept; the same command does the rest", output)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_was_started_by_hand(tmp_path: Path) -> None:
     with cluster_started_by_hand("--nthreads 1", "--nthreads 1", cwd=tmp_path) as (address, _):
         result = compare(command("Together", "--scheduler", address), tmp_path)

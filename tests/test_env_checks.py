@@ -168,7 +168,7 @@ def test_in_a_comparison_the_others_go_on(tmp_path: Path) -> None:
     assert failed["where"] in (tmp_path / "runs/compare/report.html").read_text().replace("&#39;", "'")
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_in_a_search(workers: str, tmp_path: Path) -> None:
     (tmp_path / "settings.yml").write_text(
         f"{ENV}: {{n_timesteps: 60, policy: MlpPolicy, learning_starts: 10, env_kwargs: {{fault: no info}}}}"
