@@ -39,7 +39,6 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
-SLOW = {"command-line", "comparing", "getting-started", "tuning", "your-environment"}
 EXAMPLE = re.compile(r"mean return (-\d+), standard deviation \d+")
 # Tests run side by side: threads of PyTorch that wait for a core take several times as long
 ENVIRONMENT = {
@@ -87,7 +86,7 @@ def run_block(language: str, text: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else [])
+        pytest.param(page, id=page.stem, marks=[] if page == README else [pytest.mark.slow])
         for page in PAGES
         if {"python", "bash", "console"} & {language for language, _ in blocks(page)}
     ],
