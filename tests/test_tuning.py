@@ -354,7 +354,7 @@ def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: Curves
     assert max(trials[1].intermediate_values) == 5
 
 
-# --- What a trial costs the database: docs/tuning.md has these numbers ---
+# --- What a trial costs the database: docs/many-machines.md has these numbers ---
 
 
 def test_what_a_trial_costs_the_database(tmp_path: Path, curves: Curves) -> None:
