@@ -4,13 +4,12 @@ import contextlib
 import heapq
 import os
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from rich.box import SIMPLE
@@ -36,11 +35,6 @@ from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.results.records import RunRecord, Score
 from sb3_ddpg_ext.training import TrainArgs, train
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages
-
-if TYPE_CHECKING:
-    from sb3_ddpg_ext.tuning.confirmation import Confirmed
-    from sb3_ddpg_ext.tuning.search import Progress as TuningProgress
-    from sb3_ddpg_ext.tuning.study import Job, Study
 
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]
@@ -206,32 +200,33 @@ def _run_with_progress(
 
 def _tune(args: TuneArgs, with_traceback: bool) -> int:
     require_packages()
-    from sb3_ddpg_ext.tuning import confirmation, pages, study  # Optuna takes a second
+    from sb3_ddpg_ext.tuning import confirmation, display, pages  # these import Optuna, which takes a second
+    from sb3_ddpg_ext.tuning.study import prepare
 
-    job, found = study.prepare(args)
+    job, study = prepare(args)
     file = confirmation.target(args) if args.write and args.top else None
     try:
-        done = _search_with_progress(args, job, found)
+        progress = display.search_with_progress(args, job, study)
     except KeyboardInterrupt:
         print("Interrupted. What is finished is kept; the same command does the rest")
         return 130
-    if args.top == 0 or done.best is None:
-        if done.best is None:
+    if args.top == 0 or progress.best is None:
+        if progress.best is None:
             print("No trial came to its end; the report says why")
-        print(f"Report: {pages.write(args, job, found, (), '')}")
-        return int(done.best is None)
-    runs = confirmation.plan(args, job, found)
+        print(f"Report: {pages.write(args, job, study, (), '')}")
+        return int(progress.best is None)
+    runs = confirmation.plan(args, job, study)
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     try:
         _run_with_progress(args, [run for run in runs if run.directory not in records], records)
     except KeyboardInterrupt:
         print("Interrupted while confirming. What is finished is kept; the same command does the rest")
         return 130
-    report.write_report(confirmation.confirm_directory(args), baseline=confirmation.PREVIOUS)
-    ranked = confirmation.rank(runs, records, found)
-    entry = confirmation.winner(args, found, ranked, done.finished)
-    page = pages.write(args, job, found, ranked, entry.text if entry else "")
-    _print_ranking(found, ranked)
+    report.write_report(confirmation.confirm_directory(args), baseline=confirmation.INCUMBENT)
+    ranked = confirmation.rank(runs, records, study)
+    entry = confirmation.winner(args, study, ranked, progress.finished)
+    page = pages.write(args, job, study, ranked, entry.text if entry else "")
+    display.print_ranking(study, ranked)
     _print_failures(runs, records, with_traceback)
     print(f"Report: {page}")
     if entry is None:
@@ -239,55 +234,9 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
     else:
         print(entry.text)
         if file is not None:
-            new = confirmation.write_winner(args, job, found, entry)
-            print(f"Written to {file}" if new else f"{file} has it")
+            has_changed = confirmation.write_winner(args, job, study, entry)
+            print(f"Written to {file}" if has_changed else f"{file} has it")
     return 0
-
-
-def _search_with_progress(args: TuneArgs, job: "Job", found: "Study") -> "TuningProgress":
-    """Do the trials that are missing; a thread looks at the database, for others may be at it, too."""
-    from sb3_ddpg_ext.tuning.scoring import describe
-    from sb3_ddpg_ext.tuning.search import progress, search
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    over = threading.Event()
-    with Progress(*columns, disable=args.quiet, refresh_per_second=1) as bars:
-        bar = bars.add_task("", total=args.trials)
-
-        def show() -> None:
-            now = progress(job)
-            best = "no score yet" if now.best is None else f"best {describe(found.asked['score'], now.best)}"
-            counts = f"{now.running} running, {now.pruned} pruned, {now.failed} failed"
-            bars.update(bar, completed=now.finished, description=f"{best}, {counts}")
-
-        def watch() -> None:
-            while not over.wait(2):
-                with contextlib.suppress(Exception):  # it only shows: those who work on the study deal with errors
-                    show()
-
-        watcher = threading.Thread(target=watch)
-        if not args.quiet:
-            watcher.start()
-        try:
-            search(job, workers=args.workers, scheduler=args.scheduler)
-            show()
-        finally:
-            over.set()
-            if watcher.ident is not None:
-                watcher.join()
-    return progress(job)
-
-
-def _print_ranking(found: "Study", ranked: "Sequence[Confirmed]") -> None:
-    from sb3_ddpg_ext.report.tables import interval
-    from sb3_ddpg_ext.tuning.scoring import SCORES
-
-    table = Table(box=SIMPLE)
-    for column in ("settings", "runs", "failed", SCORES[found.asked["score"]], "better than the previous"):
-        table.add_column(column)
-    for c in ranked:
-        table.add_row(c.label, str(len(c.scores)), str(c.failed), interval(c.estimate), interval(c.better))
-    Console(markup=False).print(table)
 
 
 def _print_plan(args: CompareArgs, runs: Sequence[PlannedRun], missing: Sequence[PlannedRun]) -> None:

@@ -17,13 +17,16 @@ import pytest
 from processes import ENVIRONMENT
 from test_tuning import ROOT, TINY, arguments, tune
 
+from sb3_ddpg_ext.cli import main
 from sb3_ddpg_ext.comparison import PlannedRun
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score
 from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file, load_settings, read_yaml
-from sb3_ddpg_ext.tuning import TuneArgs, confirmation
-from sb3_ddpg_ext.tuning.confirmation import Entry, plan, rank, target, winner, write_entry
-from sb3_ddpg_ext.tuning.study import Job, Study, prepare
+from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, confirmation
+from sb3_ddpg_ext.tuning.confirmation import plan, rank, target, winner
+from sb3_ddpg_ext.tuning.storage import Job
+from sb3_ddpg_ext.tuning.study import Study, prepare
+from sb3_ddpg_ext.tuning.winner_file import WinningEntry, write_entry
 
 FILES = [hyperparams_file(algo) for algo in ALGORITHMS if not algo.startswith("sbx_")]
 ENTRY = {"n_timesteps": 5, "policy_kwargs": {"net_arch": [64, 64]}, "noise_kwargs": {"correlation_time": 3.5}}
@@ -75,6 +78,7 @@ def test_the_best_and_the_previous_settings_are_trained_on_fresh_seeds(tuned: tu
     assert runs[0].settings == load_settings("custom_ddpg", args.env, overrides=["n_timesteps=60"])
     assert {run.args.eval_episodes for run in runs} == {1}
     assert runs[0].directory == args.log_dir / job.name / "confirm" / "previous" / "Quick-v0_2"
+    assert runs[1].directory.parent.name == f"trial_{trials[0].number}"
 
 
 def test_the_highest_iqm_wins(tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_times_are_better_when_they_are_short_and_failed_runs_are_the_worst(tmp_
         "previous": [record(0, (3,))] * 4,
         "trial 2": [record(0, (1,)), record(0, (1,)), record(0), failed],
     }
-    _, _, order = ranked(tmp_path, records, score="seconds")
+    _, _, order = ranked(tmp_path, records, score=ScoreKind.SECONDS_TO_THRESHOLD)
     assert [(c.label, c.estimate.value, c.failed) for c in order] == [
         ("trial 1", 2, 1),
         ("previous", 3, 0),
@@ -124,7 +128,7 @@ def test_the_previous_settings_stay_where_nothing_is_better(tmp_path: Path) -> N
         args, study, order = ranked(tmp_path / name, records)
         assert winner(args, study, order, 1) is None
     args, study, order = ranked(
-        tmp_path / "c", {"trial 1": [record(0)] * 2, "previous": [record(0)] * 2}, score="steps"
+        tmp_path / "c", {"trial 1": [record(0)] * 2, "previous": [record(0)] * 2}, score=ScoreKind.STEPS_TO_THRESHOLD
     )
     assert np.isinf(order[0].estimate.value)
     assert winner(args, study, order, 1) is None
@@ -143,11 +147,11 @@ def comments(text: str) -> list[str]:
 def test_any_entry_can_be_replaced_and_nothing_else_changes(file: Path, env: str, tmp_path: Path) -> None:
     copy = tmp_path / file.name
     shutil.copy(file, copy)
-    write_entry(copy, Entry(env, ENTRY, ("first", "second")))
+    write_entry(copy, WinningEntry(env, ENTRY, ("first", "second")))
     assert read_yaml(copy) == {**read_yaml(file), env: ENTRY}
     assert comments(copy.read_text()) == comments(file.read_text())
     assert f"{env}:\n  # first\n  # second\n  n_timesteps: 5\n" in copy.read_text()
-    write_entry(copy, Entry(env, {"n_timesteps": 6}, ("third",)))
+    write_entry(copy, WinningEntry(env, {"n_timesteps": 6}, ("third",)))
     assert read_yaml(copy) == {**read_yaml(file), env: {"n_timesteps": 6}}
     assert "first" not in copy.read_text()
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
@@ -158,7 +162,7 @@ def test_what_is_around_the_entry_stays_to_the_byte(tmp_path: Path) -> None:
     before = "# a\nA-v0: {n_timesteps:   1}\n\n# of b\n"
     after = "\n# of c\nC-v0:\n\n  n_timesteps: 1_000  # many\n"
     file.write_text(f"{before}B-v0: # old\n  n_timesteps: 1\n\n  # inside\n  gamma: 1.0e-1\n{after}")
-    write_entry(file, Entry("B-v0", {"n_timesteps": 2}, ()))
+    write_entry(file, WinningEntry("B-v0", {"n_timesteps": 2}, ()))
     assert file.read_text() == f"{before}B-v0:\n  n_timesteps: 2\n{after}"
 
 
@@ -167,7 +171,7 @@ def test_line_ends_links_and_permissions_stay(tmp_path: Path) -> None:
     file.write_bytes(b"A:\r\n  x: 1\r\nB:\r\n  x: 1\r\n")
     file.chmod(0o664)
     link.symlink_to(file)
-    write_entry(link, Entry("A", {"x": 2}, ("why",)))
+    write_entry(link, WinningEntry("A", {"x": 2}, ("why",)))
     assert file.read_bytes() == b"A:\r\n  # why\r\n  x: 2\r\nB:\r\n  x: 1\r\n"
     assert link.is_symlink()
     assert file.stat().st_mode & 0o777 == 0o664
@@ -178,7 +182,7 @@ def test_what_was_edited_meanwhile_is_not_overwritten(tuned: tuple[TuneArgs, Job
     shutil.copy(hyperparams_file("custom_ddpg"), file)
     args = replace(tuned[0], hyperparams=file)
     job, study = prepare(args)
-    first, second = (Entry("Quick-v0", {**study.previous, "gamma": gamma}, ("why",)) for gamma in (0.5, 0.6))
+    first, second = (WinningEntry("Quick-v0", {**study.incumbent, "gamma": gamma}, ("why",)) for gamma in (0.5, 0.6))
     assert confirmation.write_winner(args, job, study, first)
     assert read_yaml(file)["Quick-v0"] == first.values
     assert "why" in file.read_text()
@@ -198,7 +202,7 @@ def test_what_was_edited_meanwhile_is_not_overwritten(tuned: tuple[TuneArgs, Job
 def test_an_anchor_moves_to_the_first_entry_that_refers_to_it(tmp_path: Path) -> None:
     file = tmp_path / "x.yml"
     file.write_text("A: &a\n  x: 1\n  y: {z: 2}\nB:\n  <<: *a\n  x: 2\nC:\n  <<: *a\n")
-    write_entry(file, Entry("A", {"x": 3}, ()))
+    write_entry(file, WinningEntry("A", {"x": 3}, ()))
     assert file.read_text() == "A:\n  x: 3\nB:\n  <<: &a\n    x: 1\n    y: {z: 2}\n  x: 2\nC:\n  <<: *a\n"
 
 
@@ -209,7 +213,7 @@ def test_what_cannot_be_replaced_is_left_alone(text: str, tmp_path: Path) -> Non
     with pytest.raises(
         SettingsError, match=r"x.yml: A cannot be replaced without touching other entries; do it by hand"
     ):
-        write_entry(file, Entry("A", {"x": 3}, ()))
+        write_entry(file, WinningEntry("A", {"x": 3}, ()))
     assert file.read_text() == text
     assert [p.name for p in tmp_path.iterdir()] == ["x.yml"]
 
@@ -224,15 +228,23 @@ def test_a_file_that_cannot_be_written_to_is_found_at_once(tmp_path: Path) -> No
 # --- All of it ---
 
 
-def test_from_the_search_to_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["in this process", pytest.param("as a script", marks=pytest.mark.slow)])
+def test_from_the_search_to_the_file(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     shutil.copy(hyperparams_file("custom_ddpg"), tmp_path / "mine.yml")
     fixed = [word for setting in TINY for word in ("--fix", setting)]
     numbers = "--trials 4 --steps 120 --seeds 1 --eval-freq 40 --eval-episodes 10 --top 2 --confirm-seeds 2 --workers 0"
     where = ["--env", "comparison_envs:Quick-v0", "--hyperparams", "mine.yml", "--log-dir", "out", "--quiet"]
-    command = [sys.executable, ROOT / "scripts" / "tune.py", *where, *numbers.split(), *fixed]
+    command = [*where, *numbers.split(), *fixed]
 
     def run(*further: str) -> str:
-        result = subprocess.run([*command, *further], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+        if how == "in this process":
+            assert main(["tune", *command, *further]) == 0
+            return capsys.readouterr().out
+        script = [sys.executable, ROOT / "scripts" / "tune.py", *command, *further]
+        result = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         return result.stdout

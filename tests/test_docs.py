@@ -32,7 +32,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 import sb3_ddpg_ext
 from sb3_ddpg_ext.cli import Options
-from sb3_ddpg_ext.tuning.space import TABLE
+from sb3_ddpg_ext.tuning.table import TABLE
 from sb3_ddpg_ext.variants import parse_variants
 
 ROOT = Path(__file__).parent.parent

@@ -7,8 +7,10 @@ import pytest
 
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations
-from sb3_ddpg_ext.tuning import scoring
+from sb3_ddpg_ext.tuning import ScoreKind, scoring
 
+FINAL, AREA = ScoreKind.FINAL, ScoreKind.AREA_OVER_STEPS
+STEPS, SECONDS = ScoreKind.STEPS_TO_THRESHOLD, ScoreKind.SECONDS_TO_THRESHOLD
 PENDULUM = "Pendulum-v1"  # threshold -200, random -1211.8
 
 
@@ -20,59 +22,59 @@ def run(*means: float, seconds: float = 1.0) -> Evaluations:
 
 def test_final_return_and_area() -> None:
     runs = [run(-900, -300), run(-700, -100), run(-500, 50)]
-    assert scoring.value("final", runs, PENDULUM) == pytest.approx((-300 - 100 + 50) / 3)
-    assert scoring.value("area", runs, PENDULUM) == pytest.approx((-600 - 400 - 225) / 3)
-    assert scoring.value("area", [run(-900)], PENDULUM) == -900  # there is no area yet
-    assert scoring.value("final", [run(x) for x in (-9000, -4, -2, -1)], PENDULUM) == -3  # the middle half
+    assert scoring.value_of_trial(FINAL, runs, PENDULUM) == pytest.approx((-300 - 100 + 50) / 3)
+    assert scoring.value_of_trial(AREA, runs, PENDULUM) == pytest.approx((-600 - 400 - 225) / 3)
+    assert scoring.value_of_trial(AREA, [run(-900)], PENDULUM) == -900  # there is no area yet
+    assert scoring.value_of_trial(FINAL, [run(x) for x in (-9000, -4, -2, -1)], PENDULUM) == -3  # the middle half
 
 
 def test_time_to_the_threshold() -> None:
     runs = [run(-900, -199, -900), run(-150), run(-900, -900, -200)]
-    assert scoring.value("steps", runs, PENDULUM) == 1_000_000 / 200
-    assert scoring.value("seconds", [run(-900, -199, seconds=3), run(-199, seconds=2)], PENDULUM) == 3600 / 4
-    assert scoring.time_of("steps", 5000) == 200
-    assert scoring.time_of("steps", -0.1) == math.inf
+    assert scoring.value_of_trial(STEPS, runs, PENDULUM) == 1_000_000 / 200
+    assert scoring.value_of_trial(SECONDS, [run(-900, -199, seconds=3), run(-199, seconds=2)], PENDULUM) == 3600 / 4
+    assert scoring.time_of(STEPS, 5000) == 200
+    assert scoring.time_of(STEPS, -0.1) == math.inf
 
 
 def test_without_a_time_how_far_is_left_counts_and_is_below_all_times() -> None:
     half = (-200 - 1211.8) / 2
-    assert scoring.value("steps", [run(-1211.8, -1300)], PENDULUM) == pytest.approx(-1)
-    assert scoring.value("steps", [run(-1300, half, -1300)], PENDULUM) == pytest.approx(-0.5)
+    assert scoring.value_of_trial(STEPS, [run(-1211.8, -1300)], PENDULUM) == pytest.approx(-1)
+    assert scoring.value_of_trial(STEPS, [run(-1300, half, -1300)], PENDULUM) == pytest.approx(-0.5)
     # One of two that got there is not enough, one of four that did not is cut off
-    assert scoring.value("steps", [run(half), run(-100)], PENDULUM) == pytest.approx(-0.25)
-    assert scoring.value("steps", [run(half), run(-100), run(-100), run(-100)], PENDULUM) == 10_000
+    assert scoring.value_of_trial(STEPS, [run(half), run(-100)], PENDULUM) == pytest.approx(-0.25)
+    assert scoring.value_of_trial(STEPS, [run(half), run(-100), run(-100), run(-100)], PENDULUM) == 10_000
 
 
 def test_what_a_trial_can_still_get() -> None:
     reached = run(-900, -199, seconds=3)  # after 6 s, 200 steps
     running = run(-900, -900, -900)  # for 3 s, 300 steps
-    assert scoring.bound("seconds", [running], PENDULUM, 3) == 3600 / 3
-    assert scoring.bound("steps", [running], PENDULUM, 3) == pytest.approx(1_000_000 / 300)
-    assert scoring.bound("seconds", [reached, running], PENDULUM, 3) == 3600 / 4.5
-    assert scoring.bound("seconds", [reached, reached], PENDULUM, 3) == 3600 / 6
+    assert scoring.best_possible_value(SECONDS, [running], PENDULUM, 3) == 3600 / 3
+    assert scoring.best_possible_value(STEPS, [running], PENDULUM, 3) == pytest.approx(1_000_000 / 300)
+    assert scoring.best_possible_value(SECONDS, [reached, running], PENDULUM, 3) == 3600 / 4.5
+    assert scoring.best_possible_value(SECONDS, [reached, reached], PENDULUM, 3) == 3600 / 6
     never = [run(-200 - 1011.8), running]  # the first of them is over: of three runs there will be no time, of four one
-    assert scoring.bound("seconds", never, PENDULUM, 3) == pytest.approx(-0.5)
-    assert scoring.bound("seconds", never, PENDULUM, 4) == 3600 / 3
+    assert scoring.best_possible_value(SECONDS, never, PENDULUM, 3) == pytest.approx(-0.5)
+    assert scoring.best_possible_value(SECONDS, never, PENDULUM, 4) == 3600 / 3
 
 
 def test_only_a_time_is_known_before_the_end() -> None:
-    assert scoring.is_known("seconds", run(-900, -150), PENDULUM)
-    assert not scoring.is_known("seconds", run(-900), PENDULUM)
-    assert not scoring.is_known("final", run(-150), PENDULUM)
+    assert scoring.is_settled(SECONDS, run(-900, -150), PENDULUM)
+    assert not scoring.is_settled(SECONDS, run(-900), PENDULUM)
+    assert not scoring.is_settled(FINAL, run(-150), PENDULUM)
 
 
 def test_in_words() -> None:
-    assert scoring.describe("final", -151.26) == "-151.3"
-    assert scoring.describe("steps", 250.0) == "4,000 steps to the threshold"
-    assert scoring.describe("seconds", 240.0) == "15.0 CPU s to the threshold"
-    assert scoring.describe("seconds", -0.25) == "threshold not reached, 25% of the way left"
+    assert scoring.describe(FINAL, -151.26) == "-151.3"
+    assert scoring.describe(STEPS, 250.0) == "4,000 steps to the threshold"
+    assert scoring.describe(SECONDS, 240.0) == "15.0 CPU s to the threshold"
+    assert scoring.describe(SECONDS, -0.25) == "threshold not reached, 25% of the way left"
 
 
 def test_environments_without_a_threshold() -> None:
     for env in ("Walker2d-v5", "Nowhere-v0"):
-        scoring.check("final", env)
+        scoring.check(FINAL, env)
         with pytest.raises(
             SettingsError, match=f"--score steps needs a threshold, which {env} does not have; use final"
         ):
-            scoring.check("steps", env)
-    scoring.check("steps", PENDULUM)
+            scoring.check(STEPS, env)
+    scoring.check(STEPS, PENDULUM)

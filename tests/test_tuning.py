@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ import pytest
 import sqlalchemy
 from comparison_envs import Quick
 from optuna.exceptions import StorageInternalError
-from optuna.study import _tell
 from optuna.trial import FrozenTrial, TrialState
 from postgres import Server, postgres  # noqa: F401 (a fixture)
 from test_cluster import cluster_started_by_hand, gone, wait_until
@@ -33,10 +32,13 @@ from test_cluster import cluster_started_by_hand, gone, wait_until
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.settings import load_settings
-from sb3_ddpg_ext.tuning import TuneArgs, objective, scoring, search, study
-from sb3_ddpg_ext.tuning.study import Job, connect, prepare
+from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, objective, scoring, search
+from sb3_ddpg_ext.tuning import storage as storage_module
+from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage
+from sb3_ddpg_ext.tuning.study import connect, prepare, quiet
 
 ROOT = Path(__file__).parent.parent
+SECONDS = ScoreKind.SECONDS_TO_THRESHOLD
 TINY = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "buffer_size=1000", "train_freq=1")
 
 
@@ -91,8 +93,8 @@ def test_a_trial_that_was_interrupted_changes_no_other(
             tune(args)
     _, trials = tune(args)
     assert [trial.state.name for trial in trials].count("FAIL") == 2
-    assert [t.params for t in search.chains(trials).values()] == [t.params for t in once]
-    assert [t.value for t in search.chains(trials).values()] == [t.value for t in once]
+    assert [t.params for t in search.latest_attempts(trials).values()] == [t.params for t in once]
+    assert [t.value for t in search.latest_attempts(trials).values()] == [t.value for t in once]
 
 
 def test_the_first_trial_has_the_previous_settings(tmp_path: Path) -> None:
@@ -177,18 +179,28 @@ def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
     assert search.progress(job).finished == 0
     _, trials = tune(args)
     check_exact(trials, 3)
-    assert next(iter(search.chains(trials).values())).user_attrs["previous"] is True
+    assert next(iter(search.latest_attempts(trials).values())).user_attrs["previous"] is True
 
 
-def test_a_trial_too_many_is_none(tmp_path: Path) -> None:
-    """Two workers that see one trial left both ask for one."""
-    job, _ = tune(arguments(tmp_path, trials=2))
-    found, ours = connect(job)
-    found.optimize(lambda trial: search._attempt(trial, ours, job, []), n_trials=1, catch=(objective.TrialFailedError,))
-    assert found.trials[2].user_attrs["void"] == "another worker had begun with the last trial"
+def test_of_two_workers_that_ask_for_the_last_trial_one_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = prepare(arguments(tmp_path, trials=2))
+    search.run_trial(job)
+    optimize = optuna.Study.optimize
+
+    def overtaken(study: optuna.Study, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(optuna.Study, "optimize", optimize)
+        search.run_trial(job)  # the other one, when the first has seen that a trial is left
+        study.optimize(*args, **kwargs)
+
+    monkeypatch.setattr(optuna.Study, "optimize", overtaken)
+    search.run_trial(job)
+    optuna_study, _ = connect(job)
+    assert optuna_study.trials[2].user_attrs["void"] == "another worker had begun with the last trial"
     assert search.progress(job).finished == 2
     _, trials = tune(arguments(tmp_path, trials=3))
-    assert list(search.chains(trials)) == [0, 1, 3]
+    assert list(search.latest_attempts(trials)) == [0, 1, 3]
 
 
 def test_a_command_with_fewer_trials_ends_none_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,59 +215,70 @@ def test_a_command_with_fewer_trials_ends_none_of_another(tmp_path: Path, monkey
         with pytest.raises(KeyboardInterrupt):
             tune(args)
     job, _ = prepare(dataclasses.replace(args, trials=1))
-    search.work(job)
+    search.run_trial(job)
     trials = connect(job)[0].trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
-    assert list(search.chains(trials)) == [0, 1, 2]
+    assert list(search.latest_attempts(trials)) == [0, 1, 2]
 
 
-def test_a_trial_that_always_kills_its_worker_at_once_is_given_up(tmp_path: Path) -> None:
+def workers_that_die_at_once(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """The next workers die when they have started a trial, before its first heartbeat."""
+    optimize, started_trials = optuna.Study.optimize, []
+
+    def die(study: optuna.Study, *args: Any, **kwargs: Any) -> None:
+        if len(started_trials) < n:
+            with pytest.warns(UserWarning, match="Heartbeat of storage"):  # here there is none
+                started_trials.append(study.ask())
+        else:
+            optimize(study, *args, **kwargs)
+
+    monkeypatch.setattr(optuna.Study, "optimize", die)
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_kills_its_worker_at_once_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job, _ = prepare(arguments(tmp_path, trials=1))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
-    found, _ = connect(job)
-    for _ in range(study.MAX_RETRIES + 1):
-        with pytest.warns(UserWarning, match="Heartbeat of storage"):
-            found.ask()
-        with study.quiet():
-            search._bury_stillborn(found, job, dict.fromkeys(range(9), -9.0))
-    assert search._to_do(found, job) == 0
+    workers_that_die_at_once(monkeypatch, 9)
+    search.search(job, workers=0)
     assert search.progress(job).failed == 1
+    assert len(connect(job)[0].trials) == 1 + storage_module.MAX_RETRIES
 
 
-def test_trials_whose_workers_died_before_a_sign_of_life_are_repeated(tmp_path: Path) -> None:
-    args = arguments(tmp_path, trials=2)
-    job, _ = prepare(args)
+def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = prepare(arguments(tmp_path, trials=2))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
-    with pytest.warns(UserWarning, match="Heartbeat of storage"):  # here there is none
-        connect(job)[0].ask()
+    workers_that_die_at_once(monkeypatch, 1)
     search.search(job, workers=0)
     trials = connect(job)[0].trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials[2].params.items() >= trials[0].params.items()
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_two_workers_never_begin_the_same_trial(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """One asks for it in the middle of the other's transaction."""
+    """The second asks for it in the middle of the first one's transaction."""
     args = arguments(tmp_path)
     if database == "postgresql":
         args = dataclasses.replace(args, storage=request.getfixturevalue("postgres").database("same"))
     job, _ = prepare(args)
-    with study.quiet():
-        one, other = (study._Storage(job) for _ in range(2))
-    (trial,) = connect(job)[0].trials
+    with quiet():
+        first, second = Storage(job), Storage(job)
+    trial = first.get_trial_id_from_study_id_trial_number(first.get_study_id_from_name(job.name), 0)
     answers = []
-    thread = threading.Thread(
-        target=lambda: answers.append(other.set_trial_state_values(trial._trial_id, TrialState.RUNNING))
-    )
+    thread = threading.Thread(target=lambda: answers.append(second.set_trial_state_values(trial, TrialState.RUNNING)))
 
-    def between(_c: Any, _u: Any, sql: str, *_: Any) -> None:
+    def ask_as_well(_c: Any, _u: Any, sql: str, *_: Any) -> None:
         if sql.startswith("UPDATE"):
             thread.start()
-            thread.join(timeout=1)  # until it waits
+            thread.join(timeout=1)  # until it waits for the lock
 
-    sqlalchemy.event.listen(one.engine, "before_cursor_execute", between)
-    answers.append(one.set_trial_state_values(trial._trial_id, TrialState.RUNNING))
+    sqlalchemy.event.listen(first.engine, "before_cursor_execute", ask_as_well)
+    answers.append(first.set_trial_state_values(trial, TrialState.RUNNING))
     thread.join()
     assert sorted(answers) == [False, True]
 
@@ -306,7 +329,7 @@ def test_median_pruning_of_times(tmp_path: Path, curves: Curves) -> None:
     """Compared is the time so far with half of the others' times: those are over by then."""
     others = [[-900.0] * (n - 1) + [-150] for n in (1, 2, 2, 2, 4)]
     slow, worse = [-900.0] * 2 + [-150], [-900.0] * 4
-    trials = made_up(tmp_path, curves, [*others, slow, worse, [-150]], score="seconds")
+    trials = made_up(tmp_path, curves, [*others, slow, worse, [-150]], score=SECONDS)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["PRUNED"] * 2 + ["COMPLETE"]
     assert trials[5].user_attrs["reason"] == trials[6].user_attrs["reason"] == "behind the others at step 90 of run 0"
     assert trials[6].intermediate_values == {1: 3600, 2: 1800, 3: 1200}
@@ -335,47 +358,68 @@ def test_wilcoxon_across_seeds(tmp_path: Path, curves: Curves) -> None:
 
 def test_time_to_the_threshold_is_known_when_it_is_reached(tmp_path: Path, curves: Curves) -> None:
     trials = made_up(
-        tmp_path, curves, [[-900, -190.0, -150, -900], [-900.0] * 3 + [-800]], score="seconds", pruner="none"
+        tmp_path, curves, [[-900, -190.0, -150, -900], [-900.0] * 3 + [-800]], score=SECONDS, pruner="none"
     )
     assert curves.told == 2 + 4
     assert trials[0].value == 3600 / 2
     assert trials[0].intermediate_values.keys() == {1, 4}
     assert trials[1].value == pytest.approx(-600 / (1211.8 - 200))
-    assert scoring.describe("seconds", trials[0].value) == "2.0 CPU s to the threshold"
+    assert scoring.describe(SECONDS, trials[0].value) == "2.0 CPU s to the threshold"
 
 
 def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: Curves) -> None:
     slow = [-900.0] * 4
     curves[:] = [[-150.0], [*slow, *slow]]
-    args = arguments(tmp_path, "Pendulum-v1", steps=240, eval_freq=30, trials=2, score="seconds", pruner="none")
+    args = arguments(tmp_path, "Pendulum-v1", steps=240, eval_freq=30, trials=2, score=SECONDS, pruner="none")
     _, trials = tune(args)
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
     assert trials[1].user_attrs["reason"] == "4 times as slow as the best trial in run 0"
     assert max(trials[1].intermediate_values) == 5
 
 
-# --- What a trial costs the database: docs/many-machines.md has these numbers ---
+# --- A thousand workers ---
 
 
-def test_what_a_trial_costs_the_database(tmp_path: Path, curves: Curves) -> None:
-    n_trials, n_seeds = 8, 3
-    args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=n_trials, seeds=n_seeds)
-    curves[:] = [[-900.0, -800, -700, -600 + i] for i in range(n_trials * n_seeds)]
-    job, _ = prepare(args)
+@contextlib.contextmanager
+def counted_statements() -> Iterator[Counter[str]]:
+    """Counts the SQL statements of all databases, by their first word."""
     counts = Counter[str]()
-    found, _ = connect(job)
-    engine = found._storage._backend.engine  # type: ignore[attr-defined]
-    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda _c, _u, sql, *_: counts.update([sql.split()[0]]))
-    sqlalchemy.event.listen(engine, "commit", lambda _: counts.update(["transaction"]))
-    for _ in range(n_trials - 1):
-        search.work(job)
-    counts.clear()
-    search.work(job)
-    trial = found.trials[n_trials - 1]
-    assert trial.state == TrialState.COMPLETE
-    reports, parameters = 4 * n_seeds, len(trial.params)
-    assert counts["transaction"] == reports + parameters + 14
-    assert counts["INSERT"] + counts["UPDATE"] == reports + parameters + 6
+
+    def count(_c: Any, _u: Any, sql: str, *_: Any) -> None:
+        counts[sql.split()[0]] += 1
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
+    try:
+        yield counts
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", count)
+
+
+def test_an_evaluation_costs_the_database_the_same_however_many_trials_there_are(
+    tmp_path: Path, curves: Curves
+) -> None:
+    """And pruning with the median adds nothing to it."""
+
+    def statements_per_evaluation(pruner: Any) -> list[float]:
+        """Of a trial at the beginning of a study, and of one that is compared with others."""
+        job, _ = prepare(
+            arguments(
+                tmp_path / pruner, "Pendulum-v1", eval_freq=20, trials=8, pruner=pruner, fix=(*TINY, "noise_type=ou")
+            )
+        )
+        n_evaluations = [2, 2, 6, 2, 2, 2, 2, 6]
+        curves[:] = [[-900.0 + number] * n for number, n in enumerate(n_evaluations)]  # each is better than the last
+        counts = []
+        for _ in n_evaluations:
+            with counted_statements() as counted:
+                search.run_trial(job)
+            counts.append(counted.total())
+        assert [trial.state.name for trial in connect(job)[0].trials] == ["COMPLETE"] * 8
+        return [(counts[2] - counts[1]) / 4, (counts[7] - counts[6]) / 4]
+
+    (first, last), with_median = statements_per_evaluation("none"), statements_per_evaluation("median")
+    assert first > 0
+    assert [last, *with_median] == [first] * 3
 
 
 # --- What is refused ---
@@ -388,7 +432,7 @@ REFUSED = {
     "workers": ({"workers": -1}, "--workers must be 0 or more, got -1"),
     "wilcoxon": ({"pruner": "wilcoxon"}, "--pruner wilcoxon needs --seeds 5 or more to tell anything, got 1"),
     "no threshold": (
-        {"score": "seconds"},
+        {"score": SECONDS},
         "--score seconds needs a threshold, which comparison_envs:Quick-v0 does not",
     ),
     "evaluations": ({"eval_freq": 121}, "--eval-freq must be from 1 to 120 steps, got 121"),
@@ -499,19 +543,20 @@ def test_a_database_of_somebody_else_is_refused(mode: int, whole: bytes) -> None
             os.seteuid(pwd.getpwnam("nobody").pw_uid)
         try:
             with pytest.raises(SettingsError, match=r"study\.db: Permission denied; expected a file that can be"):
-                study._open(Job(f"sqlite:///{file}", NAME, 1))
+                open_storage(Job(f"sqlite:///{file}", NAME, 1))
         finally:
             os.seteuid(user)
         file.chmod(0o600)
         assert file.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_making_the_database_leaves_none(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from sb3_ddpg_ext.__main__ import main; from sb3_ddpg_ext.tuning import study\n"
+        "from sb3_ddpg_ext.__main__ import main; from sb3_ddpg_ext.tuning import storage\n"
         "def killed(job): job.file.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "study._Storage = killed\n"
+        "storage.Storage = killed\n"
         "sys.exit(main())"
     )
     arguments_ = command("--workers", "0", "--quiet", trials=1, env="Quick")
@@ -542,7 +587,7 @@ def test_an_empty_file_that_somebody_is_filling_is_waited_for(whole: bytes, tmp_
 
 
 def test_a_locked_database_is_not_called_spoiled(whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", 0.1)
     file = tmp_path / "studies.db"
     file.write_bytes(whole)
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
@@ -552,12 +597,12 @@ def test_a_locked_database_is_not_called_spoiled(whole: bytes, tmp_path: Path, m
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise StorageInternalError("in the middle of a commit") from sqlite3.OperationalError(
             "database or disk is full"
         )
 
-    monkeypatch.setattr(study, "_make", full)
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", full)
     with pytest.raises(SettingsError, match=r"--storage sqlite:///.*study\.db: database or disk is full$"):
         prepare(arguments(tmp_path))
 
@@ -618,33 +663,37 @@ def trials_of(cwd: Path, url: str | None = None) -> list[FrozenTrial]:
 
 def check_exact(trials: Sequence[FrozenTrial], n: int) -> None:
     """Each trial of the study is there and finished, and once."""
-    last = search.chains(trials)
+    last = search.latest_attempts(trials)
     assert [trial.state for trial in last.values()] == [TrialState.COMPLETE] * n
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(complete) == n
     assert len({str(trial.params) for trial in complete}) == n
 
 
-def repeated(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial]]:
-    """Trials that were begun again, and the first attempt of each."""
+def retried(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial]]:
+    """The first attempt of each trial that was retried, and the retry."""
     return [(trials[t.system_attrs["failed_trial"]], t) for t in trials if "failed_trial" in t.system_attrs]
 
 
-def test_sigkill_of_a_worker_repeats_its_trial_with_the_same_parameters(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_sigkill_of_a_worker_retries_its_trial_with_the_same_parameters(tmp_path: Path) -> None:
     with started(command("--workers", "2", steps=600), tmp_path) as process:  # 2 s each, of which the kill hits one
         wait_until(lambda: begun(tmp_path))
         os.kill(begun(tmp_path)[-1], signal.SIGKILL)
         output = finish(process)
     trials = trials_of(tmp_path)
     check_exact(trials, 4)
-    ((first, again),) = repeated(trials)
-    assert first.state == TrialState.FAIL
-    assert again.params == first.params
-    assert len(begun(tmp_path)) == 5
+    retries = retried(trials)
+    assert retries  # on a busy machine perhaps others, whose heartbeats were late
+    for first, again in retries:
+        assert first.state == TrialState.FAIL
+        assert again.params == first.params
+    assert 5 <= len(begun(tmp_path)) <= 4 + len(retries)
     assert re.search(r"4/4 best -?[\d.]+, 0 running, 0 pruned, 0 failed", output)
     assert re.search(r"Report: .*out.study.report\.html", output)
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> None:
     with started(command("--workers", "1"), tmp_path) as process:
         wait_until(lambda: len(begun(tmp_path)) >= 2)
@@ -656,10 +705,11 @@ def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> No
         finish(process)
     trials = trials_of(tmp_path)
     check_exact(trials, 4)
-    ((first, again),) = repeated(trials)
+    ((first, again),) = retried(trials)
     assert again.params == first.params
 
 
+@pytest.mark.slow
 def test_two_commands_on_one_study(tmp_path: Path) -> None:
     with (
         started(command("--workers", "1", trials=5, env="Together"), tmp_path) as one,
@@ -673,6 +723,7 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
     assert len(begun(tmp_path)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on_with_what_was_interrupted(
     workers: str, tmp_path: Path
@@ -706,6 +757,7 @@ def suspend(process: subprocess.Popen[str], database: Path) -> None:
                 process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) -> None:
     """Its trial is given to another; when it wakes up, it is told so."""
     with started(command("--workers", "0", "--quiet", trials=2, steps=600), tmp_path) as sleeper:
@@ -718,9 +770,10 @@ def test_a_worker_that_was_suspended_does_not_disturb_the_study(tmp_path: Path) 
         finish(sleeper)
     trials = trials_of(tmp_path)
     check_exact(trials, 2)
-    assert len(repeated(trials)) == 1
+    assert len(retried(trials)) == 1
 
 
+@pytest.mark.slow
 def test_a_programming_error_ends_the_command_with_its_traceback(tmp_path: Path) -> None:
     explode = ("--fix", "callback=comparison_envs.Explode")
     with started(command("--workers", "1", *explode, env="Quick", trials=2, steps=400), tmp_path) as p:
@@ -731,6 +784,7 @@ def test_a_programming_error_ends_the_command_with_its_traceback(tmp_path: Path)
     assert "the study is kept, and the same command goes on with it" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [[], ["--traceback"]])
 def test_an_error_of_the_environment_ends_the_command_with_one_line(flag: list[str], tmp_path: Path) -> None:
     with started(command("--workers", "1", *flag, env="Crash", trials=2, steps=400), tmp_path) as p:
@@ -747,6 +801,7 @@ def test_an_error_of_the_environment_ends_the_command_with_one_line(flag: list[s
 # --- PostgreSQL ---
 
 
+@pytest.mark.slow
 def test_restart_of_the_database_server(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
     url = postgres.database("restart")
     with started(command("--workers", "2", "--storage", url, trials=5), tmp_path) as process:
@@ -758,25 +813,26 @@ def test_restart_of_the_database_server(postgres: Server, tmp_path: Path) -> Non
     check_exact(trials_of(tmp_path, url), 5)
 
 
-def test_a_database_that_goes_away_when_a_trial_is_told(
+def test_a_connection_that_is_lost_when_a_trial_is_told(
     tmp_path: Path, curves: Curves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, away = _tell._get_frozen_trial, []
+    set_state, lost = Storage.set_trial_state_values, []
 
-    def away_once(*args: Any) -> FrozenTrial:
-        if not away:
-            away.append(1)
+    def lost_once(self: Storage, trial: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if state == TrialState.COMPLETE and not lost:
+            lost.append(trial)
             raise StorageInternalError("the server is gone")
-        return read(*args)
+        return set_state(self, trial, state, values)
 
-    monkeypatch.setattr(_tell, "_get_frozen_trial", away_once)
+    monkeypatch.setattr(Storage, "set_trial_state_values", lost_once)
     curves[:] = [-900.0] * 4, [-800.0] * 4
     _, trials = tune(arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=1))
-    assert away
-    (trial,) = search.chains(trials).values()
+    assert lost
+    (trial,) = search.latest_attempts(trials).values()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, -800)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_started_by_hand(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
     url = postgres.database("cluster")
     with (

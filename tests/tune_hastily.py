@@ -3,9 +3,9 @@
 import sys
 
 from sb3_ddpg_ext.__main__ import main
-from sb3_ddpg_ext.tuning import study
+from sb3_ddpg_ext.tuning import storage
 
-study.HEARTBEAT_SECONDS, study.GRACE_SECONDS = 1, 5
+storage.HEARTBEAT_SECONDS, storage.GRACE_SECONDS = 1, 5
 
 if __name__ == "__main__":  # processes that it starts import this file
     sys.argv.insert(1, "tune")

@@ -1,16 +1,26 @@
 """
-Hyperparameters that hold on fresh seeds: a search with Optuna, and the confirmation of what it found.
+Hyperparameter tuning: a search with Optuna, then a confirmation of the best trials on fresh seeds.
 
-``space``         the table of what can be tuned, and how it becomes an entry of a hyperparameter file
-``scoring``       the evaluations of a trial's runs -> one number
-``search``        a study in a database, and any number of processes that work on it
-``confirmation``  the best trials and the previous settings, trained again on fresh seeds; the winner into its file
+``table``         the hyperparameters that can be tuned, and how an entry of a hyperparameter file holds them
+``space``         the search space of a study, made from the table
+``scoring``       the score of a run and of a trial
+``storage``       the database of a study
+``samplers``      a sampler that gives the same trials after an interruption
+``pruners``       pruners that a thousand workers can use at once
+``study``         what a study is; creating and loading it
+``objective``     one trial
+``search``        any number of processes that work on one study
+``confirmation``  the best trials and the incumbent, trained again on fresh seeds
+``winner_file``   writing the winner to a hyperparameter file
+``display``       progress and ranking in the terminal
 ``pages``         the report
 
-Optuna is imported by these modules only, and they are imported when something is tuned.
+The *incumbent* is the settings in the hyperparameter file when the study was created; users read of it as "the previous
+settings". Only these modules import Optuna, and they are imported only for ``sb3-ddpg tune``.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +28,18 @@ import tyro
 
 from sb3_ddpg_ext.errors import require
 
-__all__ = ["TuneArgs", "require_packages"]
+__all__ = ["PrunerName", "ScoreKind", "TuneArgs", "require_packages"]
+
+PrunerName = Literal["median", "halving", "wilcoxon", "none"]
+
+
+class ScoreKind(str, Enum):
+    """What a search optimises. The values are what users write on the command line, and what a study stores."""
+
+    FINAL = "final"
+    AREA_OVER_STEPS = "area"
+    STEPS_TO_THRESHOLD = "steps"
+    SECONDS_TO_THRESHOLD = "seconds"
 
 
 @dataclass(frozen=True)
@@ -38,10 +59,10 @@ class TuneArgs:
     """environment steps of each run; as the settings say if not given"""
     seeds: int = 3
     """runs of each trial; their seeds are 0, 1, 2, ..."""
-    score: Literal["final", "area", "steps", "seconds"] = "final"
+    score: tyro.conf.EnumChoicesFromValues[ScoreKind] = ScoreKind.FINAL
     """what is to be best: the final return, the area under the curve over steps, or the time to the environment's
     threshold, in steps or in CPU seconds of training"""
-    pruner: Literal["median", "halving", "wilcoxon", "none"] | None = None
+    pruner: PrunerName | None = None
     """what ends trials early; wilcoxon from 5 seeds on, otherwise median, if not given"""
     fix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), tyro.conf.UseAppendAction] = ()
     """a setting that is not tuned, e.g. --fix gamma=0.99 --fix n_envs=4"""
@@ -77,9 +98,9 @@ class TuneArgs:
 
 def require_packages() -> None:
     """
-    Check that what tuning and its report need is there.
+    Check that the packages are installed that tuning and its report import.
 
-    :raises SettingsError: With the line that installs it
+    :raises SettingsError: With the command that installs them
     """
-    for module in ("optuna", "plotly", "scipy", "jinja2"):  # the report needs the others, hours later
+    for module in ("optuna", "plotly", "scipy", "jinja2"):  # the report would miss the last ones hours later
         require(module, "tune")

@@ -1,4 +1,4 @@
-"""One trial: the runs of several seeds with the same settings, ended early where it is not worth going on."""
+"""One trial: runs of several seeds with the same settings. It ends early if it is pruned or its value is settled."""
 
 import contextlib
 import tempfile
@@ -15,56 +15,56 @@ from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import train_in
-from sb3_ddpg_ext.tuning import scoring
-from sb3_ddpg_ext.tuning.study import Study, points
+from sb3_ddpg_ext.tuning import ScoreKind, scoring
+from sb3_ddpg_ext.tuning.study import Study
 
-# A run that takes so many times as long as the best trial is ended; only where seconds are the score
 TOO_SLOW = 4
+"""If seconds are the score: a run is ended that takes so many times as long as the best trial."""
 
 REASON = "reason"
-"""The attribute that says why a trial was pruned or has failed."""
+"""The attribute of a trial that says why it was pruned or has failed."""
 
 
 class TrialFailedError(Exception):
-    """A trial that cannot be scored, for a reason that is no fault of the program."""
+    """A trial has no value, for a reason that is not an error of the program."""
 
 
-class _EnoughError(Exception):
-    """A run whose score is known before its end."""
+class _RunSettledError(Exception):
+    """Ends a run whose score cannot change any more."""
 
 
 def objective(trial: optuna.Trial, study: Study) -> float:
     """
-    Try the settings that a trial suggests.
+    Run one trial.
 
-    :param trial: Suggests, and is told how its runs go
-    :param study: What is searched
+    :param trial: Suggests the settings, and receives reports of how the runs go
+    :param study: The study
     :return: The value of the trial
-    :raises optuna.TrialPruned: If it is not worth going on, or training diverges
-    :raises TrialFailedError: If the memory is not enough
+    :raises optuna.TrialPruned: If the pruner ends the trial, or training diverges
+    :raises TrialFailedError: If there is not enough memory
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of the settings were seen when the study was made
-            return _value(trial, study)
+            warnings.simplefilter("ignore")  # creating the study has shown the warnings about settings
+            return _run_all_seeds(trial, study)
     except Exception as error:
-        if _diverged(error):  # the search is to keep away from there
+        if _diverged(error):  # a pruned trial, unlike a failed one, tells the sampler to avoid such settings
             trial.set_user_attr(REASON, f"diverged: {one_line(error)}")
             raise optuna.TrialPruned from error
-        if not _out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         trial.set_user_attr(REASON, f"out of memory: {one_line(error)}")
         raise TrialFailedError from error
 
 
 def _diverged(error: Exception) -> bool:
-    """Also where SB3's Gaussian policies meet weights that are NaN: torch.distributions refuses them."""
+    """The ValueError is that of torch.distributions, when weights of a Gaussian policy (SAC, TQC) have become NaN."""
     return isinstance(error, FloatingPointError) or (
         isinstance(error, ValueError) and str(error).startswith("Expected parameter") and "nan" in str(error)
     )
 
 
-def _out_of_memory(error: BaseException | None) -> bool:
+def _is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error):
             return True
@@ -72,45 +72,46 @@ def _out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _value(trial: optuna.Trial, study: Study) -> float:
+def _run_all_seeds(trial: optuna.Trial, study: Study) -> float:
     settings = study.space.settings(study.space.sample(trial), f"trial {trial.number}")
-    asked, runs = study.asked, list[Evaluations]()
-    for seed in range(asked["seeds"]):
-        runs.append(_run(trial, study, settings, runs))
-        if asked["pruner"] == "wilcoxon":
-            trial.report(scoring.value(asked["score"], runs[-1:], asked["env"]), step=seed)
-            if seed + 1 < asked["seeds"] and trial.should_prune():
+    arguments, runs = study.arguments, list[Evaluations]()
+    for seed in range(arguments.seeds):
+        runs.append(_run_one_seed(trial, study, settings, runs))
+        if arguments.pruner == "wilcoxon":  # it compares whole runs, seed by seed
+            trial.report(scoring.value_of_trial(arguments.score, runs[-1:], arguments.env), step=seed)
+            if seed + 1 < arguments.seeds and trial.should_prune():
                 _prune(trial, f"worse than the best trial in {seed + 1} runs (Wilcoxon test)")
-    return scoring.value(asked["score"], runs, asked["env"])
+    return scoring.value_of_trial(arguments.score, runs, arguments.env)
 
 
-def _run(trial: optuna.Trial, study: Study, settings: Settings, before: Sequence[Evaluations]) -> Evaluations:
-    """One run of a trial, which reports as it goes, and ends as soon as its score is known."""
-    asked, n_points, seed = study.asked, points(study, settings), len(before)
-    limit = _time_limit(trial.study, asked["score"])
-    reached: list[Evaluations] = []
+def _run_one_seed(
+    trial: optuna.Trial, study: Study, settings: Settings, finished_runs: Sequence[Evaluations]
+) -> Evaluations:
+    """Do the next run of a trial. The other pruners get a report of each evaluation."""
+    arguments, seed = study.arguments, len(finished_runs)
+    score, env = arguments.score, arguments.env
+    n_evaluations = study.n_evaluations(settings)
+    time_limit = _time_limit(trial.study, score)
+    latest: list[Evaluations] = []
 
     def on_evaluation(run: Evaluations) -> None:
-        reached[:] = [run]
-        known = len(run.steps) >= n_points or scoring.is_known(asked["score"], run, asked["env"])
-        if asked["pruner"] != "wilcoxon":
-            step = n_points if known else len(run.steps)
-            # Others had perhaps reached the threshold by now: what counts beside their times is the time so far
-            bounded = scoring.is_time(asked["score"]) and asked["pruner"] == "median" and not known
-            trial.report(
-                scoring.bound(asked["score"], [*before, run], asked["env"], asked["seeds"])
-                if bounded
-                else scoring.value(asked["score"], [*before, run], asked["env"]),
-                seed * n_points + step,
-            )
+        latest[:] = [run]
+        is_over = len(run.steps) >= n_evaluations or scoring.is_settled(score, run, env)
+        if arguments.pruner != "wilcoxon":
+            runs = [*finished_runs, run]
+            if arguments.pruner == "median" and scoring.is_time(score) and not is_over:
+                value = scoring.best_possible_value(score, runs, env, arguments.seeds)  # as pruners.py explains
+            else:
+                value = scoring.value_of_trial(score, runs, env)
+            trial.report(value, seed * n_evaluations + (n_evaluations if is_over else len(run.steps)))
             if trial.should_prune():
                 _prune(trial, f"behind the others at step {run.steps[-1]:,.0f} of run {seed}")
-        if known:
-            raise _EnoughError
-        if run.cpu_seconds[-1] > limit:
+        if is_over:
+            raise _RunSettledError
+        if run.cpu_seconds[-1] > time_limit:
             _prune(trial, f"{TOO_SLOW} times as slow as the best trial in run {seed}")
 
-    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(_EnoughError):
+    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(_RunSettledError):
         train_in(
             Path(directory),
             study.train_args(seed),
@@ -119,18 +120,18 @@ def _run(trial: optuna.Trial, study: Study, settings: Settings, before: Sequence
             stop=StopOnSignal(),
             on_evaluation=on_evaluation,
         )
-    return reached[0]
+    return latest[0]
 
 
-def _prune(trial: optuna.Trial, why: str) -> None:
-    trial.set_user_attr(REASON, why)
-    raise optuna.TrialPruned(why)
+def _prune(trial: optuna.Trial, reason: str) -> None:
+    trial.set_user_attr(REASON, reason)
+    raise optuna.TrialPruned(reason)
 
 
-def _time_limit(study: optuna.Study, score: str) -> float:
-    if score != "seconds":
+def _time_limit(study: optuna.Study, score: ScoreKind) -> float:
+    if score is not ScoreKind.SECONDS_TO_THRESHOLD:
         return np.inf
     try:
         return TOO_SLOW * scoring.time_of(score, study.best_value)
-    except ValueError:  # there is none yet
+    except ValueError:  # no trial is complete yet
         return np.inf

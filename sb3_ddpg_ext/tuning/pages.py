@@ -1,4 +1,4 @@
-"""A study and what was confirmed of it -> one HTML page with everything in it."""
+"""The report of a study and its confirmation: one HTML page."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,23 @@ from optuna import visualization
 
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.report.tables import Table, interval, number
-from sb3_ddpg_ext.tuning import TuneArgs, scoring
-from sb3_ddpg_ext.tuning.confirmation import PREVIOUS, Confirmed
+from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, scoring
+from sb3_ddpg_ext.tuning.confirmation import INCUMBENT, Confirmed
 from sb3_ddpg_ext.tuning.objective import REASON
-from sb3_ddpg_ext.tuning.search import Progress, chains, progress, ranking
-from sb3_ddpg_ext.tuning.study import Job, Study, connect, run_directory
+from sb3_ddpg_ext.tuning.search import Progress, latest_attempts, progress, ranking
+from sb3_ddpg_ext.tuning.storage import Job
+from sb3_ddpg_ext.tuning.study import IS_INCUMBENT, Study, connect, run_directory
 
 _PLOTS: Mapping[str, Any] = {
     "History": visualization.plot_optimization_history,
     "Importance of the hyperparameters (PED-ANOVA)": visualization.plot_param_importances,
     "Slices": visualization.plot_slice,
     "Parallel coordinates": visualization.plot_parallel_coordinate,
+}
+_AXIS_TITLES: Mapping[ScoreKind, str] = {
+    **scoring.DESCRIPTIONS,
+    ScoreKind.STEPS_TO_THRESHOLD: "times per million steps",
+    ScoreKind.SECONDS_TO_THRESHOLD: "times per hour",
 }
 _METHOD = (
     "IQM: the mean of the middle half of the runs. Intervals: 95%, percentile bootstrap over runs; with few runs they "
@@ -34,10 +40,10 @@ _METHOD = (
 @dataclass(frozen=True)
 class Figure:
     """
-    One of Optuna's pictures.
+    One of Optuna's plots.
 
     :param title: Its heading
-    :param html: The picture, empty if there is none
+    :param html: The plot, empty if there is none
     :param reason: Why there is none
     """
 
@@ -50,11 +56,11 @@ def write(args: TuneArgs, job: Job, study: Study, ranked: Sequence[Confirmed], e
     """
     Write the report.
 
-    :param args: What was tuned
-    :param job: Where the study is
-    :param study: What was searched
-    :param ranked: The confirmed candidates, the best first; none if there were none to be
-    :param entry: The winner, as it is in the hyperparameter file; empty if the previous settings are
+    :param args: Arguments of the command
+    :param job: The study
+    :param study: The study
+    :param ranked: The confirmed candidates, the best first; empty if there was no confirmation
+    :param entry: The winner in YAML; empty if that is the incumbent
     :return: Path of ``report.html``
     """
     environment = jinja2.Environment(
@@ -66,14 +72,15 @@ def write(args: TuneArgs, job: Job, study: Study, ranked: Sequence[Confirmed], e
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found, _ = connect(job)
+    optuna_study, _ = connect(job)
+    tables = _confirmation(study, ranked), _best(job, study), _unfinished(optuna_study)
     page = environment.get_template("tuning.html.j2").render(
         title=f"{args.algo} on {args.env}",
         summary=_summary(study, progress(job)),
-        tables=[table for table in (_confirmation(study, ranked), _best(job, study), _ended(found)) if table.rows],
+        tables=[table for table in tables if table.rows],
         confirmed=bool(ranked),
         entry=entry,
-        figures=_figures(found, study),
+        figures=_figures(optuna_study, study),
         dashboard=f"optuna-dashboard {job.shown_url}",
     )
     file = run_directory(args) / "report.html"
@@ -83,18 +90,19 @@ def write(args: TuneArgs, job: Job, study: Study, ranked: Sequence[Confirmed], e
 
 
 def _summary(study: Study, now: Progress) -> tuple[str, ...]:
-    asked = study.asked
-    best = "none" if now.best is None else scoring.describe(asked["score"], now.best)
+    arguments = study.arguments
+    best = "none" if now.best is None else scoring.describe(arguments.score, now.best)
     return (
-        f"Score: {scoring.SCORES[asked['score']]}, IQM of {asked['seeds']} runs of each trial. Best trial: {best}.",
+        f"Score: {scoring.DESCRIPTIONS[arguments.score]}, IQM of {arguments.seeds} runs of each trial. "
+        f"Best trial: {best}.",
         f"{now.finished} trials, {now.pruned} of them pruned and {now.failed} failed. Fixed: "
-        f"{', '.join(asked['fix']) or 'nothing'}.",
+        f"{', '.join(arguments.fix) or 'nothing'}.",
     )
 
 
 def _confirmation(study: Study, ranked: Sequence[Confirmed]) -> Table:
     return Table(
-        f"Confirmation on fresh seeds: {scoring.SCORES[study.asked['score']]}. {_METHOD}",
+        f"Confirmation on fresh seeds: {scoring.DESCRIPTIONS[study.arguments.score]}. {_METHOD}",
         ("settings", "runs", "failed", "IQM [95% interval]", "P [95% interval]"),
         tuple((c.label, str(len(c.scores)), str(c.failed), interval(c.estimate), interval(c.better)) for c in ranked),
         heads=1,
@@ -109,8 +117,8 @@ def _best(job: Job, study: Study) -> Table:
         ("trial", "score", *names),
         tuple(
             (
-                f"{trial.number}{f' ({PREVIOUS})' * bool(trial.user_attrs.get('previous'))}",
-                scoring.describe(study.asked["score"], trial.value or 0.0),
+                f"{trial.number} ({INCUMBENT})" if trial.user_attrs.get(IS_INCUMBENT) else str(trial.number),
+                scoring.describe(study.arguments.score, trial.value or 0.0),
                 *(_cell(trial.params.get(name)) for name in names),
             )
             for trial in trials
@@ -123,36 +131,31 @@ def _cell(value: Any) -> str:
     return "" if value is None else number(value) if isinstance(value, float) else str(value)
 
 
-def _ended(study: optuna.Study) -> Table:
+def _unfinished(optuna_study: optuna.Study) -> Table:
     return Table(
         "Trials that did not come to their end, and why.",
         ("trial", "state", "reason"),
         tuple(
             (str(trial.number), trial.state.name.lower(), trial.user_attrs.get(REASON, "its worker died, each time"))
-            for trial in chains(study.trials).values()
+            for trial in latest_attempts(optuna_study.trials).values()
             if trial.state.is_finished() and (trial.state.name == "FAIL" or REASON in trial.user_attrs)
         ),
         heads=1,
     )
 
 
-def _figures(found: optuna.Study, study: Study) -> list[Figure]:
-    figures, script = [], True
+def _figures(optuna_study: optuna.Study, study: Study) -> list[Figure]:
+    axis = {"target_name": _AXIS_TITLES[study.arguments.score]}
+    figures, include_plotlyjs = [], True  # the page has its JavaScript once
     for title, plot in _PLOTS.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # some are experimental
-                picture = plot(found, **({} if "Importance" in title else {"target_name": _axis(study)}))
-                html = picture.to_html(full_html=False, include_plotlyjs=script)
-        except (ValueError, RuntimeError) as error:  # too few trials, or all with one value
+                warnings.simplefilter("ignore")  # some plots are experimental
+                figure = plot(optuna_study, **({} if "Importance" in title else axis))
+                html = figure.to_html(full_html=False, include_plotlyjs=include_plotlyjs)
+        except (ValueError, RuntimeError) as error:  # too few trials, or all have the same value
             figures.append(Figure(title, reason=f"Not enough trials: {error}"))
         else:
             figures.append(Figure(title, html))
-            script = False
+            include_plotlyjs = False
     return figures
-
-
-def _axis(study: Study) -> str:
-    return {"steps": "times per million steps", "seconds": "times per hour"}.get(
-        study.asked["score"], scoring.SCORES[study.asked["score"]]
-    )

@@ -1,141 +1,170 @@
 """
-The evaluations of a trial's runs -> one number, the higher the better, at any time of the trial.
+The score of a run, and the value of a trial, which Optuna maximises. Both are defined at any time during a trial.
 
-The average over runs is the interquartile mean of the reports (the mean of up to three runs). Runs that never reach the
-threshold take infinitely long; a trial in whose middle half there is such a run has no time, and is scored below all
-that have one, by how far its runs fell short.
+The value of a trial is an interquartile mean over its runs (of up to three runs, their mean). A run that never reaches
+the threshold takes infinitely long. If there is such a run in the middle half, the trial has no time; its value is then
+negative, below that of every trial with a time, and says how far the runs stayed below the threshold.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.results.records import AXES, Array, Evaluations
+from sb3_ddpg_ext.results.records import Array, Evaluations
 from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of, threshold_of
 from sb3_ddpg_ext.results.statistics import area, first_at, iqm
+from sb3_ddpg_ext.tuning import ScoreKind
 
-SCORES: Mapping[str, str] = {
-    "final": "final return",
-    "area": "area under the curve over steps",
-    "steps": "steps to the threshold",
-    "seconds": "CPU seconds of training to the threshold",
+DESCRIPTIONS: Mapping[ScoreKind, str] = {
+    ScoreKind.FINAL: "final return",
+    ScoreKind.AREA_OVER_STEPS: "area under the curve over steps",
+    ScoreKind.STEPS_TO_THRESHOLD: "steps to the threshold",
+    ScoreKind.SECONDS_TO_THRESHOLD: "CPU seconds of training to the threshold",
 }
-"""The scores, and what they are of a run. Of the last two, less is better."""
-
-# What a study maximises is how often the threshold would be reached in so many steps or seconds
-_PER = {"steps": 1_000_000, "seconds": 3_600}
+"""The scores of a run, in words. Of times to the threshold, less is better."""
 
 
-def check(score: str, env: str) -> None:
+@dataclass(frozen=True)
+class _TimeScore:
     """
-    :param score: A name in :data:`SCORES`
+    A time to the threshold. Optuna maximises its inverse.
+
+    :param measured_in: The times of the evaluations
+    :param per: The value of a trial is how often it would reach the threshold in so many steps or seconds
+    :param unit: Of the time
+    :param digits: After the decimal point, where the time is shown
+    """
+
+    measured_in: Callable[[Evaluations], Array]
+    per: int
+    unit: str
+    digits: int
+
+
+_TIME_SCORES: Mapping[ScoreKind, _TimeScore] = {
+    ScoreKind.STEPS_TO_THRESHOLD: _TimeScore(lambda run: run.steps, 1_000_000, "steps", 0),
+    ScoreKind.SECONDS_TO_THRESHOLD: _TimeScore(lambda run: run.cpu_seconds, 3_600, "CPU s", 1),
+}
+
+
+def is_time(score: ScoreKind) -> bool:
+    """:return: Whether the score of a run is a time to the threshold"""
+    return score in _TIME_SCORES
+
+
+def check(score: ScoreKind, env: str) -> None:
+    """
+    :param score: The score
     :param env: Id of the environment
     :raises SettingsError: If the score needs a threshold and the environment has none
     """
-    if score in _PER and threshold_of(env) is None:
+    if is_time(score) and threshold_of(env) is None:
         known = ", ".join(name for name, scale in SCALES.items() if scale.threshold is not None)
         raise SettingsError(
-            f"--score {score} needs a threshold, which {env} does not have; use final or area, or: {known}"
+            f"--score {score.value} needs a threshold, which {env} does not have; use final or area, or: {known}"
         )
 
 
-def measure(score: str, run: Evaluations, env: str) -> float:
+def score_of_run(score: ScoreKind, run: Evaluations, env: str) -> float:
     """
-    The score of one run: a return, or a time, infinite if the threshold was not reached.
-
-    :param score: A name in :data:`SCORES`
-    :param run: The evaluations so far
+    :param score: The score
+    :param run: The evaluations of a run so far
     :param env: Id of the environment
-    :return: The score
+    :return: A return, or a time: infinite if the threshold was not reached
     """
-    if score == "final":
+    if score is ScoreKind.FINAL:
         return float(run.means[-1])
-    if score == "area":
+    if score is ScoreKind.AREA_OVER_STEPS:
         return area(run.steps, run.means, run.steps[0], run.steps[-1]) if len(run.steps) > 1 else float(run.means[0])
-    return first_at(AXES[score](run), run.means, _threshold(env)[0])
+    return first_at(_TIME_SCORES[score].measured_in(run), run.means, _threshold(env)[0])
 
 
-def value(score: str, runs: Sequence[Evaluations], env: str) -> float:
+def value_of_trial(score: ScoreKind, runs: Sequence[Evaluations], env: str) -> float:
     """
-    The value of a trial, whose last run may be at any point.
+    The value of a trial, whose last run may not be over.
 
-    :param score: A name in :data:`SCORES`
+    :param score: The score
     :param runs: The evaluations of its runs so far
     :param env: Id of the environment
-    :return: What the study maximises: a return; or how often the threshold would be reached in a million steps or an
-        hour; or, below zero, how far from it the runs remained, where a random policy is at -1
+    :return: A return. For times, how often the threshold would be reached in a million steps or in an hour; or a
+        negative number, -1 for runs that were no better than a random policy
     """
-    average = float(iqm([np.array([measure(score, run, env) for run in runs])]))
-    if score not in _PER:
+    average = float(iqm([np.array([score_of_run(score, run, env) for run in runs])]))
+    if not is_time(score):
         return average
     if math.isfinite(average):
-        return _PER[score] / max(average, 1e-9)
-    return _missed(runs, len(runs), env)
+        return _inverse_time(score, average)
+    return -_distance_to_threshold(runs, len(runs), env)
 
 
-def _missed(runs: Sequence[Evaluations], number: int, env: str) -> float:
-    """How far runs remained from the threshold, of a number of them; the others are there."""
-    threshold, scale = _threshold(env)
-    missed = sum(max(threshold - float(run.means.max()), 0.0) for run in runs)
-    return -missed / number / (threshold - scale.random)
-
-
-def bound(score: str, runs: Sequence[Evaluations], env: str, seeds: int) -> float:
+def best_possible_value(score: ScoreKind, runs: Sequence[Evaluations], env: str, n_seeds: int) -> float:
     """
-    The value that a trial has if its last run, which is not over, reaches the threshold now.
+    The value that a trial would have if its last run, which is not over, reached the threshold now.
 
-    :param score: A name in :data:`SCORES` that is a time
+    :param score: A time to the threshold
     :param runs: The evaluations of its runs so far
     :param env: Id of the environment
-    :param seeds: How many runs it is to have
-    :return: Its value then; where earlier runs have missed the threshold, as if those to come took no longer than the
-        last
+    :param n_seeds: How many runs it will have
+    :return: The value. If there is none because earlier runs missed the threshold, the value with all later runs as
+        fast as the last one
     """
-    *before, running = (measure(score, run, env) for run in runs)
-    now = float(AXES[score](runs[-1])[-1])
-    times = [*before, min(running, now)]
-    for times_then in (times, [*times, *[now] * (seeds - len(times))]):  # of four runs and more the slowest are cut off
-        average = float(iqm([np.array(times_then)]))
+    time_score = _TIME_SCORES[score]
+    *previous, running = (score_of_run(score, run, env) for run in runs)
+    now = float(time_score.measured_in(runs[-1])[-1])
+    times = [*previous, min(running, now)]
+    all_times = [*times, *[now] * (n_seeds - len(times))]
+    for candidate in (times, all_times):  # from four runs on, the interquartile mean leaves out the slowest
+        average = float(iqm([np.array(candidate)]))
         if math.isfinite(average):
-            return _PER[score] / max(average, 1e-9)
-    return _missed(runs[:-1], len(runs), env)
+            return _inverse_time(score, average)
+    return -_distance_to_threshold(runs[:-1], len(runs), env)
 
 
-def is_known(score: str, run: Evaluations, env: str) -> bool:
-    """:return: Whether the rest of a run cannot change its score: where that is a time, once it is there"""
-    return is_time(score) and math.isfinite(measure(score, run, env))
+def _inverse_time(score: ScoreKind, time: float) -> float:
+    return _TIME_SCORES[score].per / max(time, 1e-9)
 
 
-def time_of(score: str, trial_value: float) -> float:
-    """:return: The time that the value of a trial stands for, infinite if it has none"""
-    return _PER[score] / trial_value if trial_value > 0 else math.inf
+def _distance_to_threshold(runs: Sequence[Evaluations], n_runs: int, env: str) -> float:
+    """
+    How far the best evaluations stayed below the threshold, as a fraction of the way from a random policy. The mean is
+    over ``n_runs``: those that are not among ``runs`` have reached it.
+    """
+    threshold, scale = _threshold(env)
+    distance = sum(max(threshold - float(run.means.max()), 0.0) for run in runs)
+    return distance / n_runs / (threshold - scale.random)
 
 
-def worst(score: str) -> float:
-    """:return: What a run counts that did not get to its end"""
-    return math.inf if score in _PER else -math.inf
+def is_settled(score: ScoreKind, run: Evaluations, env: str) -> bool:
+    """:return: Whether the rest of a run cannot change its score: a time is settled when the threshold is reached"""
+    return is_time(score) and math.isfinite(score_of_run(score, run, env))
 
 
-def ascending(score: str, scores: Array) -> Array:
-    """:return: Scores of runs, turned so that more is better"""
-    return -scores if score in _PER else scores
+def time_of(score: ScoreKind, trial_value: float) -> float:
+    """:return: The time to the threshold that the value of a trial stands for, infinite if it has none"""
+    return _TIME_SCORES[score].per / trial_value if trial_value > 0 else math.inf
 
 
-def describe(score: str, trial_value: float) -> str:
-    """:return: The value of a trial, for people"""
-    if score not in _PER:
+def score_of_failed_run(score: ScoreKind) -> float:
+    """:return: The worst score: that of a run that did not finish"""
+    return math.inf if is_time(score) else -math.inf
+
+
+def higher_is_better(score: ScoreKind, scores: Array) -> Array:
+    """:return: Scores of runs, with their sign changed if less is better"""
+    return -scores if is_time(score) else scores
+
+
+def describe(score: ScoreKind, trial_value: float) -> str:
+    """:return: The value of a trial, in words"""
+    if not is_time(score):
         return f"{trial_value:.1f}"
     if trial_value <= 0:
         return f"threshold not reached, {-trial_value:.0%} of the way left"
-    unit = "steps" if score == "steps" else "CPU s"
-    return f"{time_of(score, trial_value):,.{0 if score == 'steps' else 1}f} {unit} to the threshold"
-
-
-def is_time(score: str) -> bool:
-    """:return: Whether a run's score is a time to the threshold"""
-    return score in _PER
+    time_score = _TIME_SCORES[score]
+    return f"{time_of(score, trial_value):,.{time_score.digits}f} {time_score.unit} to the threshold"
 
 
 def _threshold(env: str) -> tuple[float, Scale]:

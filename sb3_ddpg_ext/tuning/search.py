@@ -1,10 +1,13 @@
 """
-Any number of processes that work on a study, on any number of machines.
+Any number of processes, on any number of machines, work on one study. The database alone says what is left to do.
 
-The database alone says what there is to do. A trial whose worker died is repeated with the same parameters, as a new
-trial of Optuna's that names the first one: together they are one chain. A study of n trials has n chains, each of which
-ends in one finished trial. What is not to be counted at all, because it came too much when two workers asked at once,
-or because a programming error ended it, is marked as void; the latter is queued again.
+If a worker dies, its trial is *retried*: Optuna enqueues a new trial with the same parameters, which has the number of
+the first attempt in its attributes. All attempts together count as one trial of the study. So a search for n trials
+ends when the latest attempts of n trials are finished.
+
+Two kinds of Optuna's trials are *discarded* and do not count: one that a worker asked for when another worker had just
+asked for the last one, and one that a programming error ended. The latter is enqueued again, to be run when the error
+is corrected.
 """
 
 import contextlib
@@ -28,31 +31,28 @@ from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
 from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError
 from sb3_ddpg_ext.files import is_nearly_full
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
-from sb3_ddpg_ext.tuning.study import MAX_RETRIES, Job, Study, connect, first_attempt, quiet
+from sb3_ddpg_ext.tuning.samplers import first_attempt
+from sb3_ddpg_ext.tuning.storage import MAX_RETRIES, Job
+from sb3_ddpg_ext.tuning.study import Study, connect, quiet
 
-_VOID, _WORKER = "void", "worker"
-_KEPT = "the study is kept, and the same command goes on with it"
+_DISCARDED = "void"  # attribute of a trial: why it does not count
+_WORKER = "worker"  # attribute of a trial: who began it
+_STUDY_IS_KEPT = "the study is kept, and the same command goes on with it"
+_MAX_CONNECTIONS_LOST = 3  # one after the other, without any trial finished in between
 
 
-def chains(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
+def latest_attempts(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     """
     The trials that count.
 
     :param trials: All trials of a study
-    :return: By the number of the first attempt, in its order, the last one
+    :return: The latest attempt of each, by the number of its first attempt, in ascending order
     """
-    last = {}
+    latest = {}
     for trial in trials:
-        if _VOID not in trial.user_attrs:
-            last[first_attempt(trial)] = trial
-    return dict(sorted(last.items()))
-
-
-def _to_do(study: optuna.Study, job: Job) -> int:
-    """How many trials nobody has begun."""
-    attempts = chains(study.get_trials(deepcopy=False))
-    waiting = sum(trial.state == TrialState.WAITING for trial in attempts.values())
-    return max(job.trials - len(attempts), 0) + waiting
+        if _DISCARDED not in trial.user_attrs:
+            latest[first_attempt(trial)] = trial
+    return dict(sorted(latest.items()))
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Progress:
     """
     How far a study is.
 
-    :param finished: Trials that are over, those that are pruned or failed included
-    :param running: Trials that somebody is at, or was when he died
+    :param finished: Trials that are complete, pruned or failed
+    :param running: Trials that have begun and not finished, those of dead workers included
     :param pruned: Trials that were ended early
-    :param failed: Trials without a score
-    :param best: Value of the best trial, None if there is none
+    :param failed: Trials without a value
+    :param best: Value of the best trial; None if there is none
     """
 
     finished: int
@@ -76,10 +76,10 @@ class Progress:
 
 def progress(job: Job) -> Progress:
     """
-    :param job: Where the study is
+    :param job: The study
     :return: How far it is
     """
-    trials = list(chains(connect(job)[0].get_trials(deepcopy=False)).values())
+    trials = list(latest_attempts(connect(job)[0].get_trials(deepcopy=False)).values())
     return Progress(
         finished=sum(trial.state.is_finished() for trial in trials),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
@@ -91,43 +91,42 @@ def progress(job: Job) -> Progress:
 
 def ranking(job: Job) -> list[FrozenTrial]:
     """
-    :param job: Where the study is
-    :return: The trials that came to their end, the best first
+    :param job: The study
+    :return: The trials that are complete, the best first
     """
-    trials = chains(connect(job)[0].get_trials(deepcopy=False)).values()
+    trials = latest_attempts(connect(job)[0].get_trials(deepcopy=False)).values()
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)
 
 
 def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
     """
-    Work on a study until it has all its trials, together with whoever else does. What is interrupted is done first the
-    next time.
+    Work on a study until it has all its trials, together with other commands that do the same.
 
-    :param job: Where it is
+    :param job: The study
     :param workers: See :func:`sb3_ddpg_ext.cluster.run_all`
     :param scheduler: Likewise
-    :raises SettingsError: As ``run_all``, and if workers die as fast as they are started
+    :raises SettingsError: As ``run_all``, if all workers die, or if the database is lost
     :raises FaultyEnvironmentError: If the environment raised, or returned what no environment may return
-    :raises RuntimeError: If a trial raised what no trial should; the cause says what and where
+    :raises RuntimeError: If there is a programming error; its cause is what was raised
     """
     with quiet():
         study, _ = connect(job)
-        silent: dict[int, float] = {}  # since when trials are running that nobody has signed
-        lost = 0
+        running_since: dict[int, float] = {}
+        connections_lost = 0
         try:
-            while lost < 3:
+            while connections_lost < _MAX_CONNECTIONS_LOST:
                 try:
                     if progress(job).finished >= job.trials:
                         return
-                    _do_what_there_is(study, job, workers, scheduler, silent)
-                    lost = 0
-                except StorageInternalError:  # in the middle of a transaction: connecting waits for the server
-                    lost = 3 if _has_no_space(job) else lost + 1
+                    _run_pending_trials(study, job, workers, scheduler, running_since)
+                    connections_lost = 0
+                except StorageInternalError:  # connecting again waits for the server
+                    connections_lost = _MAX_CONNECTIONS_LOST if _has_no_space(job) else connections_lost + 1
         except BaseException:
-            if scheduler is None:  # workers of a cluster end the trial that they are at
-                with contextlib.suppress(StorageInternalError):  # then the next command waits for its signs of life
-                    _release(study, job)
+            if scheduler is None:  # the workers of a cluster go on with their trials
+                with contextlib.suppress(StorageInternalError):  # then the trials are retried without a heartbeat
+                    _retry_trials_of_command(study, job)
             raise
     what = "has no space left on its disk" if _has_no_space(job) else "is lost"
     raise SettingsError(
@@ -136,7 +135,7 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
 
 
 def _has_no_space(job: Job) -> bool:
-    """SQLite says so when it happens, but Optuna does not, least of all from another process."""
+    """SQLite reports a full disk, but Optuna does not pass that on."""
     url = sqlalchemy.make_url(job.url)
     return url.get_backend_name() == "sqlite" and is_nearly_full(Path(url.database or "").parent)
 
@@ -145,107 +144,121 @@ def _is_full_disk(result: Exception | None) -> TypeGuard[OSError]:
     return isinstance(result, OSError) and result.errno == errno.ENOSPC
 
 
-def _do_what_there_is(
-    study: optuna.Study, job: Job, workers: int, scheduler: str | None, silent: dict[int, float]
+def _count_pending(study: optuna.Study, job: Job) -> int:
+    """Trials that no worker has begun."""
+    attempts = latest_attempts(study.get_trials(deepcopy=False))
+    waiting = sum(trial.state == TrialState.WAITING for trial in attempts.values())
+    return max(job.trials - len(attempts), 0) + waiting
+
+
+def _run_pending_trials(
+    study: optuna.Study, job: Job, workers: int, scheduler: str | None, running_since: dict[int, float]
 ) -> None:
-    number = _to_do(study, job)
-    if number == 0:  # others are at the rest, or died at it
+    """Run the trials that nobody has begun. If there are none, wait a little for those of other commands."""
+    n_pending = _count_pending(study, job)
+    if n_pending == 0:
         optuna.storages.fail_stale_trials(study)
-        _bury_stillborn(study, job, silent)
+        _fail_trials_without_heartbeat(study, job, running_since)
         time.sleep(min(job.heartbeat, 5))
         return
-    results = run_all(functools.partial(work, job), range(number), workers=workers, scheduler=scheduler)
-    died = 0
+    results = run_all(functools.partial(run_trial, job), range(n_pending), workers=workers, scheduler=scheduler)
+    n_died = 0
     with contextlib.closing(results):
         for _, result in results:
-            if isinstance(result, WorkersDiedError):
-                died += 1  # each trial is repeated so many times and not more often
+            if isinstance(result, WorkersDiedError):  # retried, up to MAX_RETRIES times
+                n_died += 1
             elif isinstance(result, SettingsError | StorageInternalError) or _is_full_disk(result):
                 raise result
             elif isinstance(result, FaultyEnvironmentError):
-                what = f"{result.what}; {_KEPT}"
+                what = f"{result.what}; {_STUDY_IS_KEPT}"
                 raise FaultyEnvironmentError(result.name, result.index, result.when, what, result.trace) from result
             elif isinstance(result, Exception):
-                raise RuntimeError(f"a trial raised {type(result).__name__}, see above; {_KEPT}") from result
-    if died == number:
+                raise RuntimeError(f"a trial raised {type(result).__name__}, see above; {_STUDY_IS_KEPT}") from result
+    if n_died == n_pending:
         raise SettingsError("the worker processes die as fast as they are started; --workers 0 may show why")
 
 
-def work(job: Job, _: int = 0) -> None:
+def _fail_trials_without_heartbeat(study: optuna.Study, job: Job, running_since: dict[int, float]) -> None:
     """
-    Do one trial, if there is one to do.
+    Retry the trials whose worker died between starting the trial and its first heartbeat. Optuna retries only trials
+    whose heartbeat has stopped.
 
-    :param job: Where the study is
-    :raises Exception: What a trial raises that no trial should
+    :param running_since: When each such trial was first seen; updated by this function
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        has_begun = trial.user_attrs.get(_WORKER, {}).get("trial") == trial.number  # a retry inherits the attribute
+        if has_begun:
+            continue
+        if time.monotonic() - running_since.setdefault(trial.number, time.monotonic()) > job.grace:
+            _retry(study, trial.number, MAX_RETRIES)
+
+
+def run_trial(job: Job, _: int = 0) -> None:
+    """
+    Run one trial if one is pending. Called in the worker processes.
+
+    :param job: The study
+    :raises Exception: If there is a programming error
     """
     with quiet():
-        study, ours = connect(job)
+        optuna_study, study = connect(job)
         begun: list[int] = []
         try:
-            if _to_do(study, job):
-                study.optimize(lambda trial: _attempt(trial, ours, job, begun), n_trials=1, catch=(TrialFailedError,))
+            if _count_pending(optuna_study, job):
+                optuna_study.optimize(
+                    lambda trial: _run_attempt(trial, study, job, begun), n_trials=1, catch=(TrialFailedError,)
+                )
         except (StorageInternalError, AssertionError) as error:
-            # The database went away in the middle of a transaction. If that was the one that ends a trial, Optuna
-            # raises an AssertionError of its own in place of it
+            # The connection was lost. If that happened in the transaction that finishes the trial, Optuna raises an
+            # AssertionError while it handles the StorageInternalError
             if not any(isinstance(e, StorageInternalError) for e in (error, error.__context__)):
                 raise
             for number in begun:
-                _repeat(study, number)
+                _retry(optuna_study, number)
         except (UpdateFinishedTrialError, ValueError):
-            # Unless this process was away for so long that its trial was given to another
-            if not (begun and _is_taken(study.trials[begun[0]])):
+            # If this process was suspended for a long time, its trial was failed and retried by another worker
+            if not (begun and _was_finished_by_another(optuna_study.trials[begun[0]])):
                 raise
 
 
-def _attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> float:
+def _run_attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> float:
+    """The objective, as Optuna calls it. ``begun`` tells the caller the number of the trial."""
     begun.append(trial.number)
     trial.set_user_attr(_WORKER, {"trial": trial.number, "command": job.command, "host": platform.node()})
-    # Those that are repeated are not: a command that wants fewer trials does not end those of others
+    # Two workers that both counted one pending trial have both asked for it: the later one is discarded. Retries never
+    # are, since the keys are numbers of first attempts: a command with fewer --trials leaves those of others alone
     trials = trial.study.get_trials(deepcopy=False)
-    if trial.number in list(chains(trials))[job.trials :]:
-        trial.set_user_attr(_VOID, "another worker had begun with the last trial")
+    if trial.number in list(latest_attempts(trials))[job.trials :]:
+        trial.set_user_attr(_DISCARDED, "another worker had begun with the last trial")
         raise TrialFailedError
     try:
         return objective(trial, study)
     except (optuna.TrialPruned, TrialFailedError, StorageInternalError, UpdateFinishedTrialError):
         raise
-    except Exception:  # once the cause is mended, the same parameters are tried again
+    except Exception:
         RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.trials[trial.number])
-        trial.set_user_attr(_VOID, traceback.format_exc())
+        trial.set_user_attr(_DISCARDED, traceback.format_exc())
         raise
 
 
-def _release(study: optuna.Study, job: Job) -> None:
-    """Queue again what the workers of this command were at when they were ended."""
-    for trial in chains(study.trials).values():
+def _was_finished_by_another(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and _DISCARDED not in trial.user_attrs
+
+
+def _retry_trials_of_command(study: optuna.Study, job: Job) -> None:
+    """Enqueue again what the workers of this command were running when they were ended."""
+    for trial in latest_attempts(study.trials).values():
         if trial.user_attrs.get(_WORKER, {}).get("command") == job.command:
-            _repeat(study, trial.number)
+            _retry(study, trial.number)
 
 
-def _is_taken(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished() and _VOID not in trial.user_attrs
-
-
-def _repeat(study: optuna.Study, number: int, max_retries: int | None = None) -> None:
-    """Queue an interrupted trial again, unless that is done (so often) or it is over."""
-    with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # somebody else was first
+def _retry(study: optuna.Study, number: int, max_retries: int | None = None) -> None:
+    """Fail a trial that was interrupted, and enqueue it again unless somebody has done so, or it has its result."""
+    with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # another worker has just finished it
         if study.trials[number].state == TrialState.RUNNING:
             study.tell(number, state=TrialState.FAIL)
     trial = study.trials[number]
-    latest = chains(study.trials).get(first_attempt(trial))
-    if (
-        latest is not None
-        and latest.number == number
-        and trial.state == TrialState.FAIL
-        and REASON not in trial.user_attrs
-    ):
+    latest = latest_attempts(study.trials).get(first_attempt(trial))
+    is_latest = latest is not None and latest.number == number
+    if is_latest and trial.state == TrialState.FAIL and REASON not in trial.user_attrs:
         RetryHeartbeatStaleTrialCallback(max_retries)(study, trial)
-
-
-def _bury_stillborn(study: optuna.Study, job: Job, silent: dict[int, float]) -> None:
-    """Trials whose worker died before their first sign of life, which Optuna would wait for."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.user_attrs.get(_WORKER, {}).get("trial") == trial.number:
-            continue
-        if time.monotonic() - silent.setdefault(trial.number, time.monotonic()) > job.grace:
-            _repeat(study, trial.number, MAX_RETRIES)
