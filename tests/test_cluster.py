@@ -4,22 +4,19 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from clusters import cluster_started_by_hand, dask, gone, wait_until
 from dask import config as dask_config
-from distributed import Client, get_client
+from distributed import get_client
 from processes import ENVIRONMENT, started
 
 from sb3_ddpg_ext import cluster
@@ -88,41 +85,6 @@ def sleep(folder: Path, x: int) -> int:
 
 
 # ---
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-def dask(*arguments: str, cwd: Path | None = None) -> AbstractContextManager[subprocess.Popen[str]]:
-    return started(["-m", "dask", *arguments], cwd, subprocess.DEVNULL)
-
-
-@contextlib.contextmanager
-def cluster_started_by_hand(
-    *workers: str, cwd: Path | None = None, protocol: str = "tcp"
-) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A scheduler, and a worker for each of `workers`, its further arguments."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"{protocol}://127.0.0.1:{free.getsockname()[1]}"
-    with contextlib.ExitStack() as processes:
-        port = address.rpartition(":")[2]
-        there = ("--host", "127.0.0.1", "--port", port, "--protocol", protocol)
-        scheduler = processes.enter_context(dask("scheduler", *there, "--no-dashboard", "--no-show"))
-        for arguments in workers:
-            processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split(), cwd=cwd))
-        if workers:
-            with Client(address, set_as_default=False) as client:
-                client.wait_for_workers(len(workers))
-        yield address, scheduler
 
 
 def test_two_clusters_at_once() -> None:

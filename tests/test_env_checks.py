@@ -20,8 +20,8 @@ from sb3_ddpg_ext.env_checks import CheckedEnv
 from sb3_ddpg_ext.errors import FaultyEnvironmentError
 from sb3_ddpg_ext.settings import parse_settings
 
-TESTS = str(Path(__file__).parent)
-PATHS = os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
+HELPERS = str(Path(__file__).parent / "helpers")
+PATHS = os.pathsep.join([HELPERS, *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONPATH": PATHS}
 TINY = ["--quiet", "--eval-episodes", "1", "-p", "learning_starts=10", "-p", "batch_size=8", "-p", "buffer_size=500"]
 TINY += ["-p", "policy_kwargs={net_arch: [8]}"]
@@ -29,7 +29,7 @@ ENV, RUN = "faulty_envs:Faulty-v0", "runs/custom_ddpg/Faulty-v0_1"
 
 
 def run(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    (cwd / "faulty_envs.py").write_text(Path(TESTS, "faulty_envs.py").read_text())
+    (cwd / "faulty_envs.py").write_text(Path(HELPERS, "faulty_envs.py").read_text())
     return forked(arguments, cwd, {**ENVIRONMENT, **environment}, timeout=120)
 
 

@@ -85,7 +85,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 TINY = ["--eval-freq", "100", "--quiet"]
 NETWORK = ["learning_starts=50", "batch_size=8", "buffer_size=500", "train_freq=1", "gradient_steps=1"]
-PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+PATHS = os.pathsep.join([str(Path(__file__).parent / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": PATHS}
 
 
