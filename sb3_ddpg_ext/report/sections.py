@@ -81,8 +81,8 @@ def improvement_text(comparison: Comparison) -> tuple[str, ...]:
 _SCORES = {
     "final": (
         "The mean return of the last model in new episodes with deterministic actions. The seeds of these episodes are "
-        "the same for all runs, and differ from those of the evaluations during training. This score describes the end "
-        "of training only, and the return of a deterministic policy may still go up and down there.",
+        "the same for all runs, and differ from those of the evaluations during training. This score describes only "
+        "the end of training, where the return of a deterministic policy may still go up and down.",
     ),
     "area_over_steps": (
         "The mean of a run's learning curve over environment steps (the area under it, divided by its width). The more "
