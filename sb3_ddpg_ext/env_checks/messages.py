@@ -93,7 +93,7 @@ def _short(value: Any) -> str:
 
 
 def code_location(error: BaseException) -> str:
-    """:return: `` (file:line)`` of the last line of the user's code in a traceback, or an empty string"""
+    """:return: The last line of the user's code in a traceback, as ``" (file:line)"``, or an empty string"""
     frames = traceback.extract_tb(error.__traceback__)
     user_frames = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, _THIS_PACKAGE))]
     return f" ({Path(user_frames[-1].filename).name}:{user_frames[-1].lineno})" if user_frames else ""
