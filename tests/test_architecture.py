@@ -22,6 +22,7 @@ def test_each_module_has_its_tests() -> None:
         *("policies", "rollouts", "fast_path"),  # with the algorithm
         *("evaluation", "callbacks", "episodes"),  # with training runs
         *("conversion", "expressions"),  # with the settings
+        "display",  # with the commands
         "results",  # its parts in test_report and test_statistics
     }
     assert modules - {"__init__", "__main__"} - tested_elsewhere <= tests

@@ -26,7 +26,7 @@ from clusters import cluster_started_by_hand, gone, wait_until
 from comparison_envs import Quick
 from small_runs import CUSTOM, DDPG, TINY, compare_arguments
 
-from sb3_ddpg_ext import cli, comparison
+from sb3_ddpg_ext import comparison, display
 from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, plan, run_missing, unfinished_state
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import LOCK
@@ -560,6 +560,6 @@ def test_workers_with_nothing_to_do_save_no_time(tmp_path: Path, capsys: pytest.
     runs = plan(args)
     (runs[0].directory / "result.json").write_text(json.dumps({**first, "seconds": seconds}))
     for missing, about in ((runs[1:2], "1 min 00 s"), (runs[1:], "1 min 00 s"), (runs, "2 min 00 s")):
-        cli._print_plan(args, runs, missing)
+        display.print_plan(args, runs, missing)
         said = capsys.readouterr().out.splitlines()[-1]
         assert said == f"{len(missing)} runs to do, about {about} with 3 workers"
