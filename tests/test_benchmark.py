@@ -59,6 +59,7 @@ def test_bars_by_hand() -> None:
         assert [list(line.get_ydata()) for line in axes.lines] == [[1.0, 1.0], pytest.approx([2.0, 6.0])]
 
 
+@pytest.mark.slow
 def test_it_measures(tmp_path: Path) -> None:
     record = benchmark(BenchmarkArgs(**TINY, n_envs=(1, 2), log_dir=tmp_path / "new"))
     assert json.loads((tmp_path / "new/benchmark.json").read_text()) == record

@@ -94,8 +94,7 @@ def test_the_first_trial_has_the_previous_settings(tmp_path: Path) -> None:
     for name in ("gamma", "batch_size", "learning_starts", "buffer_size", "learning_rate", "gradient_steps"):
         assert settings.hyperparams[name] == previous.hyperparams[name]
     assert settings.hyperparams["policy_kwargs"]["net_arch"] == [64, 64]
-    noise = (settings.noise_type, settings.noise_std, settings.noise_kwargs)
-    assert noise == (previous.noise_type, previous.noise_std, previous.noise_kwargs)
+    assert settings.noise == previous.noise
     assert settings.n_timesteps == 120
     assert trial.user_attrs["previous"] is True
 
