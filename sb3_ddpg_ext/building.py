@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -69,16 +70,19 @@ def make_env(
 
     render = {} if render_mode is None else {"render_mode": render_mode}
     try:
-        env: VecEnv = make_vec_env(
-            env_id,
-            n_envs,
-            seed,
-            monitor_dir=None if monitor_dir is None else str(monitor_dir),
-            wrapper_class=wrap,
-            env_kwargs={**settings.env_kwargs, **render},
-            vec_env_cls=cast(Any, vectorize),
-            monitor_kwargs=dict(settings.monitor_kwargs),
-        )
+        with warnings.catch_warnings():
+            if render_mode is None:  # SB3 asks for pictures in case somebody wants them; not all environments have any
+                warnings.filterwarnings("ignore", ".*render_mode='rgb_array' that is not in the possible")
+            env: VecEnv = make_vec_env(
+                env_id,
+                n_envs,
+                seed,
+                monitor_dir=None if monitor_dir is None else str(monitor_dir),
+                wrapper_class=wrap,
+                env_kwargs={**settings.env_kwargs, **render},
+                vec_env_cls=cast(Any, vectorize),
+                monitor_kwargs=dict(settings.monitor_kwargs),
+            )
         _check_action_space(env_id, env.action_space)
         for wrapper, kwargs in settings.vec_env_wrapper:
             env = wrapper(env, **kwargs)

@@ -1,11 +1,12 @@
 """Settings to environments and models."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 
@@ -132,3 +133,14 @@ def test_action_spaces_that_cannot_be_used(low: Any, high: Any, message: str, mo
     monkeypatch.setitem(gym.registry, "Odd-v0", gym.envs.registration.EnvSpec("Odd-v0", entry_point=lambda **_: Env()))
     with pytest.raises(SettingsError, match=message):
         make_env("Odd-v0", settings(), 1, 0)
+
+
+def test_an_environment_that_cannot_be_rendered_is_built_without_a_warning() -> None:
+    class NoPictures(PendulumEnv):
+        metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
+
+    gym.register("NoPictures-v0", NoPictures, max_episode_steps=10)
+    try:
+        make_env("NoPictures-v0", settings(), 2, 0).close()  # warnings are errors
+    finally:
+        del gym.registry["NoPictures-v0"]
