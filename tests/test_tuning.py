@@ -47,6 +47,22 @@ def arguments(log_dir: Path, env: str = "comparison_envs:Quick-v0", **kwargs: An
     return TuneArgs(env, log_dir=log_dir, **{**defaults, **kwargs})
 
 
+@contextlib.contextmanager
+def ends_within(seconds: int) -> Iterator[None]:
+    """Fail if the block takes longer: a search whose last trial nobody finishes would wait for ever."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"it has not ended after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def tune(args: TuneArgs) -> tuple[Job, list[FrozenTrial]]:
     job, _ = prepare(args)
     search.search(job, workers=args.workers)
@@ -242,7 +258,8 @@ def test_a_trial_that_always_kills_its_worker_at_once_is_given_up(
     job, _ = prepare(arguments(tmp_path, trials=1))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
     workers_that_die_at_once(monkeypatch, 9)
-    search.search(job, workers=0)
+    with ends_within(60):
+        search.search(job, workers=0)
     assert search.progress(job).failed == 1
     assert len(connect(job)[0].trials) == 1 + storage_module.MAX_RETRIES
 
@@ -253,7 +270,8 @@ def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
     job, _ = prepare(arguments(tmp_path, trials=2))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
     workers_that_die_at_once(monkeypatch, 1)
-    search.search(job, workers=0)
+    with ends_within(60):
+        search.search(job, workers=0)
     trials = connect(job)[0].trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials[2].params.items() >= trials[0].params.items()
@@ -826,7 +844,8 @@ def test_a_connection_that_is_lost_when_a_trial_is_told(
 
     monkeypatch.setattr(Storage, "set_trial_state_values", lost_once)
     curves[:] = [-900.0] * 4, [-800.0] * 4
-    _, trials = tune(arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=1))
+    with ends_within(60):
+        _, trials = tune(arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=1))
     assert lost
     (trial,) = search.latest_attempts(trials).values()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, -800)
