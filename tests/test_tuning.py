@@ -1,4 +1,4 @@
-"""Studies, and what becomes of them: in this process first, then as commands to which everything happens."""
+"""Studies: in this process first, then as commands that are killed, suspended and interrupted."""
 
 import contextlib
 import dataclasses
@@ -569,7 +569,7 @@ def test_a_database_of_somebody_else_is_refused(mode: int, whole: bytes) -> None
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_making_the_database_leaves_none(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_creating_the_database_leaves_none(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from sb3_ddpg_ext.__main__ import main; from sb3_ddpg_ext.tuning import storage\n"
@@ -588,7 +588,7 @@ def test_whoever_is_killed_making_the_database_leaves_none(tmp_path: Path) -> No
     check_exact(trials_of(tmp_path), 1)
 
 
-def test_what_a_process_with_the_same_number_left_is_in_nobodys_way(whole: bytes, tmp_path: Path) -> None:
+def test_the_partial_file_of_a_process_with_the_same_id_is_replaced(whole: bytes, tmp_path: Path) -> None:
     directory = tmp_path / NAME
     directory.mkdir()
     (directory / f".partial-{os.getpid()}-study.db").write_bytes(whole[:50])
@@ -625,14 +625,14 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         prepare(arguments(tmp_path))
 
 
-def test_a_study_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_study_with_other_arguments_is_refused(tmp_path: Path) -> None:
     args = arguments(tmp_path, trials=1)
     tune(args)
     with pytest.raises(SettingsError, match="is there, but with other steps and seeds; choose another --study or"):
         prepare(arguments(tmp_path, steps=240, seeds=2))
 
 
-def test_a_study_that_somebody_died_making_is_made(tmp_path: Path) -> None:
+def test_a_study_whose_creation_was_interrupted_is_completed(tmp_path: Path) -> None:
     args = arguments(tmp_path, trials=2)
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     optuna.create_study(storage=url, study_name="half", direction="maximize")
@@ -831,7 +831,7 @@ def test_restart_of_the_database_server(postgres: Server, tmp_path: Path) -> Non
     check_exact(trials_of(tmp_path, url), 5)
 
 
-def test_a_connection_that_is_lost_when_a_trial_is_told(
+def test_a_connection_that_is_lost_when_a_trial_finishes(
     tmp_path: Path, curves: Curves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_state, lost = Storage.set_trial_state_values, []
