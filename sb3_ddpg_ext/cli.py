@@ -187,7 +187,7 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
         print(entry.text)
         if file is not None:
             has_changed = confirmation.write_winner(args, job, study, entry)
-            print(f"Written to {file}" if has_changed else f"{file} has it")
+            print(f"Written to {file}" if has_changed else f"{file} has these settings already")
     return 0
 
 

@@ -36,7 +36,7 @@ def test_time_to_the_threshold() -> None:
     assert scoring.time_of(STEPS, -0.1) == math.inf
 
 
-def test_without_a_time_how_far_is_left_counts_and_is_below_all_times() -> None:
+def test_a_trial_without_a_time_is_valued_by_its_distance_below_all_times() -> None:
     half = (-200 - 1211.8) / 2
     assert scoring.value_of_trial(STEPS, [run(-1211.8, -1300)], PENDULUM) == pytest.approx(-1)
     assert scoring.value_of_trial(STEPS, [run(-1300, half, -1300)], PENDULUM) == pytest.approx(-0.5)
@@ -45,7 +45,7 @@ def test_without_a_time_how_far_is_left_counts_and_is_below_all_times() -> None:
     assert scoring.value_of_trial(STEPS, [run(half), run(-100), run(-100), run(-100)], PENDULUM) == 10_000
 
 
-def test_what_a_trial_can_still_get() -> None:
+def test_the_best_value_that_a_trial_can_still_reach() -> None:
     reached = run(-900, -199, seconds=3)  # after 6 s, 200 steps
     running = run(-900, -900, -900)  # for 3 s, 300 steps
     assert scoring.best_possible_value(SECONDS, [running], PENDULUM, 3) == 3600 / 3
@@ -57,7 +57,7 @@ def test_what_a_trial_can_still_get() -> None:
     assert scoring.best_possible_value(SECONDS, never, PENDULUM, 4) == 3600 / 3
 
 
-def test_only_a_time_is_known_before_the_end() -> None:
+def test_only_a_time_is_settled_before_the_end() -> None:
     assert scoring.is_settled(SECONDS, run(-900, -150), PENDULUM)
     assert not scoring.is_settled(SECONDS, run(-900), PENDULUM)
     assert not scoring.is_settled(FINAL, run(-150), PENDULUM)

@@ -103,7 +103,7 @@ def test_ranges_are_widened_so_that_they_hold_the_previous_settings() -> None:
     assert values["tau"] == FloatDistribution(0.001, 0.5, log=True)
 
 
-def test_what_no_value_can_say_stays_as_it_is() -> None:
+def test_a_setting_that_no_value_can_express_stays_as_it_is() -> None:
     previous = load_settings("ddpg", "Pendulum-v1", overrides=["train_freq=[1, episode]", "gradient_steps=-1"])
     found = make_space("ddpg", previous, {}, ())
     assert "updates_per_step" not in {d.name for d in found.dimensions}
@@ -115,7 +115,7 @@ def test_what_no_value_can_say_stays_as_it_is() -> None:
     ("noise", "std"),
     [("ou", 0.2 / 0.3**0.5), ("pink", 0.3), ("normal", 0.1), ("uniform", 0.1), ("{type: colored, beta: 0.5}", 0.3)],
 )
-def test_a_noise_whose_strength_is_not_said_has_its_own(noise: str, std: float) -> None:
+def test_a_noise_without_a_given_standard_deviation_has_its_default(noise: str, std: float) -> None:
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=[f"action_noise={noise}"])
     found = make_space("custom_ddpg", previous, {}, ())
     assert found.incumbent_values()["noise_std"] == std
@@ -124,7 +124,7 @@ def test_a_noise_whose_strength_is_not_said_has_its_own(noise: str, std: float) 
     assert dict(settings.noise.kwargs).items() >= dict(previous.noise.kwargs).items()
 
 
-def test_what_is_said_about_one_noise_is_not_said_about_another() -> None:
+def test_arguments_of_one_noise_are_not_given_to_another() -> None:
     spec = "action_noise={type: colored, beta: 0.5, std: 0.2, horizon: 50, schedule: {type: linear, end: 0.1}}"
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=[spec])
     found = make_space("custom_ddpg", previous, {}, ())
@@ -140,14 +140,14 @@ def test_what_is_said_about_one_noise_is_not_said_about_another() -> None:
     assert seen >= {"normal", "ou", "pink", "colored"}
 
 
-def test_a_strength_for_each_action_stays_as_it_is() -> None:
+def test_a_standard_deviation_for_each_action_stays_as_it_is() -> None:
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["action_noise={type: ou, std: [0.2]}"])
     found = make_space("custom_ddpg", previous, {}, ())
     assert "noise_std" not in {d.name for d in found.dimensions}
     assert found.settings(found.incumbent_values(), "").noise.std == [0.2]
 
 
-def test_returns_of_several_steps_are_tuned_where_there_are_such() -> None:
+def test_n_steps_is_tuned_where_the_buffer_supports_it() -> None:
     def names(*overrides: str) -> set[str]:
         previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_steps=1", *overrides])
         return {d.name for d in make_space("custom_ddpg", previous, {}, ()).dimensions}
@@ -161,7 +161,7 @@ def test_returns_of_several_steps_are_tuned_where_there_are_such() -> None:
     assert "n_steps" not in {d.name for d in fixed.dimensions}
 
 
-def test_only_what_is_drawn_is_rounded() -> None:
+def test_only_sampled_values_are_rounded() -> None:
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["learning_rate=0.00123456789"])
     found = make_space("custom_ddpg", previous, {}, ("gamma=0.9999999",))
     entry = found.entry(found.incumbent_values())

@@ -1,4 +1,4 @@
-"""Studies, and what becomes of them: in this process first, then as commands to which everything happens."""
+"""Studies: in this process first, then as commands that are killed, suspended and interrupted."""
 
 import contextlib
 import dataclasses
@@ -40,6 +40,22 @@ from sb3_ddpg_ext.tuning.study import connect, prepare, quiet
 
 ROOT = Path(__file__).parent.parent
 SECONDS = ScoreKind.SECONDS_TO_THRESHOLD
+
+
+@contextlib.contextmanager
+def ends_within(seconds: int) -> Iterator[None]:
+    """Fail if the block takes longer: a search whose last trial nobody finishes would wait for ever."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"it has not ended after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # --- Trials ---
@@ -230,7 +246,8 @@ def test_a_trial_that_always_kills_its_worker_at_once_is_given_up(
     job, _ = prepare(tune_arguments(tmp_path, trials=1))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
     workers_that_die_at_once(monkeypatch, 9)
-    search.search(job, workers=0)
+    with ends_within(60):
+        search.search(job, workers=0)
     assert search.progress(job).failed == 1
     assert len(connect(job)[0].trials) == 1 + storage_module.MAX_RETRIES
 
@@ -241,7 +258,8 @@ def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
     job, _ = prepare(tune_arguments(tmp_path, trials=2))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
     workers_that_die_at_once(monkeypatch, 1)
-    search.search(job, workers=0)
+    with ends_within(60):
+        search.search(job, workers=0)
     trials = connect(job)[0].trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials[2].params.items() >= trials[0].params.items()
@@ -539,7 +557,7 @@ def test_a_database_of_somebody_else_is_refused(mode: int, whole: bytes) -> None
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_making_the_database_leaves_none(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_creating_the_database_leaves_none(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from sb3_ddpg_ext.__main__ import main; from sb3_ddpg_ext.tuning import storage\n"
@@ -558,7 +576,7 @@ def test_whoever_is_killed_making_the_database_leaves_none(tmp_path: Path) -> No
     check_exact(trials_of(tmp_path), 1)
 
 
-def test_what_a_process_with_the_same_number_left_is_in_nobodys_way(whole: bytes, tmp_path: Path) -> None:
+def test_the_partial_file_of_a_process_with_the_same_id_is_replaced(whole: bytes, tmp_path: Path) -> None:
     directory = tmp_path / NAME
     directory.mkdir()
     (directory / f".partial-{os.getpid()}-study.db").write_bytes(whole[:50])
@@ -595,14 +613,14 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         prepare(tune_arguments(tmp_path))
 
 
-def test_a_study_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_study_with_other_arguments_is_refused(tmp_path: Path) -> None:
     args = tune_arguments(tmp_path, trials=1)
     tune(args)
     with pytest.raises(SettingsError, match="is there, but with other steps and seeds; choose another --study or"):
         prepare(tune_arguments(tmp_path, steps=240, seeds=2))
 
 
-def test_a_study_that_somebody_died_making_is_made(tmp_path: Path) -> None:
+def test_a_study_whose_creation_was_interrupted_is_completed(tmp_path: Path) -> None:
     args = tune_arguments(tmp_path, trials=2)
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     optuna.create_study(storage=url, study_name="half", direction="maximize")
@@ -801,7 +819,7 @@ def test_restart_of_the_database_server(postgres: Server, tmp_path: Path) -> Non
     check_exact(trials_of(tmp_path, url), 5)
 
 
-def test_a_connection_that_is_lost_when_a_trial_is_told(
+def test_a_connection_that_is_lost_when_a_trial_finishes(
     tmp_path: Path, curves: Curves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_state, lost = Storage.set_trial_state_values, []
@@ -814,7 +832,8 @@ def test_a_connection_that_is_lost_when_a_trial_is_told(
 
     monkeypatch.setattr(Storage, "set_trial_state_values", lost_once)
     curves[:] = [-900.0] * 4, [-800.0] * 4
-    _, trials = tune(tune_arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=1))
+    with ends_within(60):
+        _, trials = tune(tune_arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=1))
     assert lost
     (trial,) = search.latest_attempts(trials).values()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, -800)

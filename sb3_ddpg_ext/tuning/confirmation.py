@@ -64,7 +64,7 @@ def plan(args: TuneArgs, job: Job, study: Study) -> tuple[PlannedRun, ...]:
     All runs of the confirmation, finished ones included.
 
     :param args: Arguments of the command
-    :param job: The study
+    :param job: Where the study is stored
     :param study: The study
     :return: The runs, in the order of their seeds
     """
@@ -203,7 +203,7 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: WinningEntry) ->
     Write the winner to its file, in the place of the incumbent or of an earlier winner of the same study.
 
     :param args: Arguments of the command
-    :param job: The study
+    :param job: Where the study is stored
     :param study: The study
     :param entry: The winner
     :return: Whether the file has changed; False if it had these settings already

@@ -26,7 +26,7 @@ def search_with_progress(args: TuneArgs, job: Job, study: Study) -> Progress:
     study.
 
     :param args: Arguments of the command
-    :param job: The study
+    :param job: Where the study is stored
     :param study: The study
     :return: How far the study is after the search
     """

@@ -57,7 +57,7 @@ def write(args: TuneArgs, job: Job, study: Study, ranked: Sequence[Confirmed], e
     Write the report.
 
     :param args: Arguments of the command
-    :param job: The study
+    :param job: Where the study is stored
     :param study: The study
     :param ranked: The confirmed candidates, the best first; empty if there was no confirmation
     :param entry: The winner in YAML; empty if that is the incumbent

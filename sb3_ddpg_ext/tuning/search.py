@@ -76,7 +76,7 @@ class Progress:
 
 def progress(job: Job) -> Progress:
     """
-    :param job: The study
+    :param job: Where the study is stored
     :return: How far it is
     """
     trials = list(latest_attempts(connect(job)[0].get_trials(deepcopy=False)).values())
@@ -91,7 +91,7 @@ def progress(job: Job) -> Progress:
 
 def ranking(job: Job) -> list[FrozenTrial]:
     """
-    :param job: The study
+    :param job: Where the study is stored
     :return: The trials that are complete, the best first
     """
     trials = latest_attempts(connect(job)[0].get_trials(deepcopy=False)).values()
@@ -103,7 +103,7 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
     """
     Work on a study until it has all its trials, together with other commands that do the same.
 
-    :param job: The study
+    :param job: Where the study is stored
     :param workers: See :func:`sb3_ddpg_ext.cluster.run_all`
     :param scheduler: Likewise
     :raises SettingsError: As ``run_all``, if all workers die, or if the database is lost
@@ -197,7 +197,7 @@ def run_trial(job: Job, _: int = 0) -> None:
     """
     Run one trial if one is pending. Called in the worker processes.
 
-    :param job: The study
+    :param job: Where the study is stored
     :raises Exception: If there is a programming error
     """
     with quiet():

@@ -66,7 +66,7 @@ class Storage(RDBStorage):
     Optuna's storage with a new connection for each transaction. A thousand idle workers hold no connection, and a
     restart of the server breaks none. Connecting waits for a server that does not answer.
 
-    :param job: The study
+    :param job: Where the study is stored
     """
 
     def __init__(self, job: Job) -> None:
@@ -108,7 +108,7 @@ def open_storage(job: Job) -> Storage:
     """
     Open the database of a study for the first time, and create its tables if it is new.
 
-    :param job: The study
+    :param job: Where the study is stored
     :return: The storage
     :raises SettingsError: If the database cannot be used
     """

@@ -271,7 +271,7 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
     """
     Load a study that was prepared.
 
-    :param job: The study
+    :param job: Where the study is stored
     :return: Optuna's study, and ours
     """
     with quiet():
