@@ -1,15 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-lowest lint clean
+.PHONY: train test test-slow test-lowest lint docs clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
 	@echo "make train         train CustomDDPG on Pendulum-v1"
 	@echo "make test          lint, check types, run the tests"
+	@echo "make test-slow     run the tests that take long: kills, restarts, clusters, clean environments, documentation"
 	@echo "make test-lowest   run the core's tests with the lowest versions that are allowed"
 	@echo "make lint          lint and check types only"
-	@echo "make clean         remove the virtual environments"
+	@echo "make docs          build the documentation in docs/_build/html"
+	@echo "make clean         remove the virtual environments and the built documentation"
 
 train: .venv/.train
 	$(BIN)/sb3-ddpg train --env Pendulum-v1
@@ -17,11 +19,17 @@ train: .venv/.train
 test: lint
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
+test-slow: .venv/.dev
+	$(BIN)/pytest -n 3 --dist worksteal -m slow
+
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 # The core, a comparison and a search; without MuJoCo's tasks, which need a newer Gymnasium
 LOWEST := .venv-lowest/bin
@@ -40,10 +48,10 @@ test-lowest: .venv-lowest/.compare
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-lowest docs/_build
 
 # One virtual environment; each stamp stands for an extra that is installed in it
-.venv/.train .venv/.dev: .venv/.%: pyproject.toml constraints.txt
+.venv/.train .venv/.dev .venv/.docs: .venv/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[$*]"
 	touch $@

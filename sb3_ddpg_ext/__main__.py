@@ -1,10 +1,13 @@
 """``python -m sb3_ddpg_ext`` and the script ``sb3-ddpg``: the command line, or the line that installs what it needs."""
 
 import sys
+from pathlib import Path
 
 
 def main() -> int:
     """:return: Exit status"""
+    # An environment in a file of the current folder can be imported, as with `python -m`; also by worker processes
+    sys.path.append(str(Path.cwd()))
     try:
         try:
             from sb3_ddpg_ext.cli import main as cli

@@ -1,4 +1,7 @@
-"""SB3's replay buffers with each transition in one row, so that a minibatch is one gather instead of five to eight."""
+"""
+SB3's replay buffers with each transition in one row of memory. Sampling a minibatch then needs one gather operation
+instead of five to eight.
+"""
 
 from typing import Any
 
@@ -14,16 +17,29 @@ _ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones", "
 
 class RowReplayBuffer(ReplayBuffer):
     """
-    The same transitions, and the same samples for the same seed, as :class:`ReplayBuffer`, whose arrays
-    (``observations``, ``actions``, ...) are views of the rows here. For flat observations and actions.
+    A :class:`ReplayBuffer` that stores each transition in one row. For the same seed it returns the same samples. Its
+    arrays (``observations``, ``actions``, ...) are views of the rows.
 
-    Everything is float32, which is all that networks are given: float64 observations take half of the memory, and are
-    rounded here instead of there. Other arrays may be assigned (``buffer.rewards = ...``): from then on they are what
-    is sampled, without the advantage of rows.
+    It stores float32 only, which is what networks are given in any case. float64 observations are therefore rounded
+    when they are stored, and not when they are sampled, and take half of the memory.
 
+    If other arrays are assigned (``buffer.rewards = ...``), samples are taken from these, without the speed of rows.
+
+    >>> import numpy as np
+    >>> from gymnasium import spaces
+    >>> observation_space, action_space = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
+    >>> buffer = RowReplayBuffer(100, observation_space, action_space, device="cpu")
+    >>> observation, action = observation_space.sample()[None], action_space.sample()[None]
+    >>> buffer.add(observation, observation, action, np.array([1.5]), np.array([False]), [{}])
+    >>> buffer.sample(4).rewards.T
+    tensor([[1.5000, 1.5000, 1.5000, 1.5000]])
+
+    :param buffer_size: Number of transitions
+    :param observation_space: Observation space, a ``Box`` of floats
+    :param action_space: Action space, a ``Box`` of floats
     :param args: As for :class:`ReplayBuffer`
-    :param kwargs: As for :class:`ReplayBuffer`; without ``optimize_memory_usage``
-    :raises ValueError: For other observations or actions, see :meth:`why_not`
+    :param kwargs: As for :class:`ReplayBuffer`; ``optimize_memory_usage`` is not supported
+    :raises ValueError: For other observation or action spaces, or ``optimize_memory_usage=True``
     """
 
     def __init__(
@@ -35,11 +51,11 @@ class RowReplayBuffer(ReplayBuffer):
         **kwargs: Any,
     ) -> None:
         if (reason := self.why_not(observation_space, action_space)) is not None:
-            raise ValueError(f"RowReplayBuffer cannot store it: {reason}; take stable_baselines3's ReplayBuffer")
-        as_stored = spaces.Box(-np.inf, np.inf, observation_space.shape, np.float32)
-        super().__init__(buffer_size, as_stored, action_space, *args, **kwargs)
+            raise ValueError(f"RowReplayBuffer cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
+        stored_space = spaces.Box(-np.inf, np.inf, observation_space.shape, np.float32)
+        super().__init__(buffer_size, stored_space, action_space, *args, **kwargs)
         if self.optimize_memory_usage:
-            raise ValueError("RowReplayBuffer has no optimize_memory_usage; take stable_baselines3's ReplayBuffer")
+            raise ValueError("RowReplayBuffer has no optimize_memory_usage; use stable_baselines3's ReplayBuffer")
         self.observation_space = observation_space
         n_observations, n_actions = self.observations[0, 0].size, self.action_dim
         self._widths = [n_observations, n_actions, n_observations, 1, 1, 1]  # of _ARRAYS
@@ -52,7 +68,7 @@ class RowReplayBuffer(ReplayBuffer):
         """
         :param observation_space: Observation space
         :param action_space: Action space
-        :return: None where rows hold all that networks are given of such transitions, else the reason why not
+        :return: None if transitions of these spaces can be stored in rows, else the reason why not
         """
         for what, space in (("observations", observation_space), ("actions", action_space)):
             if not (isinstance(space, spaces.Box) and space.dtype in (np.float32, np.float64)):
@@ -68,15 +84,15 @@ class RowReplayBuffer(ReplayBuffer):
             views[name] = views[name][..., 0]
         return views
 
-    def has_its_arrays(self) -> bool:
-        """:return: Whether the arrays still are views of the rows: users may have assigned others"""
+    def arrays_are_views(self) -> bool:
+        """:return: Whether all arrays are still views of the rows. A user may have assigned others"""
         arrays = vars(self)
         return all(arrays[name] is view for name, view in self._views.items())
 
     def __getstate__(self) -> dict[str, Any]:
-        # The arrays are in the rows already, but for those that users have assigned
-        known = {"_views": self._views, **self._views}
-        return {name: value for name, value in vars(self).items() if known.get(name) is not value}
+        # Views need not be saved. Arrays that a user has assigned are saved
+        views = {"_views": self._views, **self._views}
+        return {name: value for name, value in vars(self).items() if views.get(name) is not value}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -84,7 +100,7 @@ class RowReplayBuffer(ReplayBuffer):
         vars(self).update({name: view for name, view in self._views.items() if name not in state})
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        if env is not None or not self.has_its_arrays():
+        if env is not None or not self.arrays_are_views():
             return super()._get_samples(batch_inds, env)
         rows = np.empty((len(batch_inds), self._rows.shape[2]), dtype=np.float32)
         discounts = self._gather(batch_inds, rows)
@@ -101,37 +117,48 @@ class RowReplayBuffer(ReplayBuffer):
 
     def sample_rows(self, rows: np.ndarray) -> np.ndarray | None:
         """
-        Draw a minibatch as :meth:`sample` does it, without taking its rows apart. Only where the buffer
-        :meth:`has_its_arrays`.
+        Draw a minibatch like :meth:`sample`, without splitting its rows. Only if :meth:`arrays_are_views` is true.
 
-        :param rows: ``[batch, n]``, float32, which is filled: observation, action, next observation, reward, done
-            (0 after a timeout) and timeout of each transition
-        :return: Their discounts, ``[batch, 1]``, where they have any
+        :param rows: Output, ``[batch, n]``, float32: observation, action, next observation, reward, done (0 after a
+            timeout) and timeout of each transition
+        :return: The discounts of n-step returns, ``[batch, 1]``, or None
         """
         upper_bound = self.buffer_size if self.full else self.pos
         return self._gather(np.random.randint(0, upper_bound, size=len(rows)), rows)  # noqa: NPY002 (SB3's generator)
 
     def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-        everything = self._rows.reshape(-1, self._rows.shape[2])
-        places = batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds))
-        everything.take(places, axis=0, out=rows, mode="clip")  # another mode would copy once more
-        self._end_with_the_task(rows)
+        all_rows = self._rows.reshape(-1, self._rows.shape[2])
+        row_indices = batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds))
+        all_rows.take(row_indices, axis=0, out=rows, mode="clip")  # other modes make another copy
+        self._ignore_timeouts(rows)
         return None
 
     def _draw_env_indices(self, n: int) -> np.ndarray | int:
         if self.n_envs == 1:
-            return 0  # there is nothing to draw, and SB3's draw leaves the generator as it is
+            return 0  # SB3 draws, but from one number only, which does not change the generator's state
         return np.random.randint(0, self.n_envs, size=n)  # noqa: NPY002 (SB3's generator)
 
     @staticmethod
-    def _end_with_the_task(rows: np.ndarray) -> None:
-        """A timeout ends the episode, but not the task."""
+    def _ignore_timeouts(rows: np.ndarray) -> None:
+        """Set done to 0 after a timeout: the episode was cut off, but has not terminated."""
         rows[:, -2] *= 1 - rows[:, -1]
 
 
 class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
     """
-    The same for :class:`NStepReplayBuffer`: n-step returns, up to where the episode ends.
+    A :class:`NStepReplayBuffer` that stores each transition in one row, see :class:`RowReplayBuffer`. Its samples have
+    n-step returns, which end with the episode.
+
+    >>> import numpy as np
+    >>> from gymnasium import spaces
+    >>> observation_space, action_space = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
+    >>> buffer = RowNStepReplayBuffer(100, observation_space, action_space, device="cpu", n_steps=2, gamma=0.5)
+    >>> observation, action = observation_space.sample()[None], action_space.sample()[None]
+    >>> for done in (False, True):
+    ...     buffer.add(observation, observation, action, np.array([1.0]), np.array([done]), [{}])
+    >>> samples = buffer._get_samples(np.array([0, 1]))  # both transitions; `sample` draws them at random
+    >>> samples.rewards.T, samples.discounts.T
+    (tensor([[1.5000, 1.0000]]), tensor([[0.2500, 0.5000]]))
 
     :param args: As for :class:`ReplayBuffer`
     :param kwargs: As for :class:`NStepReplayBuffer`
@@ -141,20 +168,20 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
     def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
         n = len(batch_inds)
         steps = np.arange(self.n_steps)
-        places = (batch_inds[:, None] + steps) % self.buffer_size
+        positions = (batch_inds[:, None] + steps) % self.buffer_size
         env_indices = np.broadcast_to(self._draw_env_indices(n), n)
-        sequences = self._rows[places, env_indices[:, None]]  # [batch, n_steps, sum(widths)]
+        sequences = self._rows[positions, env_indices[:, None]]  # [batch, n_steps, sum(widths)]
         rewards, dones, timeouts = np.moveaxis(sequences[:, :, -3:], 2, 0)
-        # Where the sum ends: with the episode, with the newest transition, or after n steps
-        ends = (dones + timeouts > 0) | (places == (self.pos - 1) % self.buffer_size)
+        # The return ends with the episode, with the newest transition, or after n steps
+        ends = (dones + timeouts > 0) | (positions == (self.pos - 1) % self.buffer_size)
         ends[:, -1] = True
         last = ends.argmax(axis=1)
         discounts = self.gamma ** steps.astype(np.float32)
-        # Observation and action of the first transition, everything else of the last one
+        # Observation and action from the first transition, everything else from the last one
         rows[:] = sequences[np.arange(n), last]
         n_first = sum(self._widths[:2])
         rows[:, :n_first] = sequences[:, 0, :n_first]
         rows[:, -3] = (rewards * discounts * (steps <= last[:, None])).sum(axis=1)
-        self._end_with_the_task(rows)
+        self._ignore_timeouts(rows)
         discounts_at_end: np.ndarray = self.gamma ** (last[:, None] + 1).astype(np.float32)
         return discounts_at_end

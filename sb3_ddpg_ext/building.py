@@ -1,4 +1,4 @@
-"""Settings -> vectorized environments and models. What refuses its arguments is named in one line."""
+"""Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
 import copy
 import errno
@@ -18,13 +18,13 @@ from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.env_checks import vectorized
 from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, one_line, unusable_action_space
 from sb3_ddpg_ext.noise import NOISES
-from sb3_ddpg_ext.settings import Settings, algorithm_class
+from sb3_ddpg_ext.settings import NoiseSettings, Settings, algorithm_class
 
 SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
     "normal": NormalActionNoise,
     "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
 }
-"""The noises of RL Zoo's ``noise_type``, and what they are there."""
+"""The names of RL Zoo's ``noise_type``, and the classes that they stand for in RL Zoo."""
 
 
 def make_env(
@@ -90,11 +90,11 @@ def make_env(
             env = VecNormalize(env, **settings.normalize)
         if not training and isinstance(env, VecNormalize):
             env.training, env.norm_reward = False, False
-        # The model wraps its training environment for images; one for evaluation has to look the same
+        # The model does this with its training environment, for images; the one for evaluation must be the same
         return OffPolicyAlgorithm._wrap_env(env)
     except (SettingsError, FaultyEnvironmentError):
         raise
-    except Exception as error:  # unknown, not installed, wrong arguments: environments and wrappers raise anything
+    except Exception as error:  # whatever environments and wrappers raise
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
@@ -130,24 +130,24 @@ def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> Off
     """
     algorithm = algorithm_class(algo)
     try:
-        if "noise_type" in settings.raw:
-            kwargs["action_noise"] = _make_noise(settings, issubclass(algorithm, CustomDDPG), env.action_space)
+        if settings.noise is not None:
+            kwargs["action_noise"] = _make_noise(settings.noise, issubclass(algorithm, CustomDDPG), env.action_space)
         # SB3 writes into dicts it is given
         return algorithm(env=env, **copy.deepcopy(dict(settings.hyperparams)), **kwargs)
     except Exception as error:  # constructors check their arguments in many ways
         raise SettingsError(f"{algo}: {one_line(error)}") from error
 
 
-def _make_noise(settings: Settings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | Mapping[str, Any] | None:
-    name, std = settings.noise_type, settings.noise_std
-    if name is None:
+def _make_noise(noise: NoiseSettings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | Mapping[str, Any] | None:
+    if noise.type is None:
         return None
-    if custom and name in NOISES:
-        return {"type": name, **({} if std is None else {"std": std}), **settings.noise_kwargs}
-    # The noise that RL Zoo gives an algorithm, also where CustomDDPG has its settings
-    if name not in SB3_NOISES:
-        raise SettingsError(f"the noise {name!r} is CustomDDPG's; here it is {' or '.join(SB3_NOISES)}")
-    if "schedule" in settings.noise_kwargs:
+    std = {} if noise.std is None else {"std": noise.std}
+    if custom and noise.type in NOISES:
+        return {"type": noise.type, **std, **noise.kwargs}
+    # SB3's own noise, also for CustomDDPG with the settings of another algorithm
+    if noise.type not in SB3_NOISES:
+        raise SettingsError(f"the noise {noise.type!r} is CustomDDPG's; here it is {' or '.join(SB3_NOISES)}")
+    if "schedule" in noise.kwargs:
         raise SettingsError("a schedule of noise is CustomDDPG's; leave it out with noise_kwargs={}")
-    sigma = (0.1 if std is None else std) * np.ones(space.shape or 1)
-    return SB3_NOISES[name](np.zeros_like(sigma), sigma, **settings.noise_kwargs)
+    sigma = std.get("std", 0.1) * np.ones(space.shape or 1)
+    return SB3_NOISES[noise.type](np.zeros_like(sigma), sigma, **noise.kwargs)

@@ -1,38 +1,28 @@
 """The command line ``sb3-ddpg``: arguments in, some lines of result or one of error out."""
 
 import contextlib
-import heapq
 import os
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import tyro
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from sb3_ddpg_ext import report
+from sb3_ddpg_ext import display, report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
 from sb3_ddpg_ext.comparison import (
     CompareArgs,
-    PlannedRun,
     baseline_of,
     finished,
     plan,
-    run_missing,
     unfinished_state,
 )
-from sb3_ddpg_ext.duration import expect
 from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, SettingsError, trace
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.results.records import RunRecord, Score
+from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.training import TrainArgs, train
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages
 
@@ -145,68 +135,30 @@ def _compare(args: CompareArgs, with_traceback: bool) -> int:
     for run, what in [(run, what) for run in missing if (what := unfinished_state(run)) is not None]:
         print(f"{run.directory}: {what}")
     if args.dry_run:
-        _print_plan(args, runs, missing)
+        display.print_plan(args, runs, missing)
         return 0
     try:
-        _run_with_progress(args, missing, records)
+        display.run_with_progress(args, missing, records)
     except KeyboardInterrupt:
         n_finished = sum(record.is_finished for record in records.values())
         print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
         return 130
-    _print_summary(runs, records)
-    _print_failures(runs, records, with_traceback)
+    display.print_summary(runs, records)
+    display.print_failures(runs, records, with_traceback)
     print(f"Report: {report.write_report(args.log_dir, baseline=baseline_of(args))}")
     return 1 if any(record.status == "failed" for record in records.values()) else 0
 
 
-def _run_with_progress(
-    args: CompareArgs | TuneArgs, missing: Sequence[PlannedRun], records: dict[Path, RunRecord]
-) -> None:
-    """Do the missing runs and put their records to the others."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    running: set[Path] = set()
-    start, n_failed = time.monotonic(), 0
-    with Progress(*columns, disable=args.quiet, refresh_per_second=1) as progress:
-        bar = progress.add_task("", total=len(missing))
-
-        def show() -> None:
-            n_done = int(progress.tasks[0].completed)
-            left = (time.monotonic() - start) * (len(missing) / n_done - 1) if n_done else None
-            counts = f"{n_done - n_failed} finished, {len(running)} running, {n_failed} failed"
-            progress.update(bar, description=counts if left is None else f"{counts}, about {_duration(left)} left")
-
-        def started(run: PlannedRun) -> None:
-            running.add(run.directory)
-            show()
-
-        show()
-        results = run_missing(missing, workers=args.workers, scheduler=args.scheduler, on_start=started)
-        try:
-            with contextlib.closing(results):
-                for run, record in results:
-                    running.discard(run.directory)
-                    records[run.directory] = record
-                    n_failed += record.status == "failed"
-                    progress.advance(bar)
-                    show()
-                    if not args.quiet:
-                        progress.console.print(
-                            f"{_name(run)}: {_outcome(record)}", soft_wrap=True, highlight=False, markup=False
-                        )
-        except KeyboardInterrupt:
-            progress.update(bar, description="stopping")
-            raise
-
-
 def _tune(args: TuneArgs, with_traceback: bool) -> int:
     require_packages()
-    from sb3_ddpg_ext.tuning import confirmation, display, pages  # these import Optuna, which takes a second
+    from sb3_ddpg_ext.tuning import confirmation, pages  # these import Optuna, which takes a second
+    from sb3_ddpg_ext.tuning.display import print_ranking, search_with_progress
     from sb3_ddpg_ext.tuning.study import prepare
 
     job, study = prepare(args)
     file = confirmation.target(args) if args.write and args.top else None
     try:
-        progress = display.search_with_progress(args, job, study)
+        progress = search_with_progress(args, job, study)
     except KeyboardInterrupt:
         print("Interrupted. What is finished is kept; the same command does the rest")
         return 130
@@ -218,7 +170,7 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
     runs = confirmation.plan(args, job, study)
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     try:
-        _run_with_progress(args, [run for run in runs if run.directory not in records], records)
+        display.run_with_progress(args, [run for run in runs if run.directory not in records], records)
     except KeyboardInterrupt:
         print("Interrupted while confirming. What is finished is kept; the same command does the rest")
         return 130
@@ -226,8 +178,8 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
     ranked = confirmation.rank(runs, records, study)
     entry = confirmation.winner(args, study, ranked, progress.finished)
     page = pages.write(args, job, study, ranked, entry.text if entry else "")
-    display.print_ranking(study, ranked)
-    _print_failures(runs, records, with_traceback)
+    print_ranking(study, ranked)
+    display.print_failures(runs, records, with_traceback)
     print(f"Report: {page}")
     if entry is None:
         print("The previous settings stay: nothing was better on fresh seeds")
@@ -237,75 +189,6 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
             has_changed = confirmation.write_winner(args, job, study, entry)
             print(f"Written to {file}" if has_changed else f"{file} has these settings already")
     return 0
-
-
-def _print_plan(args: CompareArgs, runs: Sequence[PlannedRun], missing: Sequence[PlannedRun]) -> None:
-    table = _table("done", "steps", "each", "from")
-    seconds: dict[tuple[str, str], float] = {}
-    unknown = False
-    for (label, env), group in _groups(runs).items():
-        n_missing = len([run for run in missing if (run.label, run.args.env) == (label, env)])
-        expected = expect(group[0])
-        seconds[label, env] = expected.seconds or 0.0
-        unknown |= expected.seconds is None
-        each = "unknown" if expected.seconds is None else _duration(expected.seconds)
-        done = f"{len(group) - n_missing} of {len(group)}"
-        table.add_row(label, env, done, f"{group[0].settings.n_timesteps:,}", each, expected.source)
-    Console(markup=False).print(table)
-    n_workers = max(args.workers, 1) if args.scheduler is None else 1
-    loads = [0.0] * n_workers
-    for run in missing:  # the next one goes to whoever is free first
-        heapq.heapreplace(loads, loads[0] + seconds[run.label, run.args.env])
-    workers = f"{n_workers} workers" if n_workers > 1 else "one worker"
-    print(f"{len(missing)} runs to do, about {_duration(max(loads))} with {workers}{', and the unknown' * unknown}")
-
-
-def _print_summary(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord]) -> None:
-    table = _table("done", "failed", "mean final return")
-    for (label, env), group in _groups(runs).items():
-        done = [record for run in group if (record := records[run.directory]).is_finished]
-        mean = f"{fmean(r.score.mean for r in done if r.score is not None):.1f}" if done else ""
-        table.add_row(label, env, f"{len(done)} of {len(group)}", str(len(group) - len(done)), mean)
-    Console(markup=False).print(table)
-
-
-def _print_failures(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord], with_traceback: bool) -> None:
-    for run in runs:
-        if (record := records[run.directory]).status == "failed":
-            if with_traceback:
-                print(record.traceback or "", end="")
-            print(f"{_name(run)}: {_outcome(record)}")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE)
-    table.add_column("algorithm", overflow="fold")
-    for column in ("environment", *columns):
-        table.add_column(column, no_wrap=column == "environment")
-    return table
-
-
-def _groups(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun]]:
-    groups: dict[tuple[str, str], list[PlannedRun]] = {}
-    for run in runs:
-        groups.setdefault((run.label, run.args.env), []).append(run)
-    return groups
-
-
-def _name(run: PlannedRun) -> str:
-    return f"{run.label} on {run.args.env}, seed {run.args.seed}"
-
-
-def _outcome(record: RunRecord) -> str:
-    if record.score is None:
-        return f"{record.status}: {record.reason}"
-    return f"mean return {record.score.mean:.1f} after {_duration(record.seconds.train)} of training"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
 def _score(score: Score) -> str:

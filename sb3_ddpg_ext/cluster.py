@@ -1,6 +1,6 @@
 """
-A function called for many items: in this process, in processes of this machine, or on any Dask cluster. Knows nothing
-of what it calls.
+Calls a function for many items: in this process, in worker processes on this machine, or on any Dask cluster. It does
+not depend on what the function does.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ Result = TypeVar("Result")
 
 CONNECT_SECONDS = 10
 
-# Calls in one process would share its random generators, its threads and its CPU time. This is about workers that
-# somebody else started, with several threads: ours have one.
-_ONE_AT_A_TIME = threading.Lock()
+# Calls at the same time in one process would share its random generators, its threads and its CPU time. The workers
+# started here have a single thread, but those of a user's cluster may have several.
+_ONE_CALL_AT_A_TIME = threading.Lock()
 
 
 class WorkersDiedError(RuntimeError):
-    """Every worker process that tried an item died, one after the other."""
+    """An item was given up, because several worker processes died while they were working on it."""
 
 
 def run_all(
@@ -44,19 +44,19 @@ def run_all(
     on_start: Callable[[Item], object] = lambda _: None,
 ) -> Generator[tuple[Item, Result | Exception], None, None]:
     """
-    Call a function for each item, one at a time in each process. What a worker was doing when it died is done again by
-    another, so the function has to bear being called twice for one item. To be closed (``contextlib.closing``) if it
-    is not iterated to its end: that ends the processes.
+    Call a function for each item, one call at a time in each process. If a worker dies, another one repeats its call,
+    so the function may be called more than once for an item. A caller that does not iterate to the end has to close
+    the generator (``contextlib.closing``), which ends the worker processes.
 
-    :param function: Of one item; a function of a module, for it is pickled by name
-    :param items: What to call it for; pickled, too
-    :param workers: Processes to start on this machine, not more than there are items; 0 for this process alone,
-        without Dask
+    :param function: Takes an item. It is pickled by name, so it has to be defined at the top level of a module
+    :param items: The items, which are pickled, too
+    :param workers: Number of worker processes to start on this machine (at most one per item); 0 calls the function in
+        this process, without Dask
     :param scheduler: Address of a Dask scheduler whose workers are used instead, such as tcp://host:8786
-    :param on_start: Called with an item when a worker begins with it, now and then twice
-    :return: Each item with its result, or with the exception that was raised (or :class:`WorkersDiedError`), as they
-        come
-    :raises SettingsError: If Dask is not installed, or there is no such scheduler, or no longer
+    :param on_start: Called with an item when a worker starts with it; more than once if a worker dies
+    :return: Each item with its result or the exception that was raised, in the order in which they finish. The
+        exception is a :class:`WorkersDiedError` if several workers died while working on the item
+    :raises SettingsError: If Dask is not installed, the scheduler cannot be reached, or the connection to it is lost
     """
     if not items:
         return
@@ -76,16 +76,16 @@ def run_all(
         topic = f"started-{uuid.uuid4()}"
         client.subscribe_topic(topic, lambda event: on_start(items[event[1]]))
         futures = client.map(partial(_call, function, topic), items, range(len(items)), pure=False, key="call")
-        number = {future.key: i for i, future in enumerate(futures)}
+        items_by_key = {future.key: item for future, item in zip(futures, items, strict=True)}
         for future in as_completed(futures, loop=client.loop):
-            yield items[number[future.key]], _outcome(future)
+            yield items_by_key[future.key], _outcome(future)
 
 
-def _call(function: Callable[[Item], Result], topic: str, item: Item, number: int) -> Result:
+def _call(function: Callable[[Item], Result], topic: str, item: Item, index: int) -> Result:
     from distributed import get_worker
 
-    with _ONE_AT_A_TIME:
-        get_worker().log_event(topic, number)
+    with _ONE_CALL_AT_A_TIME:
+        get_worker().log_event(topic, index)
         return function(item)
 
 
@@ -111,25 +111,25 @@ def _local_client(workers: int) -> "Iterator[Client]":
 
     config = {
         "distributed.worker.profile.enabled": False,  # it samples the stack a hundred times a second
-        "distributed.scheduler.worker-saturation": 1.0,  # nothing queues behind a long call while others are idle
-        # Ctrl-Z stops scheduler and workers: what was suspended for longer would be begun anew. Processes that die are
-        # noticed by their connections.
+        "distributed.scheduler.worker-saturation": 1.0,  # give no item to a busy worker while another one is idle
+        # By default, a worker that is silent for minutes counts as dead, and its call is repeated. But with Ctrl-Z the
+        # scheduler and its workers are suspended together. Dead workers are noticed all the same: they lose connection.
         "distributed.scheduler.worker-ttl": None,
-        # Dask has free() give memory back to the system at once, so that code which allocates in each step, as PyTorch
-        # does, takes up to three times as long. What is measured here would be Dask's setting.
+        # By default, Dask makes free() return memory to the system at once. Code that allocates memory in each step, as
+        # PyTorch does, then takes up to three times as long, and its speed is measured here.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     }
-    resource_tracker.ensure_running()  # or it would be started below, and take the mask away
+    resource_tracker.ensure_running()  # it resets the signal mask when it starts, so it must not start further below
     with dask.config.set(config), contextlib.ExitStack() as resources:
-        # A terminal sends Ctrl-C to all processes: this one decides. Threads and processes that are started here, and
-        # by them later on, inherit the mask.
+        # A terminal sends Ctrl-C to all processes, but only this one is to handle it. All threads and processes that
+        # are started with the signal blocked inherit the mask, and so do their own children.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 memory_limit=None,
-                # Its page off, and its port free: the one of None is 8787, and is missed aloud if it is taken
+                # No dashboard, and any free port: None would mean port 8787, with a warning if that is taken
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,
@@ -146,18 +146,18 @@ def _client(scheduler: str) -> "Iterator[Client]":
     from distributed.comm.core import connect
     from distributed.security import Security
 
-    async def knock() -> None:
+    async def try_connection() -> None:
         certificates = Security().get_connection_args("client")
         (await connect(scheduler, timeout=CONNECT_SECONDS, **certificates)).abort()
 
     try:
-        asyncio.run(knock())  # a client that finds nobody there makes noise when the process ends
+        asyncio.run(try_connection())  # because a client without a scheduler logs errors when the process ends
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"no Dask scheduler answers at {scheduler!r}; expected an address such as tcp://host:8786, where "
             "`dask scheduler` runs"
         ) from error
-    except TypeError as error:  # of tls:// without certificates
+    except TypeError as error:  # tls:// without certificates
         raise SettingsError(f"cannot connect to the Dask scheduler at {scheduler!r}: {error}") from error
     with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         if not client.scheduler_info()["workers"]:

@@ -84,8 +84,8 @@ class PlannedRun:
 
 def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
     """
-    All runs of a comparison, those that are done included. What is wrong with one of them is found here, by building
-    each algorithm on each environment once.
+    All runs of a comparison, finished ones included. Each algorithm is built once on each environment, so that whatever
+    is wrong with one of them is found here.
 
     :param args: What to compare, and how
     :return: The runs, the first seeds first
@@ -105,12 +105,12 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
         raise SettingsError(unknown("baseline", baseline, labels))
     firsts = [_first_run(args, variant, env.strip()) for env in args.envs.split(",") for variant in variants]
     for i, run in enumerate(firsts):
-        # There are file systems to which small and capital letters are the same
+        # Some file systems do not distinguish small and capital letters
         if str(run.directory).casefold() in [str(other.directory).casefold() for other in firsts[:i]]:
             raise SettingsError(f"{run.label} on {run.args.env} is there twice; both would be {run.directory.name}")
-        here = {other.label: other.settings.n_timesteps for other in firsts if other.args.env == run.args.env}
-        if len({*here.values()}) > 1:
-            steps = ", ".join(f"{n:,} steps for {label}" for label, n in here.items())
+        on_env = {other.label: other.settings.n_timesteps for other in firsts if other.args.env == run.args.env}
+        if len({*on_env.values()}) > 1:
+            steps = ", ".join(f"{n:,} steps for {label}" for label, n in on_env.items())
             raise SettingsError(f"{run.args.env}: the settings have {steps}; to compare them, choose one with --steps")
     return tuple(_with_seed(run, seed) for seed in range(args.seeds) for run in firsts)
 

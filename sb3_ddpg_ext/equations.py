@@ -1,9 +1,9 @@
 """
 The four equations of DDPG as pure functions (Lillicrap et al. 2016, https://arxiv.org/abs/1509.02971, algorithm 1).
 
-``mu`` is the actor, ``Q`` the critic, a prime marks a target network; networks come in as callables.
+``mu`` is the actor, ``Q`` the critic, a prime marks a target network; networks are passed as callables.
 A critic is a callable ``(s, a) -> (Q_1, ..., Q_n)`` as in Stable-Baselines3: a tuple with one ``[batch, 1]`` tensor for
-each of its networks. DDPG has one of them; with more, the target takes their minimum, as TD3 does.
+each of its networks. DDPG has one network; with more of them, the target is their minimum, as in TD3.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ import torch as th
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 Observations = TypeVar("Observations")
-"""Whatever the networks take: ``[batch, ...]``, or one such tensor for each key of a Dict space."""
+"""The networks' input: a tensor ``[batch, ...]``, or a dict with one such tensor for each key of a Dict space."""
 
 
 @th.no_grad()
@@ -28,15 +28,22 @@ def td_target(
     """
     Temporal-difference target ``y = r + g (1 - d) Q'(s', mu'(s'))`` (equation 5 of the paper).
 
-    :param rewards: ``[batch, 1]``, the n-step return where n-step returns are used
-    :param dones: ``[batch, 1]``, 1 only where the episode *terminated*: after a truncation the target bootstraps
-    :param discounts: gamma, or ``[batch, 1]`` with gamma^n for n-step returns
+    >>> rewards, dones = th.tensor([[1.0], [2.0]]), th.tensor([[0.0], [1.0]])
+    >>> td_target(
+    ...     rewards, dones, 0.5, th.zeros(2, 3), actor_target=lambda s: s[:, :1], critic_target=lambda s, a: (a + 10,)
+    ... )
+    tensor([[6.],
+            [2.]])
+
+    :param rewards: ``[batch, 1]``: rewards, or n-step returns
+    :param dones: ``[batch, 1]``: 1 only if the episode *terminated*; after a truncation the target still bootstraps
+    :param discounts: gamma, or for n-step returns ``[batch, 1]`` with gamma^n
     :param next_observations: s'
     :param actor_target: mu', its actions in [-1, 1]
     :param critic_target: Q'
     :return: ``[batch, 1]``, without a gradient
     """
-    # The bounds matter only to actors that do not squash their output themselves
+    # Changes nothing unless an actor's output is not squashed
     next_actions = actor_target(next_observations).clamp(-1, 1)
     next_q_values = th.cat(critic_target(next_observations, next_actions), dim=1).amin(dim=1, keepdim=True)
     return rewards + (1 - dones) * discounts * next_q_values
@@ -45,6 +52,9 @@ def td_target(
 def critic_loss(q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor) -> th.Tensor:
     """
     Mean squared error ``L(Q) = mean (Q(s, a) - y)^2``, summed over the critic's networks (algorithm 1, line "L =").
+
+    >>> critic_loss((th.tensor([[1.0], [3.0]]),), target_q_values=th.tensor([[1.0], [1.0]]))
+    tensor(2.)
 
     :param q_values: Q(s, a), one ``[batch, 1]`` tensor for each network of the critic
     :param target_q_values: y, ``[batch, 1]``
@@ -62,6 +72,9 @@ def actor_loss(
     ``L(mu) = -mean Q(s, mu(s))``, whose gradient is the deterministic policy gradient (equation 6 of the paper):
     ``grad_a Q(s, a) grad_theta mu(s)`` at ``a = mu(s)``, by the chain rule.
 
+    >>> actor_loss(th.tensor([[1.0], [3.0]]), actor=lambda s: 2 * s, critic=lambda s, a: s + a)
+    tensor(-6.)
+
     :param observations: s
     :param actor: mu
     :param critic: Q, one network: ``(s, a) -> [batch, 1]``
@@ -75,10 +88,15 @@ def soft_update(params: Iterable[th.Tensor], target_params: Iterable[th.Tensor],
     """
     Polyak average ``theta' <- tau theta + (1 - tau) theta'``, in place (algorithm 1, last lines).
 
+    >>> target = th.tensor([0.0, 4.0])
+    >>> soft_update([th.tensor([1.0, 0.0])], [target], tau=0.25)
+    >>> target
+    tensor([0.2500, 3.0000])
+
     :param params: theta
-    :param target_params: theta', as many tensors of the same shapes
-    :param tau: 0 leaves the target alone, 1 copies
-    :raises ValueError: where one has more tensors than the other
+    :param target_params: theta', tensors of the same shapes
+    :param tau: From 0 (theta' stays as it is) to 1 (theta is copied)
+    :raises ValueError: If there are more tensors in one than in the other
     """
     for param, target_param in zip(params, target_params, strict=True):
         target_param.mul_(1 - tau).add_(param, alpha=tau)

@@ -25,7 +25,7 @@ class NonFiniteError(FloatingPointError, ValueError):
 
 class FaultyEnvironmentError(Exception):
     """
-    Something in an environment that its author has to mend.
+    An error in an environment, which its author has to mend.
 
     :param name: What the environment is called
     :param index: Its index in the vectorized environment
@@ -60,7 +60,7 @@ def require(module: str, extra: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """:return: What an error is and what it says, in one line: of one in an environment, what was raised there"""
+    """:return: Class and message of an error, in one line. Of one in an environment, those of the original error"""
     if isinstance(error, FaultyEnvironmentError):
         return error.what
     name = FloatingPointError.__name__ if isinstance(error, NonFiniteError) else type(error).__name__
@@ -68,7 +68,7 @@ def describe(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """:return: The traceback of an error: of one in an environment, that of what was raised there, if anything was"""
+    """:return: The traceback of an error. Of one in an environment, that of the original error, if there was one"""
     own = error.trace if isinstance(error, FaultyEnvironmentError) else ""
     return own or "".join(traceback.format_exception(error))
 
@@ -101,7 +101,7 @@ def one_line(error: BaseException) -> str:
 
 
 def unknown(what: str, name: str, known: Collection[Any]) -> str:
-    """:return: The line that says that there is no such thing, with the nearest name, or with those there are"""
+    """:return: The line that says that a name is not known, with the nearest name, or with all that are known"""
     names = {str(item).lower(): str(item) for item in known}
     near = get_close_matches(name.lower(), names, n=1)
     message = f"unknown {what} {name!r};" + (f" did you mean {names[near[0]]!r}?" if near else "")

@@ -1,4 +1,4 @@
-"""A run directory, or one model of it -> episodes played with the VecNormalize statistics that belong to it."""
+"""Plays episodes with a saved model and the VecNormalize statistics that were saved with it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,10 +49,10 @@ class EvaluateArgs:
 @dataclass(frozen=True)
 class SavedModel:
     """
-    A model file with all that is needed to play it.
+    A model file, and what is needed to use it.
 
     :param path: The zip file
-    :param vecnormalize: Its VecNormalize statistics, None where there are none
+    :param vecnormalize: Its VecNormalize statistics; None if there are none
     :param algo: Name of its algorithm
     :param env: Id of its environment
     :param settings: The settings it was trained with
@@ -68,8 +68,8 @@ class SavedModel:
         """
         Load the model.
 
-        :param env: The environment it is to act in
-        :param device: Where to put it
+        :param env: The environment to act in
+        :param device: Device of PyTorch
         :return: The model
         :raises SettingsError: If the file is damaged, or of another algorithm or environment
         """
@@ -87,10 +87,10 @@ def find_model(
 
     :param path: A run directory, or a model file inside or outside of one
     :param which: Which model of a run directory
-    :param algo: Its algorithm, needed (with ``env``) for a file that is not in a run directory
-    :param env: Its environment, likewise
+    :param algo: Its algorithm; required for a file that is not in a run directory
+    :param env: Its environment; required likewise
     :return: The model with its settings
-    :raises SettingsError: If there is no such thing
+    :raises SettingsError: If there is no such model, or one of its files is missing
     """
     if not path.exists():
         raise SettingsError(f"{path} does not exist; expected a run directory or a model's .zip file")
@@ -117,8 +117,10 @@ def find_model(
             )
     if settings.normalize is None:
         return SavedModel(path, None, algo, env, settings)
-    last = path.stem == name
-    statistics = args_file.with_name("vecnormalize.pkl") if last else path.with_name(f"{path.stem}_vecnormalize.pkl")
+    is_last_model = path.stem == name
+    statistics = (
+        args_file.with_name("vecnormalize.pkl") if is_last_model else path.with_name(f"{path.stem}_vecnormalize.pkl")
+    )
     if not statistics.exists():
         raise SettingsError(f"{path} was trained with VecNormalize, but its statistics {statistics} are missing")
     return SavedModel(path, statistics, algo, env, settings)
@@ -129,8 +131,8 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     Play episodes with a saved model.
 
     :param args: Which model, and how to play it
-    :return: The model's file, and the episodes played with it
-    :raises SettingsError: For anything that the caller has to mend
+    :return: The model's file, and the score
+    :raises SettingsError: If a setting is wrong, or the model cannot be loaded or shown
     """
     if args.episodes < 1:
         raise SettingsError(f"--episodes must be 1 or more, got {args.episodes}")
@@ -165,7 +167,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     try:
         model = saved.load(env, args.device)
         result = score(model, env, args.episodes, args.seed, deterministic=not args.stochastic, render=args.render)
-    except gym.error.Error as error:  # rendering needs a package
+    except gym.error.Error as error:  # such as a package that rendering needs
         raise SettingsError(f"environment {saved.env!r}: {one_line(error)}") from error
     finally:
         env.close()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and directories that one process has to itself."""
+"""Files that are written completely or not at all, and locks that only one process can have."""
 
 import contextlib
 import errno
@@ -16,11 +16,11 @@ _NEARLY_FULL = 2**20  # bytes
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """
-    Write a file so that it is there whole or not at all: under a temporary name first, then renamed.
+    Write a file completely or not at all: under a temporary name first, which is then renamed.
 
     :param path: Where the file is to appear.
     :return: Where to write it (of the same suffix).
-    :raises OSError: If it cannot be written, with its name: the system does not say what did not fit on a full disk
+    :raises OSError: If it cannot be written. It has the file's name, which the system leaves out on a full disk
     """
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
@@ -30,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
         if error.filename not in (None, str(partial)):  # of another file
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except RuntimeError as error:  # in which PyTorch wraps what its writer meets
+    except RuntimeError as error:  # PyTorch raises this one in place of an OSError
         if not is_nearly_full(path.parent):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -39,7 +39,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def is_nearly_full(directory: Path) -> bool:
-    """:return: Whether hardly anything fits on the disk of a directory any more"""
+    """:return: Whether the disk of a directory is full, or nearly so"""
     return shutil.disk_usage(directory).free < _NEARLY_FULL
 
 

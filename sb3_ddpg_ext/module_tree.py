@@ -1,4 +1,4 @@
-"""The modules of a network, remembered so that a change of any of them is noticed at next to no cost."""
+"""Remembers the modules of a network, to find out quickly whether any of them was replaced."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -9,7 +9,7 @@ from torch import nn
 
 class ModuleTree:
     """
-    Modules as they are now.
+    A list of modules, as they are now.
 
     :param modules: The modules, such as ``policy.modules()``
     """
@@ -18,22 +18,22 @@ class ModuleTree:
         self.modules = list(modules)
         self._attributes = [vars(module) for module in self.modules]
         self._containers = [module._modules for module in self.modules if module._modules]
-        self._seen = self._look()
+        self._old_contents = self._contents()
 
-    def _look(self) -> list[object]:
+    def _contents(self) -> list[object]:
         return [
             *chain.from_iterable(map(dict.values, self._containers)),
-            # A method that is replaced on the object itself, such as `actor.forward = ...`, is one attribute more
+            # A method that is replaced on the object itself (`actor.forward = ...`) is one more attribute
             *map(len, self._attributes),
         ]
 
     def is_current(self) -> bool:
-        """:return: Whether the same modules are in them, and they have as many attributes"""
-        return self._look() == self._seen
+        """:return: Whether all modules still have the same children and the same number of attributes"""
+        return self._contents() == self._old_contents
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        What ``module.train(mode)`` does to each of them, without a walk from one to the next.
+        Set the mode of all modules, as ``module.train(mode)`` does, but without traversing the tree.
 
         :param mode: True for training, False for evaluation
         """
@@ -43,7 +43,7 @@ class ModuleTree:
     def overrides(self, name: str, method: Callable[..., Any]) -> bool:
         """
         :param name: Name of a method
-        :param method: What it usually is
-        :return: Whether one of the modules has another one, of its class or its own
+        :param method: Its usual implementation
+        :return: Whether one of the modules, or its class, has another implementation
         """
         return any(name in vars(module) or getattr(type(module), name, method) is not method for module in self.modules)

@@ -1,35 +1,21 @@
-"""Hyperparameter files in RL Zoo's format, read into checked and frozen settings.
-
-Nothing a file says is executed. Where RL Zoo calls ``eval`` on a string such as ``dict(net_arch=[64, 64])``, the
-string is parsed here, and the only names in it that mean anything are those of one table. Import paths (wrappers,
-callbacks, a dotted policy) are imported, as in RL Zoo.
+"""
+Hyperparameter files in RL Zoo's format, read into checked and frozen settings. Nothing that a file says is executed
+(:mod:`sb3_ddpg_ext.expressions`), but import paths (wrappers, callbacks, a dotted policy) are imported, as in RL Zoo.
 """
 
-import ast
 import copy
-import importlib
 import inspect
-import math
-import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common import buffers, torch_layers
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecNormalize
-from torch import nn, optim
 
+from sb3_ddpg_ext.conversion import Paths, convert, load_attribute
 from sb3_ddpg_ext.errors import SettingsError, unknown
-from sb3_ddpg_ext.noise import NOISES
+from sb3_ddpg_ext.expressions import parse_yaml
 
 ALGORITHMS: Mapping[str, str] = {
     "custom_ddpg": "sb3_ddpg_ext.ddpg:CustomDDPG",
@@ -49,61 +35,44 @@ ALGORITHMS: Mapping[str, str] = {
 # What brings the packages that this one does not depend on itself
 _INSTALL = {"sb3_contrib": "'sb3_ddpg_ext[train]'", "sbx": "sbx-rl"}
 
-_ACTIVATIONS = "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign Tanh Hardtanh Sigmoid Identity"
-# Every name that a Python expression in a file may use, and what it stands for.
-_NAMES: Mapping[str, Any] = {
-    prefix + name: getattr(module, name)
-    for prefixes, module, names in (
-        (("nn.", "th.nn.", "torch.nn."), nn, _ACTIVATIONS),
-        (("optim.", "th.optim.", "torch.optim."), optim, "Adam AdamW Adamax NAdam RAdam Adagrad RMSprop SGD"),
-        (("",), torch_layers, "FlattenExtractor NatureCNN CombinedExtractor"),
-        (("",), buffers, "ReplayBuffer DictReplayBuffer NStepReplayBuffer"),
-    )
-    for prefix in prefixes
-    for name in names.split()
-} | {"RMSpropTFLike": RMSpropTFLike, "HerReplayBuffer": HerReplayBuffer}
-
-_NOISE_TYPES = (*NOISES, "ornstein-uhlenbeck")  # the latter is RL Zoo's name for SB3's process
-
-_Path = str | dict[str, dict[str, Any] | None]
-_Paths = _Path | list[_Path] | None
 # The keys of an entry that do not go to the algorithm's constructor, with their types.
 _RUN_KEYS: Mapping[str, Any] = {
     "n_timesteps": int,
     "n_envs": int | None,
     "normalize": bool | dict[str, Any] | None,
     "frame_stack": int | None,
-    "env_wrapper": _Paths,
-    "vec_env_wrapper": _Paths,
-    "callback": _Paths,
+    "env_wrapper": Paths,
+    "vec_env_wrapper": Paths,
+    "callback": Paths,
     "env_kwargs": dict[str, Any] | None,
     "monitor_kwargs": dict[str, Any] | None,
     "noise_type": str | None,
     "noise_std": float | list[float] | None,
     "noise_kwargs": dict[str, Any] | None,
 }
-_NOISE_KEYS = ("noise_type", "noise_std", "noise_kwargs")
+NOISE_KEYS = ("noise_type", "noise_std", "noise_kwargs")
+"""RL Zoo's keys for the action noise."""
+
 # Parameters of the constructor that belong to the run and not to the hyperparameters.
-_NOT_HERE = frozenset({"env", "seed", "verbose", "device", "tensorboard_log", "action_noise", "_init_setup_model"})
+_SET_BY_THE_RUN = frozenset(
+    {"env", "seed", "verbose", "device", "tensorboard_log", "action_noise", "_init_setup_model"}
+)
 
-_COUNTS = ("n_timesteps", "n_envs", "frame_stack", "buffer_size", "batch_size", "n_steps", "policy_delay")
-# Values of the right type that Stable-Baselines3 would take without a word, or fail on much later.
-_RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys((*_COUNTS, "stats_window_size"), ("1 or more", lambda value: value >= 1)),
-    "learning_starts": ("0 or more", lambda value: value >= 0),
-    "gradient_steps": ("0 or more, or -1 for as many as environment steps", lambda value: value >= -1),
-    "gamma": ("between 0 and 1", lambda value: 0 <= value <= 1),
-    "tau": ("above 0 and at most 1", lambda value: 0 < value <= 1),
-    "learning_rate": ("above 0", lambda value: 0 < value < math.inf),
-    "noise_std": ("0 or more", lambda value: 0 <= value < math.inf),
-    "train_freq": (
-        "1 or more steps, or [1 or more, step or episode]",
-        lambda value: value[0] >= 1 and value[1] in ("step", "episode") if isinstance(value, tuple) else value >= 1,
-    ),
-}
 
-# YAML 1.1, which PyYAML reads, takes 1e-3 for a string and only 1.0e-3 for a number.
-_EXPONENT_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z")
+@dataclass(frozen=True)
+class NoiseSettings:
+    """
+    What an entry says about action noise.
+
+    :param type: A name of :data:`sb3_ddpg_ext.noise.NOISES`, RL Zoo's ``"ornstein-uhlenbeck"``, or None for no noise
+    :param std: Standard deviation of the action noise (sigma of RL Zoo's ``"ornstein-uhlenbeck"``), one number or one
+        for each action; None for the default of the noise process
+    :param kwargs: Further keyword arguments of the noise process, and ``schedule``
+    """
+
+    type: str | None
+    std: float | Sequence[float] | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,10 +90,7 @@ class Settings:
     :param callback: Callback classes with their keyword arguments
     :param env_kwargs: Keyword arguments of the environment
     :param monitor_kwargs: Keyword arguments of the ``Monitor`` wrapper
-    :param noise_type: A name of :data:`sb3_ddpg_ext.noise.NOISES`, RL Zoo's ``"ornstein-uhlenbeck"`` or ``None``
-    :param noise_std: Standard deviation of the action noise (sigma of RL Zoo's ``"ornstein-uhlenbeck"``), one number or
-        one for each action; ``None`` for the default of the noise process
-    :param noise_kwargs: Further keyword arguments of the noise process, and ``schedule``
+    :param noise: The action noise; ``None`` where the entry does not say, for the algorithm's own default
     :param hyperparams: Arguments of the algorithm's constructor, among them always ``policy``
     :param raw: The plain entry these settings were made from, ready to be written as YAML and to be parsed again
     """
@@ -138,9 +104,7 @@ class Settings:
     callback: tuple[tuple[Callable[..., Any], Mapping[str, Any]], ...] = ()
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     monitor_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    noise_type: str | None = None
-    noise_std: float | Sequence[float] | None = None
-    noise_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    noise: NoiseSettings | None = None
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,7 +120,7 @@ def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:
     if algo not in ALGORITHMS:
         raise SettingsError(unknown("algorithm", algo, ALGORITHMS))
     try:
-        cls: type[OffPolicyAlgorithm] = _load(ALGORITHMS[algo])
+        cls: type[OffPolicyAlgorithm] = load_attribute(ALGORITHMS[algo])
     except ModuleNotFoundError as error:
         install = _INSTALL.get(ALGORITHMS[algo].split(":")[0], error.name)
         raise SettingsError(f"{algo} needs {error.name}: pip install {install}") from error
@@ -197,7 +161,7 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
         source += f" with {' '.join(overrides)}"
     chosen = dict(map(parse_override, overrides))
     if "action_noise" in chosen:
-        entry = {name: value for name, value in entry.items() if name not in _NOISE_KEYS}
+        entry = {name: value for name, value in entry.items() if name not in NOISE_KEYS}
     return parse_settings(algo, {**entry, **chosen}, source)
 
 
@@ -210,7 +174,7 @@ def read_yaml(file: Path) -> dict[Any, Any]:
     :raises SettingsError: If it cannot be read, is not YAML or is something else than a mapping
     """
     try:
-        content = _parse_yaml(file.read_text(encoding="utf-8"))
+        content = parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -231,53 +195,84 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
     :raises SettingsError: If a name is not known or a value cannot be used
     """
     algorithm = algorithm_class(algo)
-    # `eval_str` resolves annotations kept as strings: it runs the class's own code, nothing of the entry
-    parameters = list(inspect.signature(algorithm.__init__, eval_str=True).parameters.values())[1:]
-    # SBX does not annotate its policy
-    hints = {p.name: Any if p.annotation is p.empty else p.annotation for p in parameters if p.name not in _NOT_HERE}
-    types = {**_RUN_KEYS, **hints}
     try:
         raw = _spell_out_noise(raw)
-        for name in raw:
-            if name in _NOT_HERE:
-                raise SettingsError(f"{name} cannot be set here: it belongs to the run")
-            if name not in types:
-                raise SettingsError(unknown("hyperparameter", str(name), types))
-        if raw.get("n_timesteps") is None:
-            raise SettingsError("n_timesteps is missing; add for example n_timesteps: 100000")
-        values = {name: _convert(name, value, types[name]) for name, value in raw.items()}
+        types = _types(algorithm)
+        _check_names(raw, types)
+        values = {name: convert(name, value, types[name]) for name, value in raw.items()}
         hyperparams = {name: value for name, value in values.items() if name not in _RUN_KEYS}
-        policy = hyperparams.setdefault("policy", "MlpPolicy")
-        if isinstance(policy, str) and policy not in algorithm.policy_aliases:
-            raise SettingsError(unknown("policy", policy, algorithm.policy_aliases))
-        kwargs = hyperparams.get("policy_kwargs") or {}
-        if algo.startswith("sbx_") and (classes := [key for key, value in kwargs.items() if isinstance(value, type)]):
-            raise SettingsError(
-                f"policy_kwargs: {classes[0]} is a class of PyTorch, which SBX cannot use; leave it out"
-            )
-        run = {name: value for name, value in values.items() if name in _RUN_KEYS and value is not None}
-        train_freq = hyperparams.get("train_freq")
-        if isinstance(train_freq, tuple) and train_freq[1] == "episode" and run.get("n_envs", 1) > 1:
-            raise SettingsError(f"train_freq in episodes needs n_envs: 1, got {run['n_envs']}; count it in steps")
-        normalize = run.pop("normalize", False)
-        if normalize is not False:
-            # VecNormalize scales rewards by their discounted returns: the algorithm's discount, unless told otherwise
-            discount = {"gamma": hyperparams["gamma"]} if "gamma" in hyperparams else {}
-            run["normalize"] = discount | ({} if normalize is True else normalize)
-        if "noise_type" in raw and "noise_type" not in run:  # a null switches the noise off, whatever its size
-            run = {name: value for name, value in run.items() if name not in _NOISE_KEYS}
-        elif "noise_type" not in raw and (orphan := next((name for name in _NOISE_KEYS if name in run), None)):
-            raise SettingsError(f"{orphan} without noise_type; add noise_type: normal or noise_type: ou")
-        return Settings(**run, hyperparams=hyperparams, raw=copy.deepcopy(dict(raw)))
+        hyperparams.setdefault("policy", "MlpPolicy")
+        run_values = {name: value for name, value in values.items() if name in _RUN_KEYS and value is not None}
+        _check_combinations(algo, algorithm, hyperparams, run_values)
+        noise = _noise(values)
+        normalize = _normalize(run_values.pop("normalize", False), hyperparams)
+        rest = {name: value for name, value in run_values.items() if name not in NOISE_KEYS}
+        plain = copy.deepcopy(dict(raw))
+        return Settings(**rest, normalize=normalize, noise=noise, hyperparams=hyperparams, raw=plain)
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from error
+
+
+def _types(algorithm: type[OffPolicyAlgorithm]) -> dict[str, Any]:
+    """The names that an entry can have, with the types of their values."""
+    # `eval_str` resolves annotations that are strings: it runs code of the class, nothing of the entry
+    parameters = list(inspect.signature(algorithm.__init__, eval_str=True).parameters.values())[1:]
+    # SBX does not annotate its policy
+    hints = {p.name: Any if p.annotation is p.empty else p.annotation for p in parameters}
+    return {**_RUN_KEYS, **{name: hint for name, hint in hints.items() if name not in _SET_BY_THE_RUN}}
+
+
+def _check_names(raw: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    for name in raw:
+        if name in _SET_BY_THE_RUN:
+            raise SettingsError(f"{name} cannot be set here: it belongs to the run")
+        if name not in types:
+            raise SettingsError(unknown("hyperparameter", str(name), types))
+    if raw.get("n_timesteps") is None:
+        raise SettingsError("n_timesteps is missing; add for example n_timesteps: 100000")
+
+
+def _check_combinations(
+    algo: str,
+    algorithm: type[OffPolicyAlgorithm],
+    hyperparams: Mapping[str, Any],
+    run_values: Mapping[str, Any],
+) -> None:
+    """Values that are right by themselves, but not for this algorithm or beside one another."""
+    policy, train_freq = hyperparams["policy"], hyperparams.get("train_freq")
+    if isinstance(policy, str) and policy not in algorithm.policy_aliases:
+        raise SettingsError(unknown("policy", policy, algorithm.policy_aliases))
+    kwargs = hyperparams.get("policy_kwargs") or {}
+    if algo.startswith("sbx_") and (classes := [key for key, value in kwargs.items() if isinstance(value, type)]):
+        raise SettingsError(f"policy_kwargs: {classes[0]} is a class of PyTorch, which SBX cannot use; leave it out")
+    if isinstance(train_freq, tuple) and train_freq[1] == "episode" and run_values.get("n_envs", 1) > 1:
+        raise SettingsError(f"train_freq in episodes needs n_envs: 1, got {run_values['n_envs']}; count it in steps")
+
+
+def _normalize(value: bool | Mapping[str, Any], hyperparams: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Arguments of VecNormalize. It scales rewards by discounted returns: with the algorithm's gamma, if not given."""
+    if value is False:
+        return None
+    gamma = {"gamma": hyperparams["gamma"]} if "gamma" in hyperparams else {}
+    return gamma | ({} if value is True else dict(value))
+
+
+def _noise(values: Mapping[str, Any]) -> NoiseSettings | None:
+    if "noise_type" in values:
+        name = values["noise_type"]
+        if name is None:  # no noise, whatever else the file says about it
+            return NoiseSettings(None)
+        return NoiseSettings(name, values.get("noise_std"), values.get("noise_kwargs") or {})
+    if lonely := next((name for name in NOISE_KEYS if values.get(name) is not None), None):
+        raise SettingsError(f"{lonely} without noise_type; add noise_type: normal or noise_type: ou")
+    return None
 
 
 def _spell_out_noise(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """``action_noise`` (a name, ``{type: ..., std: ...}`` with further arguments, or null) in RL Zoo's three keys."""
     if "action_noise" not in raw:
         return raw
-    if clash := next((name for name in _NOISE_KEYS if name in raw), None):
+    if clash := next((name for name in NOISE_KEYS if name in raw), None):
         raise SettingsError(f"action_noise and {clash} exclude each other; use one of the two")
     given = raw["action_noise"]
     noise = {"type": given} if given is None or isinstance(given, str) else given
@@ -286,154 +281,9 @@ def _spell_out_noise(raw: Mapping[str, Any]) -> Mapping[str, Any]:
             f"action_noise: expected a name, {{type: ..., std: ...}} or null, got {reprlib.repr(given)}"
         )
     kwargs = {key: value for key, value in noise.items() if key not in ("type", "std")}
-    spelt_out = {"noise_type": noise["type"], "noise_std": noise.get("std"), "noise_kwargs": kwargs or None}
-    rest = {name: value for name, value in raw.items() if name != "action_noise"}
-    return rest | {name: value for name, value in spelt_out.items() if name == "noise_type" or value is not None}
-
-
-def _convert(name: str, given: Any, hint: Any) -> Any:
-    """Turn a value as YAML has it into one of the type `hint`, or say why that is not possible."""
-    try:
-        value = _parse_text(name, given.strip()) if isinstance(given, str) else given
-        if name in ("policy_kwargs", "replay_buffer_kwargs") and isinstance(value, dict):
-            classes = {k: v for k, v in value.items() if isinstance(v, str) and str(k).endswith(("_fn", "_class"))}
-            value = value | {key: _evaluate(text) for key, text in classes.items()}
-        value = _validate(value, hint, given)
-        if hint is _Paths:
-            found = _import_callables(value, callbacks=name == "callback")
-            if any(target is VecNormalize for target, _ in found):
-                raise SettingsError("VecNormalize is set by normalize, so that its statistics are saved")
-            return found
-        start = value.start if isinstance(value, LinearSchedule) else value
-        if name in _RANGES and isinstance(start, (int, float, tuple)):
-            expected, holds = _RANGES[name]
-            if not holds(start):
-                raise SettingsError(f"expected {expected}, got {given!r}")
-        if name == "noise_type" and value is not None and value not in _NOISE_TYPES:
-            raise SettingsError(unknown("noise", value, _NOISE_TYPES))
-        return value
-    except SettingsError as error:
-        raise SettingsError(f"{name}: {error}") from error
-
-
-def _parse_text(name: str, text: str) -> Any:
-    if _EXPONENT_NUMBER.match(text):
-        return float(text)
-    if name == "learning_rate" and text.startswith("lin_"):
-        try:
-            return LinearSchedule(float(text.removeprefix("lin_")), 0.0, 1.0)
-        except ValueError:
-            raise SettingsError(f"expected a number after lin_, such as lin_7.3e-4, got {text!r}") from None
-    if name.endswith("_kwargs") or name in ("normalize", "replay_buffer_class"):
-        return _evaluate(text)
-    if name == "policy" and "." in text:
-        return _import_path(text)
-    return text
-
-
-def _validate(value: Any, hint: Any, given: Any) -> Any:
-    # Strict, for else True would pass for 1 and "64" for 64
-    config = ConfigDict(arbitrary_types_allowed=True, strict=True)
-    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=config)
-    candidates = [value]
-    if isinstance(value, float) and value.is_integer():
-        candidates.append(int(value))  # RL Zoo writes n_timesteps: !!float 1e6
-    elif isinstance(value, list):
-        candidates.append(tuple(value))  # YAML has no tuples: train_freq: [1, episode]
-    for candidate in candidates:
-        try:
-            return adapter.validate_python(candidate)
-        except ValidationError:
-            continue
-    if hint is _Paths:
-        expected = "an import path, a mapping from import path to arguments, or a list of these (check the indentation)"
-    else:  # as in the signature, without module names: "float | lin_<number>"
-        expected = hint.__name__ if hint in (bool, int, float, str) else re.sub(r"(\w+\.)+", "", repr(hint))
-        expected = re.sub(r"Callable(\[\[float\], float\])?", "lin_<number>", expected)
-    raise SettingsError(f"expected {expected}, got {reprlib.repr(given)}")
-
-
-def _import_callables(value: Any, callbacks: bool) -> tuple[tuple[Callable[..., Any], dict[str, Any]], ...]:
-    found: list[tuple[Callable[..., Any], dict[str, Any]]] = []
-    for item in value if isinstance(value, list) else [value or {}]:
-        for path, kwargs in ({item: None} if isinstance(item, str) else item).items():
-            target = _import_path(path)
-            # A callback is called with the arguments of the file alone: it had better be one
-            if callbacks and not (isinstance(target, type) and issubclass(target, BaseCallback)):
-                raise SettingsError(f"expected a subclass of BaseCallback, got {path!r}")
-            found.append((target, kwargs or {}))
-    return tuple(found)
-
-
-def _import_path(path: str) -> Any:
-    module, _, attribute = path.rpartition(".")
-    if not (module and all(part.isidentifier() for part in path.split("."))):
-        raise SettingsError(f"expected an import path such as package.module.Class, got {path!r}")
-    try:
-        target = _load(f"{module}:{attribute}")
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"cannot import {path!r} ({error}); install its package or mend the path") from error
-    if not callable(target):
-        raise SettingsError(f"expected a class or a function, and {path!r} is neither")
-    return target
-
-
-def _load(location: str) -> Any:
-    module, attribute = location.split(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _evaluate(text: str) -> Any:
-    """The value of a Python expression made of literals, ``dict(...)`` and the names of :data:`_NAMES`."""
-    try:
-        return _build(ast.parse(text, mode="eval").body)
-    except SettingsError:
-        raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        example = "a mapping or an expression such as dict(net_arch=[64, 64])"
-        raise SettingsError(f"expected {example}, got {reprlib.repr(text)}") from error
-
-
-def _build(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=None | bool() | int() | float() | str() as value):
-            return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-        case ast.List(elts=items):
-            return [_build(item) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_build(item) for item in items)
-        case ast.Dict(keys=keys, values=values) if all(isinstance(key, ast.Constant) for key in keys):
-            return {_build(key): _build(value) for key, value in zip(keys, values, strict=True) if key}
-        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=items) if all(item.arg for item in items):
-            return {item.arg: _build(item.value) for item in items}
-        case ast.Name() | ast.Attribute() if ast.unparse(node) in _NAMES:
-            return _NAMES[ast.unparse(node)]
-    raise SettingsError(
-        f"{reprlib.repr(ast.unparse(node))} is not allowed here; expected numbers, strings, lists, dict(...) and names "
-        "such as nn.ReLU, th.optim.Adam or HerReplayBuffer"
-    )
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that also reads 1e-3 as a number."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT_NUMBER, list("-+.0123456789"))
-
-
-def _parse_yaml(text: str) -> Any:
-    """:raises ValueError: One line that says what is wrong, and where, if the text is not YAML."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(f"{where}{error.problem}") from error
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
-        # PyYAML lets the errors of its number and date constructors through
-        raise ValueError(" ".join(str(e).split())) from e
+    zoo = {"noise_type": noise["type"], "noise_std": noise.get("std"), "noise_kwargs": kwargs or None}
+    others = {name: value for name, value in raw.items() if name != "action_noise"}
+    return others | {name: value for name, value in zoo.items() if name == "noise_type" or value is not None}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -448,6 +298,6 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not (equals and name.strip()):
         raise SettingsError(f"override {text!r}: expected name=value, such as gamma=0.98")
     try:
-        return name.strip(), _parse_yaml(value)
+        return name.strip(), parse_yaml(value)
     except ValueError:
         return name.strip(), value  # not YAML: an expression such as dict(a={'b': 1}), or to be reported with its name

@@ -1,10 +1,16 @@
 """Shared fixtures."""
 
 import os
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch as th
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from selenium.webdriver.remote.webdriver import WebDriver
 
 # CI tries the same examples each time; elsewhere they are new ones
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -16,3 +22,12 @@ if os.environ.get("CI"):
 def _one_thread() -> None:
     """Small networks on one thread: tests run side by side, and sums have one order."""
     th.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[WebDriver]":
+    """Chromium, started once for each module of tests."""
+    from browser import chromium  # here, for most tests need no Selenium
+
+    with chromium(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened

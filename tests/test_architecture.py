@@ -19,7 +19,10 @@ def test_each_module_has_its_tests() -> None:
     modules = {p.stem for p in package.glob("*.py")} | {p.parent.name for p in package.glob("*/__init__.py")}
     tests = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")}
     tested_elsewhere = {
-        *("policies", "evaluation", "callbacks", "episodes"),  # with the algorithm, and with training runs
+        *("policies", "rollouts", "fast_path"),  # with the algorithm
+        *("evaluation", "callbacks", "episodes"),  # with training runs
+        *("conversion", "expressions"),  # with the settings
+        "display",  # with the commands
         "results",  # its parts in test_report and test_statistics
     }
     assert modules - {"__init__", "__main__"} - tested_elsewhere <= tests

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from sb3_ddpg_ext import benchmark as module
-from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, picture, table
+from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, picture, process, table
 from sb3_ddpg_ext.errors import SettingsError
 
 TINY: dict[str, Any] = {"cases": ("small",), "threads": (1,), "rounds": 2, "seconds": 0.01}
@@ -60,6 +59,7 @@ def test_bars_by_hand() -> None:
         assert [list(line.get_ydata()) for line in axes.lines] == [[1.0, 1.0], pytest.approx([2.0, 6.0])]
 
 
+@pytest.mark.slow
 def test_it_measures(tmp_path: Path) -> None:
     record = benchmark(BenchmarkArgs(**TINY, n_envs=(1, 2), log_dir=tmp_path / "new"))
     assert json.loads((tmp_path / "new/benchmark.json").read_text()) == record
@@ -102,7 +102,7 @@ def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
 
 
 def test_a_contestant_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(module._ALGORITHMS, "SB3 TD3", "stable_baselines3:TD4")
+    monkeypatch.setitem(process.ALGORITHMS, "SB3 TD3", "stable_baselines3:TD4")
     message = "stable_baselines3:TD4 on Pendulum-v1 could not be measured: AttributeError: .*TD4"
     with pytest.raises(SettingsError, match=message):
         benchmark(BenchmarkArgs(**TINY, n_envs=(1,), log_dir=tmp_path))

@@ -122,7 +122,7 @@ def test_arrays_that_are_assigned_are_what_is_sampled(name: str, kwargs: dict[st
     assert_same(sample(ours, 9), sample(theirs, 9))
     restored = pickle.loads(pickle.dumps(ours))
     assert_same(sample(restored, 9), sample(theirs, 9))
-    assert not restored.has_its_arrays()
+    assert not restored.arrays_are_views()
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
@@ -132,7 +132,7 @@ def test_arrays_that_are_edited_in_place_are_what_is_sampled(name: str, kwargs: 
     for buffer in (ours, theirs):
         vars(buffer)[name] *= 0.5
         getattr(buffer, name)[3] = 0.25
-    assert ours.has_its_arrays()
+    assert ours.arrays_are_views()
     assert_same(sample(ours, 9), sample(theirs, 9))
 
 
@@ -179,7 +179,7 @@ def test_normalized_samples(kwargs: dict[str, Any]) -> None:
     "space", [spaces.Discrete(3), spaces.Box(0, 255, (3,), np.uint8), spaces.Box(-1, 1, (3,), np.float16)]
 )
 def test_other_observations_are_refused(space: Any) -> None:
-    with pytest.raises(ValueError, match="take stable_baselines3's ReplayBuffer"):
+    with pytest.raises(ValueError, match="use stable_baselines3's ReplayBuffer"):
         RowReplayBuffer(10, space, spaces.Box(-1, 1, (1,)))
 
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTra
 from sb3_ddpg_ext import OrnsteinUhlenbeckNoise
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import Settings, parse_settings
+from sb3_ddpg_ext.settings import NoiseSettings, Settings, parse_settings
 
 
 def settings(**raw: Any) -> Any:
@@ -99,7 +99,7 @@ def test_scheduled_noise_of_the_settings() -> None:
 
 
 def test_the_baselines_have_the_noises_of_sb3_only() -> None:
-    pink = Settings(100, noise_type="pink", hyperparams={"policy": "MlpPolicy"}, raw={"noise_type": "pink"})
+    pink = Settings(100, noise=NoiseSettings("pink"), hyperparams={"policy": "MlpPolicy"})
     with pytest.raises(SettingsError, match="ddpg: the noise 'pink' is CustomDDPG's; here it is normal or ornstein-"):
         make_model(pink, "ddpg", make_env("Pendulum-v1", pink, 1, 0))
 

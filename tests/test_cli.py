@@ -74,6 +74,7 @@ def test_evaluate_records_a_video_for_each_episode(run_directory: Path, tmp_path
     assert all(b"ftyp" in v.read_bytes()[:12] for v in videos)
 
 
+@pytest.mark.slow
 def test_evaluate_in_a_window(run_directory: Path, tmp_path: Path) -> None:
     result = sb3_ddpg("evaluate", str(run_directory), "--episodes", "1", "--render", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -100,19 +101,36 @@ def test_quiet_prints_the_result_only(tmp_path: Path) -> None:
     assert [line.split(" ")[0] for line in result.stdout.splitlines()] == ["Trained", "Last", "Best", "Saved"]
 
 
-def test_an_environment_from_a_package_to_import_first(tmp_path: Path) -> None:
-    (tmp_path / "my_envs.py").write_text(
-        "import gymnasium\n"
-        "gymnasium.register('mine/Swing-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=50)\n"
-    )
-    result = sb3_ddpg("train", "--env", "my_envs:mine/Swing-v0", *TINY, "--quiet", cwd=tmp_path)
+INSTALLED = (str(Path(sys.executable).with_name("sb3-ddpg")),)  # unlike `python -m`, it does not add the current folder
+MY_ENVS = """
+import gymnasium
+
+gymnasium.register("mine/Swing-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=50)
+"""
+
+
+@pytest.mark.slow
+def test_an_environment_in_a_file_of_the_current_folder_in_other_processes(tmp_path: Path) -> None:
+    (tmp_path / "my_envs.py").write_text(MY_ENVS)
+    env = "my_envs:mine/Swing-v0"
+    for arguments in (
+        ["train", "--env", env, *TINY, "--quiet", "--n-envs", "2", "--vec-env", "subproc"],
+        ["compare", "--envs", env, "--algos", "custom_ddpg", "--steps", "100", "--eval-episodes", "10", "--seeds", "1"],
+    ):
+        result = sb3_ddpg(*arguments, cwd=tmp_path, program=INSTALLED)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_an_environment_in_a_file_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "my_envs.py").write_text(MY_ENVS)
+    result = sb3_ddpg("train", "--env", "my_envs:mine/Swing-v0", *TINY, "--quiet", cwd=tmp_path, program=INSTALLED)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "Saved in runs/custom_ddpg/mine-Swing-v0_1"
     result = sb3_ddpg("evaluate", "runs/custom_ddpg/mine-Swing-v0_1", "--episodes", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize("vec_env", ["dummy", pytest.param("subproc", marks=pytest.mark.slow)])
 def test_ctrl_c_saves_what_was_reached_and_says_so(vec_env: str, tmp_path: Path) -> None:
     arguments = ["train", "--env", "Pendulum-v1", *TINY, "--steps", "1000000", "--eval-freq", "0"]
     arguments += ["--n-envs", "2", "--vec-env", vec_env]

@@ -4,29 +4,26 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from clusters import cluster_started_by_hand, dask, gone, wait_until
 from dask import config as dask_config
-from distributed import Client, get_client
+from distributed import get_client
 from processes import ENVIRONMENT, started
 
 from sb3_ddpg_ext import cluster
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.errors import SettingsError
 
-# --- What is called; workers import it from here ---
+# --- Functions that the tests call; workers import them from this module ---
 
 
 def reciprocal(x: int) -> float:
@@ -74,7 +71,7 @@ def n_workers(_: int) -> int:
 
 
 def count(folder: Path, x: int) -> int:
-    """Takes five seconds, and those in which it is suspended do not count."""
+    """Takes five seconds, and longer if it is suspended."""
     log(folder / "begun", str(x))
     for _ in range(50):
         time.sleep(0.1)
@@ -88,41 +85,6 @@ def sleep(folder: Path, x: int) -> int:
 
 
 # ---
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-def dask(*arguments: str, cwd: Path | None = None) -> AbstractContextManager[subprocess.Popen[str]]:
-    return started(["-m", "dask", *arguments], cwd, subprocess.DEVNULL)
-
-
-@contextlib.contextmanager
-def cluster_started_by_hand(
-    *workers: str, cwd: Path | None = None, protocol: str = "tcp"
-) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A scheduler, and a worker for each of `workers`, its further arguments."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"{protocol}://127.0.0.1:{free.getsockname()[1]}"
-    with contextlib.ExitStack() as processes:
-        port = address.rpartition(":")[2]
-        there = ("--host", "127.0.0.1", "--port", port, "--protocol", protocol)
-        scheduler = processes.enter_context(dask("scheduler", *there, "--no-dashboard", "--no-show"))
-        for arguments in workers:
-            processes.enter_context(dask("worker", address, "--no-dashboard", *arguments.split(), cwd=cwd))
-        if workers:
-            with Client(address, set_as_default=False) as client:
-                client.wait_for_workers(len(workers))
-        yield address, scheduler
 
 
 def test_two_clusters_at_once() -> None:
@@ -172,14 +134,15 @@ def test_workers_without_a_nanny_keep_their_memory_too() -> None:
     assert trim == os.environ.get("MALLOC_TRIM_THRESHOLD_")
 
 
-def test_what_a_worker_was_doing_when_it_died_is_done_again(tmp_path: Path) -> None:
+def test_the_call_of_a_worker_that_died_is_repeated(tmp_path: Path) -> None:
     results = dict(run_all(partial(killed_once, tmp_path), range(4), workers=2))
     assert results == {x: x for x in range(4)}
     assert sorted((tmp_path / "begun").read_text().split()) == ["0", "1", "1", "2", "3"]
     assert sorted((tmp_path / "done").read_text().split()) == ["0", "1", "2", "3"]
 
 
-def test_what_kills_every_worker_is_given_up_and_the_others_are_done() -> None:
+@pytest.mark.slow
+def test_an_item_that_kills_every_worker_is_given_up_and_the_others_are_done() -> None:
     results = dict(run_all(killed_each_time, range(3), workers=2))
     assert str(results.pop(1)).startswith("the worker processes that tried it died")
     assert results == {0: 0, 2: 2}
@@ -194,7 +157,8 @@ def test_closing_ends_the_processes(tmp_path: Path) -> None:
     assert all(map(gone, pids))
 
 
-def test_what_was_suspended_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_suspended_workers_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask would take workers for dead after so long without a sign of life, by default after five minutes."""
     monkeypatch.setitem(ENVIRONMENT, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "5s")
     program = (
@@ -217,21 +181,21 @@ def test_a_cluster_started_by_hand_is_used_one_call_at_a_time_in_each_process() 
         assert all(result is True for _, result in run_all(alone, range(12), workers=0, scheduler=address))
 
 
-def test_a_scheduler_without_workers_is_waited_for_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_without_workers_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster_started_by_hand() as (address, _), contextlib.ExitStack() as processes:
-        said = []
+        messages = []
 
         def start_one(message: Warning | str, *_: object) -> None:
-            said.append(str(message))
+            messages.append(str(message))
             processes.enter_context(dask(*str(message).partition(": dask ")[2].split(), "--no-dashboard"))
 
         monkeypatch.setattr(warnings, "showwarning", start_one)
         warnings.simplefilter("always")
-        unsaid = threading.Timer(60, start_one, [f": dask worker {address}"])
-        unsaid.start()
+        without_message = threading.Timer(60, start_one, [f": dask worker {address}"])
+        without_message.start()
         assert list(run_all(reciprocal, [4], workers=0, scheduler=address)) == [(4, 0.25)]
-        unsaid.cancel()
-        (message,) = said
+        without_message.cancel()
+        (message,) = messages
         assert message.startswith(f"the Dask scheduler at {address} has no workers yet, so nothing begins")
 
 
@@ -265,7 +229,7 @@ def test_a_scheduler_with_certificates_that_are_not_ours() -> None:
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere://here", "127.0.0.1:port", "no.such.host"])
-def test_no_scheduler_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scheduler_at_the_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
     with pytest.raises(SettingsError, match=f"^no Dask scheduler answers at '{address}'; expected an address such as"):
         list(run_all(reciprocal, [1], workers=0, scheduler=address))

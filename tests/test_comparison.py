@@ -22,10 +22,11 @@ import psutil
 import pytest
 import torch as th
 import yaml
+from clusters import cluster_started_by_hand, gone, wait_until
 from comparison_envs import Quick
-from test_cluster import cluster_started_by_hand, gone, wait_until
+from small_runs import CUSTOM, DDPG, TINY, compare_arguments
 
-from sb3_ddpg_ext import cli, comparison
+from sb3_ddpg_ext import comparison, display
 from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, plan, run_missing, unfinished_state
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import LOCK
@@ -34,14 +35,6 @@ from sb3_ddpg_ext.results.result_file import read_run, to_json
 from sb3_ddpg_ext.settings import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
-TINY = "policy_kwargs={net_arch: [8]},learning_starts=100,batch_size=8,buffer_size=1000"
-CUSTOM, DDPG = f"custom_ddpg:{TINY}", f"ddpg:{TINY}"
-
-
-def arguments(log_dir: Path, algos: Sequence[str] = (CUSTOM,), env: str = "Quick", **kwargs: Any) -> CompareArgs:
-    envs = ",".join(f"comparison_envs:{name}-v0" for name in env.split(","))
-    defaults = {"seeds": 1, "steps": 300, "eval_freq": 100, "eval_episodes": 10, "workers": 0}
-    return CompareArgs(",".join(algos), envs, log_dir=log_dir, **{**defaults, **kwargs})
 
 
 def content(record: RunRecord | None) -> dict[str, Any] | None:
@@ -83,7 +76,7 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def test_plan(tmp_path: Path) -> None:
-    args = arguments(tmp_path, [CUSTOM, "ddpg:env_kwargs={g: 5.0},gamma=0.5"], "Quick,Slow", seeds=2)
+    args = compare_arguments(tmp_path, [CUSTOM, "ddpg:env_kwargs={g: 5.0},gamma=0.5"], "Quick,Slow", seeds=2)
     runs = plan(args)
     labels = [CUSTOM, "ddpg:env_kwargs={g: 5.0},gamma=0.5"]
     assert [(run.args.seed, run.args.env, run.label) for run in runs] == [
@@ -103,7 +96,7 @@ def test_plan(tmp_path: Path) -> None:
 
 def test_plan_is_absolute_and_can_be_sent_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert plan(arguments(Path("here")))[0].directory.parent.parent == tmp_path / "here"
+    assert plan(compare_arguments(Path("here")))[0].directory.parent.parent == tmp_path / "here"
 
 
 def test_settings_of_another_algorithm(tmp_path: Path) -> None:
@@ -151,7 +144,7 @@ def test_refused_before_anything_is_written(
     changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sbx", None)
-    args = arguments(tmp_path, **{key: value for key, value in changes.items() if key != "envs"})
+    args = compare_arguments(tmp_path, **{key: value for key, value in changes.items() if key != "envs"})
     if "envs" in changes:
         args = CompareArgs(",".join(changes.get("algos", [CUSTOM])), changes["envs"], log_dir=tmp_path)
     with pytest.raises(SettingsError, match=message) as caught:
@@ -161,7 +154,7 @@ def test_refused_before_anything_is_written(
 
 
 def test_the_baseline_is_found_however_it_is_written(tmp_path: Path) -> None:
-    args = arguments(tmp_path, [CUSTOM, "ddpg:tau=0.1,gamma=0.9"], baseline="ddpg: tau = 0.1, gamma=0.9")
+    args = compare_arguments(tmp_path, [CUSTOM, "ddpg:tau=0.1,gamma=0.9"], baseline="ddpg: tau = 0.1, gamma=0.9")
     plan(args)
     assert baseline_of(args) == "ddpg:tau=0.1,gamma=0.9"
 
@@ -171,7 +164,7 @@ def test_the_baseline_is_found_however_it_is_written(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareArgs, list[dict[str, Any]]]:
-    args = arguments(tmp_path_factory.mktemp("compared"), [CUSTOM, DDPG, f"sac:{TINY}"], seeds=2)
+    args = compare_arguments(tmp_path_factory.mktemp("compared"), [CUSTOM, DDPG, f"sac:{TINY}"], seeds=2)
     Quick.seeds.clear()
     records = do(args)
     return args, records
@@ -206,7 +199,7 @@ def test_time_of_evaluations_is_not_time_of_training(tmp_path: Path, monkeypatch
     """A clock that goes on by a second with each step of an environment, and by two of CPU time."""
     clock = SimpleNamespace(perf_counter=lambda: 1.0 * Quick.steps, process_time=lambda: 2.0 * Quick.steps)
     monkeypatch.setattr("sb3_ddpg_ext.callbacks.time", clock)
-    (record,) = do(arguments(tmp_path))
+    (record,) = do(compare_arguments(tmp_path))
     assert record["evaluations"]["seconds"] == [100, 200, 300]
     assert record["evaluations"]["cpu_seconds"] == [200, 400, 600]
     assert record["seconds"] == {"train": 300, "evaluate": 3 * 10 * 20, "cpu": 600}
@@ -218,7 +211,7 @@ def test_done_runs_are_left_alone_and_more_seeds_add_to_them(
     args, records = compared
     before = stamps(args.log_dir)
     assert len(before) == 6
-    more = arguments(args.log_dir, [CUSTOM, DDPG], seeds=3)
+    more = compare_arguments(args.log_dir, [CUSTOM, DDPG], seeds=3)
     started: list[PlannedRun] = []
     missing = [run for run in plan(more) if finished(run) is None]
     made = [to_json(record) for _, record in run_missing(missing, workers=0, on_start=started.append)]
@@ -241,7 +234,7 @@ def test_done_runs_are_left_alone_and_more_seeds_add_to_them(
 def test_what_was_done_otherwise_is_not_overwritten(
     changes: dict[str, int], what: str, compared: tuple[CompareArgs, list[dict[str, Any]]]
 ) -> None:
-    run = plan(arguments(compared[0].log_dir, **changes))[0]
+    run = plan(compare_arguments(compared[0].log_dir, **changes))[0]
     message = f"is finished, but with other {what}; choose another --log-dir or remove it"
     for function in (finished, lambda run: execute(run)):
         with pytest.raises(SettingsError, match=f"^{re.escape(str(run.directory))} {message}$"):
@@ -264,7 +257,7 @@ LEFT_OVERS = {
 def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
     content: str | bytes | None, what: str, tmp_path: Path
 ) -> None:
-    (run,) = plan(arguments(tmp_path, steps=100))
+    (run,) = plan(compare_arguments(tmp_path, steps=100))
     assert unfinished_state(run) is None
     with held(run.directory):
         assert unfinished_state(run) == "another process is at it, whose result is waited for"
@@ -299,7 +292,7 @@ def test_what_is_left_of_a_run_is_named_cleared_and_done_again(
 def test_a_record_that_the_report_could_not_use_is_no_finished_run(
     damage: Callable[[dict[str, Any]], dict[str, Any]], what: str, tmp_path: Path
 ) -> None:
-    (run,) = plan(arguments(tmp_path, steps=100))
+    (run,) = plan(compare_arguments(tmp_path, steps=100))
     record = execute(run)
     assert record is not None
     assert finished(run) == record
@@ -310,14 +303,14 @@ def test_a_record_that_the_report_could_not_use_is_no_finished_run(
 
 
 def test_a_worker_that_does_not_see_the_log_directory_does_not_train(tmp_path: Path) -> None:
-    (run,) = plan(arguments(tmp_path / "mounted elsewhere", steps=100))
+    (run,) = plan(compare_arguments(tmp_path / "mounted elsewhere", steps=100))
     with pytest.raises(FileNotFoundError, match="mounted elsewhere"):
         comparison.execute(run)
     assert not (tmp_path / "mounted elsewhere").exists()
 
 
 def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
-    (run,) = plan(arguments(tmp_path, steps=100))
+    (run,) = plan(compare_arguments(tmp_path, steps=100))
     th.set_num_threads(2)
     try:
         record = execute(run)
@@ -328,7 +321,7 @@ def test_each_run_has_one_thread_of_pytorch(tmp_path: Path) -> None:
 
 
 def test_a_directory_of_somebody_else_is_not_cleared(tmp_path: Path) -> None:
-    (run,) = plan(arguments(tmp_path))
+    (run,) = plan(compare_arguments(tmp_path))
     run.directory.mkdir(parents=True)
     (run.directory / "thesis.txt").touch()
     with pytest.raises(SettingsError, match="was not made by a comparison; choose another --log-dir or remove it"):
@@ -336,7 +329,7 @@ def test_a_directory_of_somebody_else_is_not_cleared(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_is_at_comes_last_and_is_waited_for(tmp_path: Path) -> None:
-    first, second = plan(arguments(tmp_path, seeds=2, steps=100))
+    first, second = plan(compare_arguments(tmp_path, seeds=2, steps=100))
     assert run_order(first, second) == [1, 0]
 
 
@@ -355,7 +348,7 @@ def run_order(first: PlannedRun, second: PlannedRun) -> list[int]:
 
 
 def test_what_another_process_has_done_meanwhile_is_taken_from_it(tmp_path: Path) -> None:
-    (run,) = plan(arguments(tmp_path, steps=100))
+    (run,) = plan(compare_arguments(tmp_path, steps=100))
     first = execute(run)
     before = stamps(tmp_path)
     assert execute(run, wait=True) == first
@@ -366,7 +359,7 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
     def die(run: PlannedRun, **_: Any) -> None:
         raise RuntimeError("dead")
 
-    (run,) = plan(arguments(tmp_path, steps=100))
+    (run,) = plan(compare_arguments(tmp_path, steps=100))
     with monkeypatch.context() as patch:
         patch.setattr("sb3_ddpg_ext.comparison.execute", die)
         ((_, record),) = run_missing([run], workers=0)
@@ -379,14 +372,14 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr("sb3_ddpg_ext.comparison.execute", die)
         ((_, record),) = run_missing([run], workers=0)
-        (other,) = plan(arguments(tmp_path, steps=200))
+        (other,) = plan(compare_arguments(tmp_path, steps=200))
         ((_, of_other),) = run_missing([other], workers=0)  # in whose place something else is finished
     assert record.status == of_other.status == "failed"
     assert stamps(tmp_path) == before  # what is finished stays so
 
 
 def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
-    args = arguments(tmp_path, [CUSTOM, DDPG], "Nan,Crash,Exit,Quick")
+    args = compare_arguments(tmp_path, [CUSTOM, DDPG], "Nan,Crash,Exit,Quick")
     errors = {(r["label"], r["env"].split(":")[1]): r["error"] for r in do(args)}
     assert re.match("FloatingPointError: Environment 0 returned the reward nan at step 1", errors[CUSTOM, "Nan-v0"])
     # SB3's DDPG trains on
@@ -402,16 +395,17 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path: Path) -> N
 
 def test_settings_that_json_does_not_have_are_recorded(tmp_path: Path) -> None:
     """A run's record must not fail when everything else is done."""
-    args = arguments(tmp_path, [f"{CUSTOM},env_kwargs={{g: .inf}},monitor_kwargs={{info_keywords: []}}"])
+    args = compare_arguments(tmp_path, [f"{CUSTOM},env_kwargs={{g: .inf}},monitor_kwargs={{info_keywords: []}}"])
     (run,) = plan(args)
     assert run.identity().settings["env_kwargs"] == {"g": "Infinity"}
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_results_in_other_processes(
     compared: tuple[CompareArgs, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     _, records = compared
-    others = do(arguments(tmp_path, [CUSTOM, DDPG, f"sac:{TINY}"], seeds=2, workers=2))
+    others = do(compare_arguments(tmp_path, [CUSTOM, DDPG, f"sac:{TINY}"], seeds=2, workers=2))
     for one, other in zip(records, others, strict=True):
         assert one["score"] == other["score"]
         assert one["evaluations"]["returns"] == other["evaluations"]["returns"]
@@ -449,6 +443,7 @@ def results(cwd: Path) -> dict[int, dict[str, Any]]:
     return {record["seed"]: record for record in records}
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_worker_loses_nothing(tmp_path: Path) -> None:
     with started(command("Slow", "--workers", "2"), tmp_path, str(ROOT / "scripts" / "compare.py")) as process:
         wait_until(lambda: len(begun(tmp_path)) == 2)
@@ -465,6 +460,7 @@ def test_sigkill_of_a_worker_loses_nothing(tmp_path: Path) -> None:
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> None:
     with started(command("Slow", "--workers", "1"), tmp_path) as process:
         wait_until(lambda: results(tmp_path) and len(begun(tmp_path)) > len(results(tmp_path)))
@@ -485,6 +481,7 @@ def test_sigkill_of_the_command_and_the_same_command_again(tmp_path: Path) -> No
     assert again.stdout.count("not finished, so it is run again, from scratch") == len(half_done)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_do_each_run_once(tmp_path: Path) -> None:
     both = [command("Together", "--workers", "0", "--quiet"), command("Together", "--workers", "0")]
     with started(both[0], tmp_path) as one, started(both[1], tmp_path) as other:
@@ -497,7 +494,7 @@ def test_two_commands_at_once_do_each_run_once(tmp_path: Path) -> None:
     assert results(tmp_path).keys() == {0, 1, 2}
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(workers: str, tmp_path: Path) -> None:
     with started(command("Slow", "--workers", workers), tmp_path) as process:
         wait_until(lambda: results(tmp_path) and len(begun(tmp_path)) > len(results(tmp_path)))
@@ -511,6 +508,7 @@ def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(worke
     assert re.search(r"Interrupted\. [12] of 3 runs are finished and kept; the same command does the rest", output)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_was_started_by_hand(tmp_path: Path) -> None:
     with cluster_started_by_hand("--nthreads 1", "--nthreads 1", cwd=tmp_path) as (address, _):
         result = compare(command("Together", "--scheduler", address), tmp_path)
@@ -556,12 +554,12 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_workers_with_nothing_to_do_save_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = arguments(tmp_path, seeds=4, workers=3)
+    args = compare_arguments(tmp_path, seeds=4, workers=3)
     first = do(replace(args, seeds=1, workers=0))[0]
     seconds = {"train": 50.0, "evaluate": 10.0, "cpu": 50.0}
     runs = plan(args)
     (runs[0].directory / "result.json").write_text(json.dumps({**first, "seconds": seconds}))
     for missing, about in ((runs[1:2], "1 min 00 s"), (runs[1:], "1 min 00 s"), (runs, "2 min 00 s")):
-        cli._print_plan(args, runs, missing)
+        display.print_plan(args, runs, missing)
         said = capsys.readouterr().out.splitlines()[-1]
         assert said == f"{len(missing)} runs to do, about {about} with 3 workers"

@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 from processes import ENVIRONMENT
-from test_tuning import ROOT, TINY, arguments, tune
+from small_runs import FIXED, tune, tune_arguments
 
 from sb3_ddpg_ext.cli import main
 from sb3_ddpg_ext.comparison import PlannedRun
@@ -28,6 +28,7 @@ from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import Study, prepare
 from sb3_ddpg_ext.tuning.winner_file import WinningEntry, write_entry
 
+ROOT = Path(__file__).parent.parent
 FILES = [hyperparams_file(algo) for algo in ALGORITHMS if not algo.startswith("sbx_")]
 ENTRY = {"n_timesteps": 5, "policy_kwargs": {"net_arch": [64, 64]}, "noise_kwargs": {"correlation_time": 3.5}}
 
@@ -48,7 +49,7 @@ def record(mean: float, times: tuple[float, ...] = (), **kwargs: Any) -> RunReco
 def ranked(
     tmp_path: Path, records: Mapping[str, list[RunRecord]], **kwargs: Any
 ) -> tuple[TuneArgs, Study, tuple[confirmation.Confirmed, ...]]:
-    args = arguments(tmp_path, "Pendulum-v1", **kwargs)
+    args = tune_arguments(tmp_path, "Pendulum-v1", **kwargs)
     _, study = prepare(args)
     settings = load_settings("custom_ddpg", "Pendulum-v1")
     runs = [
@@ -61,7 +62,7 @@ def ranked(
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[TuneArgs, Job]:
-    args = arguments(
+    args = tune_arguments(
         tmp_path_factory.mktemp("tuned"), trials=4, seeds=2, steps=60, top=2, confirm_seeds=3, pruner="none"
     )
     return args, tune(args)[0]
@@ -234,7 +235,7 @@ def test_from_the_search_to_the_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(hyperparams_file("custom_ddpg"), tmp_path / "mine.yml")
-    fixed = [word for setting in TINY for word in ("--fix", setting)]
+    fixed = [word for setting in FIXED for word in ("--fix", setting)]
     numbers = "--trials 4 --steps 120 --seeds 1 --eval-freq 40 --eval-episodes 10 --top 2 --confirm-seeds 2 --workers 0"
     where = ["--env", "comparison_envs:Quick-v0", "--hyperparams", "mine.yml", "--log-dir", "out", "--quiet"]
     command = [*where, *numbers.split(), *fixed]

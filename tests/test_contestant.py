@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_ddpg_ext import contestant
+from sb3_ddpg_ext.benchmark import contestant
 
 
 def test_the_floor_has_the_products_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -11,7 +11,7 @@ def test_the_floor_has_the_products_of_an_update(monkeypatch: pytest.MonkeyPatch
     shapes = []
     original = th.mm
     monkeypatch.setattr(th, "mm", lambda a, b, out: shapes.append((*a.shape, b.shape[1])) or original(a, b, out=out))
-    contestant.products(n_observations=3, n_actions=2, net_arch=[5], batch_size=7)()
+    contestant.make_matrix_products(n_observations=3, n_actions=2, net_arch=[5], batch_size=7)()
     forward = 2 * [(7, 3, 5), (7, 5, 2)] + 3 * [(7, 5, 5), (7, 5, 1)]
     critic = [(5, 7, 5), (1, 7, 5), (7, 1, 5)]
     through_the_critic = [(7, 1, 5), (7, 5, 2)]
@@ -32,7 +32,7 @@ def test_collecting_trains_nothing_and_updating_collects_nothing() -> None:
     original = contestant.make_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contestant, "make_model", lambda *args: made.append(original(*args)) or made[0])
-        functions = contestant.measures(spec)
+        functions = contestant.make_measures(spec)
     ((model, _),) = made
 
     def counts() -> tuple[int, int]:

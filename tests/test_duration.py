@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from comparison_envs import Quick
-from test_comparison import CUSTOM, arguments
+from small_runs import CUSTOM, compare_arguments
 
 from sb3_ddpg_ext.comparison import plan, run_missing
 from sb3_ddpg_ext.duration import expect
@@ -14,8 +14,8 @@ from sb3_ddpg_ext.results.result_file import to_json
 
 
 def test_expected_time_is_that_of_finished_runs_in_proportion(tmp_path: Path) -> None:
-    (run,) = plan(arguments(tmp_path, steps=600))
-    ((_, done),) = run_missing(plan(arguments(tmp_path / "other", steps=100)), workers=0)
+    (run,) = plan(compare_arguments(tmp_path, steps=600))
+    ((_, done),) = run_missing(plan(compare_arguments(tmp_path / "other", steps=100)), workers=0)
     for seed, (steps, train, status) in enumerate([(100, 8, "finished"), (300, 54, "finished"), (9, 9, "failed")]):
         directory = run.directory.with_name(f"Quick-v0_{seed}")
         directory.mkdir(parents=True)
@@ -32,15 +32,15 @@ def test_expected_time_is_that_of_finished_runs_in_proportion(tmp_path: Path) ->
 def test_expected_time_is_measured_where_nothing_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step takes a second by this clock; 20 evaluations and the final one are of 10 episodes of 20 steps each."""
     monkeypatch.setattr("sb3_ddpg_ext.duration.time", SimpleNamespace(perf_counter=lambda: Quick.steps / 1000))
-    (run,) = plan(arguments(tmp_path, steps=2000))
+    (run,) = plan(compare_arguments(tmp_path, steps=2000))
     expected = expect(run)
     assert expected.source == "300 updates, timed here"
     assert expected.seconds == pytest.approx((2000 + 21 * 10 * 20) / 1000)
     assert list(tmp_path.iterdir()) == []
     for train_freq in (50, "[1, episode]"):  # whose updates come at once
         algo = f"{CUSTOM},train_freq={train_freq},gradient_steps=-1"
-        (run,) = plan(arguments(tmp_path, [algo], steps=2000))
+        (run,) = plan(compare_arguments(tmp_path, [algo], steps=2000))
         assert expect(run).seconds == pytest.approx((2000 + 21 * 10 * 20) / 1000)
-    (run,) = plan(arguments(tmp_path, env="Crash"))
+    (run,) = plan(compare_arguments(tmp_path, env="Crash"))
     assert expect(run).seconds is None
     assert expect(run).source == "RuntimeError: the simulator has exploded"

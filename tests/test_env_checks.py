@@ -20,8 +20,8 @@ from sb3_ddpg_ext.env_checks import CheckedEnv
 from sb3_ddpg_ext.errors import FaultyEnvironmentError
 from sb3_ddpg_ext.settings import parse_settings
 
-TESTS = str(Path(__file__).parent)
-PATHS = os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
+HELPERS = str(Path(__file__).parent / "helpers")
+PATHS = os.pathsep.join([HELPERS, *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONPATH": PATHS}
 TINY = ["--quiet", "--eval-episodes", "1", "-p", "learning_starts=10", "-p", "batch_size=8", "-p", "buffer_size=500"]
 TINY += ["-p", "policy_kwargs={net_arch: [8]}"]
@@ -29,7 +29,7 @@ ENV, RUN = "faulty_envs:Faulty-v0", "runs/custom_ddpg/Faulty-v0_1"
 
 
 def run(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    (cwd / "faulty_envs.py").write_text(Path(TESTS, "faulty_envs.py").read_text())
+    (cwd / "faulty_envs.py").write_text(Path(HELPERS, "faulty_envs.py").read_text())
     return forked(arguments, cwd, {**ENVIRONMENT, **environment}, timeout=120)
 
 
@@ -168,7 +168,7 @@ def test_in_a_comparison_the_others_go_on(tmp_path: Path) -> None:
     assert failed["where"] in (tmp_path / "runs/compare/report.html").read_text().replace("&#39;", "'")
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_in_a_search(workers: str, tmp_path: Path) -> None:
     (tmp_path / "settings.yml").write_text(
         f"{ENV}: {{n_timesteps: 60, policy: MlpPolicy, learning_starts: 10, env_kwargs: {{fault: no info}}}}"
@@ -261,7 +261,7 @@ def test_the_first_fault_is_what_is_said(vec_env: str) -> None:
 
 
 def test_a_process_that_cannot_make_its_environment_says_why() -> None:
-    where = r"environment 'faulty_envs:OnlyHere-v0' \(index 0\), when it was to be made \(faulty_envs.py:\d+\): "
+    where = r"environment 'faulty_envs:OnlyHere-v0' \(index 0\), while it was being made \(faulty_envs.py:\d+\): "
     with pytest.raises(FaultyEnvironmentError, match=where + "OSError: port 5000 is in use") as caught:
         make("OnlyHere", "subproc")
     assert "in __init__" in caught.value.trace

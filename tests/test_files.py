@@ -85,7 +85,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 TINY = ["--eval-freq", "100", "--quiet"]
 NETWORK = ["learning_starts=50", "batch_size=8", "buffer_size=500", "train_freq=1", "gradient_steps=1"]
-PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+PATHS = os.pathsep.join([str(Path(__file__).parent / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": PATHS}
 
 
@@ -108,7 +108,7 @@ def test_a_model_that_does_not_fit_is_named_and_what_was_there_stays_whole(small
     assert not list(run.glob(".partial*"))
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize("vec_env", ["dummy", pytest.param("subproc", marks=pytest.mark.slow)])
 def test_episodes_that_cannot_be_logged(vec_env: str, small_disk: Any) -> None:
     directory = small_disk("28k")
     command = [
@@ -143,6 +143,7 @@ def test_a_full_disk_does_not_hide_what_ended_training(small_disk: Any) -> None:
     assert not list(directory.rglob("*.zip"))
 
 
+@pytest.mark.slow
 def test_a_study_whose_database_cannot_grow(small_disk: Any) -> None:
     directory = small_disk("144k")
     command = ["tune", "--env", "comparison_envs:Quick-v0", "--trials", "60", "--steps", "30", "--eval-freq", "30"]

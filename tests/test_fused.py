@@ -25,8 +25,7 @@ from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
-from sb3_ddpg_ext.fused import FusedUpdate, why_not
-from sb3_ddpg_ext.fused import update as module
+from sb3_ddpg_ext.fused import FusedUpdate, recording, why_not
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
@@ -159,8 +158,8 @@ def test_one_step_is_autograds(
     fused.step(batch, GAMMA, TAU)
     losses = autograd_step(theirs, batch)
     assert_close(ours, theirs, tolerance)
-    assert fused.finish() == pytest.approx(tuple(losses), rel=10 * tolerance, abs=10 * tolerance)
-    assert fused.finish() == (0, 0)
+    assert fused.pop_losses() == pytest.approx(tuple(losses), rel=10 * tolerance, abs=10 * tolerance)
+    assert fused.pop_losses() == (0, 0)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -198,11 +197,11 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
         recordings.append(compute)
         return compute
 
-    monkeypatch.setattr(module, "_record", record)
+    monkeypatch.setattr(recording, "record", record)
     th.manual_seed(0)
     ours = make_policy(3, 2, net_arch=[16, 8])
     theirs, fused = twin(ours), FusedUpdate(ours)
-    fused._records = True  # as on a CUDA device
+    fused._recording = recording.Recording()  # as on a CUDA device
     for i in range(12):
         for policy in (ours, theirs):
             policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule
@@ -210,7 +209,7 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
         batch = make_batch(ours, 16 if i < 4 else 9, discounts)
         fused.step(batch, GAMMA, TAU)
         losses = autograd_step(theirs, batch)
-        assert fused.finish() == pytest.approx(tuple(losses), rel=1e-9)
+        assert fused.pop_losses() == pytest.approx(tuple(losses), rel=1e-9)
     assert_close(ours, theirs, 1e-9)
     assert len(recordings) == 3  # the first, another batch size, another eps
 
@@ -218,7 +217,7 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graph() -> None:
     ours, theirs = (model(fused, device="cuda").learn(60) for fused in (True, False))
-    assert ours._fused_update is not None
+    assert ours._fast_path.update is not None
     assert_same(ours, theirs, 1e-3)
 
 
@@ -297,7 +296,7 @@ def test_a_model_saved_by_one_path_goes_on_with_the_other(first: bool, tmp_path:
 
     def go_on(fused: bool) -> CustomDDPG:
         loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"), fused=fused)
-        assert (loaded._fused_update is not None) is fused
+        assert (loaded._fast_path.update is not None) is fused
         return loaded.learn(60, reset_num_timesteps=False)
 
     ours, theirs = go_on(True), go_on(False)
@@ -322,8 +321,8 @@ def test_edits_of_weights_and_optimizers_are_seen() -> None:
 
     ours, theirs = edited(True), edited(False)
     assert_same(ours, theirs)
-    assert ours._fused_update is not None
-    assert ours._fused_update.can_step()
+    assert ours._fast_path.update is not None
+    assert ours._fast_path.update.can_step()
 
 
 def test_parameters_that_are_set_are_used(tmp_path: Path) -> None:
@@ -365,7 +364,7 @@ def test_what_is_saved_is_as_small_as_sb3s(steps: int, tmp_path: Path) -> None:
             }
         )
     ours, theirs = sizes
-    assert models[0]._fused_update is not None
+    assert models[0]._fast_path.update is not None
     for what, size in theirs.items():
         assert ours[what] < 1.02 * size + 10_000, what  # the noise is in the zip, too
 
@@ -395,7 +394,7 @@ def test_shared_memory_stays_shared() -> None:
     shared = [param.data_ptr() for param in trained.policy.parameters()]
     before = trained.actor.mu[0].weight.clone()
     trained.learn(30, reset_num_timesteps=False)
-    assert trained._fused_update is not None
+    assert trained._fast_path.update is not None
     assert all(param.is_shared() for param in trained.policy.parameters())
     assert [param.data_ptr() for param in trained.policy.parameters()] == shared
     assert not th.equal(trained.actor.mu[0].weight, before)
@@ -405,7 +404,7 @@ def test_what_somebody_else_refers_to_is_left_where_it_is() -> None:
     trained, data = model(True).learn(30), th.zeros(16, 3)
     trained.actor.mu[0].weight.data = data
     trained.learn(30, reset_num_timesteps=False)
-    assert trained._why_autograd is None
+    assert trained._fast_path.why_autograd is None
     assert th.equal(trained.actor.mu[0].weight, data)
     assert data.abs().max() > 0
 
@@ -429,12 +428,12 @@ def test_short_calls_of_learn_grow_no_memory() -> None:
 
 def test_an_object_that_is_left_is_freed_at_once() -> None:
     trained = model(True).learn(30)
-    left = weakref.ref(trained._fused_update)
+    left = weakref.ref(trained._fast_path.update)
     gc.disable()
     try:
         replace_networks(trained)
         trained.train(1, 8)
-        assert trained._why_autograd is None
+        assert trained._fast_path.why_autograd is None
         assert left() is None
     finally:
         gc.enable()
@@ -477,7 +476,7 @@ def test_a_copy_of_a_model_that_has_left_the_closed_form(duplicate: Any) -> None
         network.mu.insert(1, nn.LayerNorm(16))
     original.learn(30, reset_num_timesteps=False)
     copied = duplicate(original)
-    assert copied._fused_update is None
+    assert copied._fast_path.update is None
     copied.set_env(gym.make("Pendulum-v1"))
     assert copied.learn(30, reset_num_timesteps=False)._n_updates == original._n_updates + 30
 
@@ -513,14 +512,14 @@ UNSUPPORTED = {
     "optimizer is AdamW": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
     "amsgrad": {"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}},
     "not a plain MLP .* Softplus": {"policy_kwargs": {"activation_fn": nn.Softplus}},
-    "OwnPrediction has a prediction of its own": {"policy": OwnPrediction},
+    "OwnPrediction overrides _predict": {"policy": OwnPrediction},
 }
 
 
 @pytest.mark.parametrize(("reason", "kwargs"), UNSUPPORTED.items())
 def test_what_is_not_supported_takes_autograd_or_is_refused(reason: str, kwargs: dict[str, Any]) -> None:
     trained = model("auto", **copy.deepcopy(kwargs)).learn(30)
-    assert trained._fused_update is None
+    assert trained._fast_path.update is None
     assert trained._n_updates == 10
     with pytest.raises(ValueError, match=f"fused=True is not possible here: .*{reason}"):
         model(True, **kwargs)

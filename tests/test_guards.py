@@ -121,7 +121,7 @@ def test_dict_observations() -> None:
 def test_statistics_that_are_not_finite_are_named() -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1"), training=False)
     env.obs_rms.mean = np.array([0.0, np.nan, 0.0])  # type: ignore[union-attr]
-    with pytest.raises(NonFiniteError, match=r"component 1 from reset\(\) at step 0, with VecNormalize's statistics"):
+    with pytest.raises(NonFiniteError, match=r"component 1 from reset\(\) at step 0, normalised by VecNormalize"):
         CustomDDPG("MlpPolicy", env, **SMALL).learn(50)
 
 

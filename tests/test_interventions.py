@@ -552,12 +552,12 @@ TABLE: dict[str, Row] = {
     "a layer and the optimizer replaced": Row(replace_a_layer_and_the_optimizer),
     "the actor's network replaced": Row(replace_the_actor_network),
     "a target replaced": Row(replace_a_target),
-    "the alias replaced": Row(replace_the_alias_only, "model.actor, for instance"),
+    "the alias replaced": Row(replace_the_alias_only, "model.actor, model.critic or a target is not"),
     "critic and target are one": Row(let_target_and_critic_be_one, "share weights"),
     "q_networks replaced": Row(replace_in_q_networks, "q_networks"),
     "an activation exchanged": Row(exchange_an_activation),
     "an activation of one network exchanged": Row(exchange_an_activation_of_one_network, "different layers"),
-    "a network's class changed": Row(change_the_class_of_a_layer, "class of its own"),
+    "a network's class changed": Row(change_the_class_of_a_layer, "but another class"),
     "batch normalisation inserted": Row(insert_batch_norm, "not a plain MLP"),
     # Optimizers
     "a new Adam": Row(new_adam),
@@ -733,7 +733,7 @@ def test_what_users_do_counts(name: str, in_callback: bool, untouched: Model) ->
     assert auto.calls == reference.calls
     assert saved(auto.model) == saved(sb3.model)
     # The closed form is left where it has to be, and only there
-    reason = auto.model._why_autograd
+    reason = auto.model._fast_path.why_autograd
     assert (reason is None) == (why_autograd is None), reason
     assert why_autograd is None or why_autograd in reason
     # A row that changes nothing would show nothing

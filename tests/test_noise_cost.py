@@ -1,7 +1,7 @@
 """Calls of noise are timed; what is said of them is checked on figures by hand."""
 
+from sb3_ddpg_ext.benchmark.noise_cost import measure, table
 from sb3_ddpg_ext.noise import NOISES
-from sb3_ddpg_ext.noise_cost import measure, table
 
 
 def test_figures_by_hand() -> None:

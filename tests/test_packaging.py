@@ -32,6 +32,7 @@ def test_wheel_contents(wheel: Path) -> None:
     assert names == package | settings
 
 
+@pytest.mark.slow
 def test_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     venv, work = tmp_path / "venv", tmp_path / "work"
     work.mkdir()

@@ -24,6 +24,7 @@ from sb3_ddpg_ext import CustomDDPG
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.settings import (
     ALGORITHMS,
+    NoiseSettings,
     Settings,
     algorithm_class,
     hyperparams_file,
@@ -201,7 +202,7 @@ def test_models_can_be_built_from_the_packaged_settings(algo):
 def test_values_of_a_packaged_entry():
     settings = load_settings("custom_ddpg", "MountainCarContinuous-v0")
     assert settings.n_timesteps == 50_000
-    assert (settings.noise_type, settings.noise_std, settings.noise_kwargs) == (
+    assert (settings.noise.type, settings.noise.std, settings.noise.kwargs) == (
         "ou",
         0.72468,
         {"correlation_time": 26.225},
@@ -218,7 +219,7 @@ def test_zoo_entry(zoo_file):
     settings = load_settings("ddpg", "Pendulum-v1", zoo_file)
     assert settings.n_timesteps == 20_000
     assert isinstance(settings.n_timesteps, int)
-    assert (settings.noise_type, settings.noise_std) == ("ornstein-uhlenbeck", 0.5)
+    assert (settings.noise.type, settings.noise.std) == ("ornstein-uhlenbeck", 0.5)
     assert settings.hyperparams == {
         "policy": "MlpPolicy",
         "gamma": 0.98,
@@ -372,7 +373,7 @@ def test_override(zoo_file, override, value):
 def test_overrides_of_run_settings_and_the_last_one_wins(zoo_file):
     overrides = ["n_timesteps=10", "n_timesteps=1e3", "noise_std=0.2", "learning_rate=lin_1e-3"]
     settings = load_settings("ddpg", "Pendulum-v1", zoo_file, overrides)
-    assert (settings.n_timesteps, settings.noise_std) == (1000, 0.2)
+    assert (settings.n_timesteps, settings.noise.std) == (1000, 0.2)
     assert settings.raw["learning_rate"] == "lin_1e-3"
 
 
@@ -426,7 +427,7 @@ def test_zoo_keys_may_be_null():
     names = ["n_envs", "normalize", "frame_stack", "env_wrapper", "vec_env_wrapper", "callback", "env_kwargs"]
     names += ["monitor_kwargs", "noise_type", "noise_std", "noise_kwargs"]
     settings = parse(**dict.fromkeys(names))
-    assert settings == Settings(100, hyperparams={"policy": "MlpPolicy"}, raw=settings.raw)
+    assert settings == Settings(100, noise=NoiseSettings(None), hyperparams={"policy": "MlpPolicy"}, raw=settings.raw)
 
 
 # Types and ranges
@@ -549,7 +550,7 @@ def test_normalize(entry, expected):
 @pytest.mark.parametrize(("name", "expected"), [("pink", "pink"), (" ornstein-uhlenbeck ", "ornstein-uhlenbeck")])
 def test_noise_type(name, expected):
     settings = parse(noise_type=name)
-    assert (settings.noise_type, settings.noise_std, settings.noise_kwargs) == (expected, None, {})
+    assert (settings.noise.type, settings.noise.std, settings.noise.kwargs) == (expected, None, {})
 
 
 def test_unknown_noise_type():
@@ -566,7 +567,7 @@ def test_noise_without_its_type(entry):
 
 def test_an_override_switches_the_noise_off(zoo_file):
     settings = load_settings("ddpg", "Pendulum-v1", zoo_file, ["noise_type=null"])
-    assert (settings.noise_type, settings.noise_std) == (None, None)
+    assert (settings.noise.type, settings.noise.std) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -586,8 +587,8 @@ def test_action_noise_is_short_for_the_three_keys(given, expected):
 
 def test_an_override_of_action_noise_replaces_all_noise_of_the_file(zoo_file):
     settings = load_settings("ddpg", "Pendulum-v1", zoo_file, ["action_noise={type: normal}"])
-    assert (settings.noise_type, settings.noise_std) == ("normal", None)
-    assert load_settings("ddpg", "Pendulum-v1", zoo_file, ["action_noise=null"]).noise_type is None
+    assert (settings.noise.type, settings.noise.std) == ("normal", None)
+    assert load_settings("ddpg", "Pendulum-v1", zoo_file, ["action_noise=null"]).noise == NoiseSettings(None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.settings import ALGORITHMS, NoiseSettings, Settings, hyperparams_file, load_settings, read_yaml
 from sb3_ddpg_ext.tuning.space import Space, make_space
 
 ALGOS = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]
@@ -33,8 +33,12 @@ def meaning(settings: Settings) -> dict[str, Any]:
         said.pop(name, None)
     if said["gradient_steps"] == -1:
         said["gradient_steps"] = said["train_freq"] * settings.n_envs
-    noise_kwargs = ({"correlation_time": 6.6667} if settings.noise_type == "ou" else {}) | dict(settings.noise_kwargs)
-    said["noise"] = settings.noise_type, settings.noise_std, noise_kwargs
+    noise = settings.noise or NoiseSettings(None)
+    said["noise"] = (
+        noise.type,
+        noise.std,
+        ({"correlation_time": 6.6667} if noise.type == "ou" else {}) | dict(noise.kwargs),
+    )
     return said
 
 
@@ -64,9 +68,9 @@ def test_whatever_is_sampled_can_be_used_and_does_not_change_what_is_not_tuned(a
         assert yaml.safe_load(yaml.safe_dump(dict(settings.raw))) == settings.raw
         names |= values.keys()
         if algo == "custom_ddpg":
-            assert ("correlation_time" in values) == (settings.noise_type == "ou")
-            assert set(settings.noise_kwargs) - {"schedule"} == {"correlation_time"} & values.keys()
-            assert settings.noise_kwargs.get("schedule", "constant") == values["noise_schedule"]
+            assert ("correlation_time" in values) == (settings.noise.type == "ou")
+            assert set(settings.noise.kwargs) - {"schedule"} == {"correlation_time"} & values.keys()
+            assert settings.noise.kwargs.get("schedule", "constant") == values["noise_schedule"]
     assert names == {dimension.name for dimension in found.dimensions}
 
 
@@ -116,8 +120,8 @@ def test_a_noise_without_a_given_standard_deviation_has_its_default(noise: str, 
     found = make_space("custom_ddpg", previous, {}, ())
     assert found.incumbent_values()["noise_std"] == std
     settings = found.settings(found.incumbent_values(), "")
-    assert (settings.noise_type, settings.noise_std) == (previous.noise_type, std)
-    assert dict(settings.noise_kwargs).items() >= dict(previous.noise_kwargs).items()
+    assert (settings.noise.type, settings.noise.std) == (previous.noise.type, std)
+    assert dict(settings.noise.kwargs).items() >= dict(previous.noise.kwargs).items()
 
 
 def test_arguments_of_one_noise_are_not_given_to_another() -> None:
@@ -131,8 +135,8 @@ def test_arguments_of_one_noise_are_not_given_to_another() -> None:
     for _ in range(20):
         settings = found.settings(found.sample(study.ask()), "")
         make_model(settings, "custom_ddpg", env)  # refuses arguments that a noise does not have
-        seen.add(settings.noise_type)
-        assert settings.noise_kwargs.get("horizon") == (50 if settings.noise_type in ("colored", "pink") else None)
+        seen.add(settings.noise.type)
+        assert settings.noise.kwargs.get("horizon") == (50 if settings.noise.type in ("colored", "pink") else None)
     assert seen >= {"normal", "ou", "pink", "colored"}
 
 
@@ -140,7 +144,7 @@ def test_a_standard_deviation_for_each_action_stays_as_it_is() -> None:
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["action_noise={type: ou, std: [0.2]}"])
     found = make_space("custom_ddpg", previous, {}, ())
     assert "noise_std" not in {d.name for d in found.dimensions}
-    assert found.settings(found.incumbent_values(), "").noise_std == [0.2]
+    assert found.settings(found.incumbent_values(), "").noise.std == [0.2]
 
 
 def test_n_steps_is_tuned_where_the_buffer_supports_it() -> None:

@@ -23,28 +23,23 @@ import processes
 import psutil
 import pytest
 import sqlalchemy
+from clusters import cluster_started_by_hand, gone, wait_until
 from comparison_envs import Quick
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from postgres import Server, postgres  # noqa: F401 (a fixture)
-from test_cluster import cluster_started_by_hand, gone, wait_until
+from small_runs import FIXED, tune, tune_arguments
 
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.settings import load_settings
-from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, objective, scoring, search
+from sb3_ddpg_ext.tuning import ScoreKind, objective, scoring, search
 from sb3_ddpg_ext.tuning import storage as storage_module
 from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage
 from sb3_ddpg_ext.tuning.study import connect, prepare, quiet
 
 ROOT = Path(__file__).parent.parent
 SECONDS = ScoreKind.SECONDS_TO_THRESHOLD
-TINY = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "buffer_size=1000", "train_freq=1")
-
-
-def arguments(log_dir: Path, env: str = "comparison_envs:Quick-v0", **kwargs: Any) -> TuneArgs:
-    defaults = {"trials": 3, "steps": 120, "seeds": 1, "eval_freq": 60, "eval_episodes": 1, "workers": 0, "fix": TINY}
-    return TuneArgs(env, log_dir=log_dir, **{**defaults, **kwargs})
 
 
 @contextlib.contextmanager
@@ -63,12 +58,6 @@ def ends_within(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def tune(args: TuneArgs) -> tuple[Job, list[FrozenTrial]]:
-    job, _ = prepare(args)
-    search.search(job, workers=args.workers)
-    return job, connect(job)[0].trials
-
-
 # --- Trials ---
 
 
@@ -77,10 +66,10 @@ def test_same_seed_same_trials_also_when_the_study_was_interrupted(tmp_path: Pat
         return [(t.number, t.state, t.value, t.params, t.intermediate_values) for t in trials]
 
     few = {"steps": 60, "eval_freq": 60}
-    _, once = tune(arguments(tmp_path / "a", trials=12, **few))
-    tune(arguments(tmp_path / "b", trials=5, **few))
-    _, twice = tune(arguments(tmp_path / "b", trials=12, **few))
-    _, other = tune(arguments(tmp_path / "c", trials=2, seed=1, **few))
+    _, once = tune(tune_arguments(tmp_path / "a", trials=12, **few))
+    tune(tune_arguments(tmp_path / "b", trials=5, **few))
+    _, twice = tune(tune_arguments(tmp_path / "b", trials=12, **few))
+    _, other = tune(tune_arguments(tmp_path / "c", trials=2, seed=1, **few))
     assert content(once) == content(twice)
     assert len({tuple(trial.params.items()) for trial in once}) == 12
     assert content(once)[0] == content(other)[0]
@@ -92,7 +81,7 @@ def test_a_trial_that_was_interrupted_changes_no_other(
     module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = {"steps": 60, "eval_freq": 60, "trials": 6}
-    _, once = tune(arguments(tmp_path / "a", **few))
+    _, once = tune(tune_arguments(tmp_path / "a", **few))
     function, runs = getattr(module, name), 0
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -103,7 +92,7 @@ def test_a_trial_that_was_interrupted_changes_no_other(
         return function(*args, **kwargs)
 
     monkeypatch.setattr(module, name, interrupted)
-    args = arguments(tmp_path / "b", **few)
+    args = tune_arguments(tmp_path / "b", **few)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             tune(args)
@@ -114,15 +103,14 @@ def test_a_trial_that_was_interrupted_changes_no_other(
 
 
 def test_the_first_trial_has_the_previous_settings(tmp_path: Path) -> None:
-    args = arguments(tmp_path, "Pendulum-v1", trials=1, fix=())
+    args = tune_arguments(tmp_path, "Pendulum-v1", trials=1, fix=())
     job, (trial,) = tune(args)
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_timesteps=120"])
     settings = connect(job)[1].space.settings(trial.params, "")
     for name in ("gamma", "batch_size", "learning_starts", "buffer_size", "learning_rate", "gradient_steps"):
         assert settings.hyperparams[name] == previous.hyperparams[name]
     assert settings.hyperparams["policy_kwargs"]["net_arch"] == [64, 64]
-    noise = (settings.noise_type, settings.noise_std, settings.noise_kwargs)
-    assert noise == (previous.noise_type, previous.noise_std, previous.noise_kwargs)
+    assert settings.noise == previous.noise
     assert settings.n_timesteps == 120
     assert trial.user_attrs["previous"] is True
 
@@ -133,13 +121,13 @@ def test_settings_with_arguments_that_are_not_tuned(pruner: Any, tmp_path: Path)
     noise = "noise_type: colored\n  noise_std: [0.2]\n  noise_kwargs: {beta: 0.5, horizon: 9}"
     file.write_text(f"Quick-v0:\n  n_timesteps: 60\n  {noise}\n")
     few = {"steps": 60, "eval_freq": 30, "pruner": pruner, "hyperparams": file}
-    _, trials = tune(arguments(tmp_path, trials=4, **few))
+    _, trials = tune(tune_arguments(tmp_path, trials=4, **few))
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
 
 
 def test_each_run_has_its_seed_and_its_evaluations(tmp_path: Path) -> None:
     Quick.seeds.clear()
-    _, trials = tune(arguments(tmp_path, trials=2, seeds=2))
+    _, trials = tune(tune_arguments(tmp_path, trials=2, seeds=2))
     assert [seed for seed in Quick.seeds if seed < 1_000_000] == [0, 1, 0, 1]
     assert [sorted(trial.intermediate_values) for trial in trials] == [[1, 2, 3, 4]] * 2
     for trial in trials:
@@ -148,7 +136,7 @@ def test_each_run_has_its_seed_and_its_evaluations(tmp_path: Path) -> None:
 
 
 def test_training_that_diverges_is_a_pruned_trial_with_its_reason(tmp_path: Path) -> None:
-    job, trials = tune(arguments(tmp_path, "comparison_envs:Nan-v0", trials=2))
+    job, trials = tune(tune_arguments(tmp_path, "comparison_envs:Nan-v0", trials=2))
     assert [trial.state for trial in trials] == [TrialState.PRUNED] * 2
     assert trials[0].user_attrs["reason"].startswith("diverged: Environment 0 returned the reward nan at step 1;")
     assert search.progress(job) == search.Progress(finished=2, running=0, pruned=2, failed=0, best=None)
@@ -156,7 +144,7 @@ def test_training_that_diverges_is_a_pruned_trial_with_its_reason(tmp_path: Path
 
 def test_a_gaussian_policy_that_diverges_is_a_pruned_trial_likewise(tmp_path: Path) -> None:
     huge = ("learning_rate=1.0e18", "policy_kwargs={net_arch: [8]}", "learning_starts=10", "train_freq=1")
-    _, (trial,) = tune(arguments(tmp_path, algo="sac", trials=1, fix=huge))
+    _, (trial,) = tune(tune_arguments(tmp_path, algo="sac", trials=1, fix=huge))
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["reason"].startswith("diverged: Expected parameter loc")
 
@@ -171,7 +159,7 @@ def test_a_lack_of_memory_is_a_failed_trial_with_its_reason(
         raise SettingsError("custom_ddpg: Unable to allocate") from error  # as `make_model` does
 
     monkeypatch.setattr(objective, "train_in", train_in)
-    job, trials = tune(arguments(tmp_path, trials=2))
+    job, trials = tune(tune_arguments(tmp_path, trials=2))
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
     assert trials[0].user_attrs["reason"] == "out of memory: custom_ddpg: Unable to allocate"
     assert search.progress(job).failed == 2
@@ -184,7 +172,7 @@ def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
     def train_in(*_: Any, **__: Any) -> None:
         raise error
 
-    args = arguments(tmp_path)
+    args = tune_arguments(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(objective, "train_in", train_in)
         with pytest.raises(RuntimeError, match=f"a trial raised {type(error).__name__}, see above") as caught:
@@ -201,7 +189,7 @@ def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
 def test_of_two_workers_that_ask_for_the_last_trial_one_gets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, _ = prepare(arguments(tmp_path, trials=2))
+    job, _ = prepare(tune_arguments(tmp_path, trials=2))
     search.run_trial(job)
     optimize = optuna.Study.optimize
 
@@ -215,12 +203,12 @@ def test_of_two_workers_that_ask_for_the_last_trial_one_gets_it(
     optuna_study, _ = connect(job)
     assert optuna_study.trials[2].user_attrs["void"] == "another worker had begun with the last trial"
     assert search.progress(job).finished == 2
-    _, trials = tune(arguments(tmp_path, trials=3))
+    _, trials = tune(tune_arguments(tmp_path, trials=3))
     assert list(search.latest_attempts(trials)) == [0, 1, 3]
 
 
 def test_a_command_with_fewer_trials_ends_none_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = arguments(tmp_path, trials=3)
+    args = tune_arguments(tmp_path, trials=3)
 
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -255,7 +243,7 @@ def workers_that_die_at_once(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
 def test_a_trial_that_always_kills_its_worker_at_once_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, _ = prepare(arguments(tmp_path, trials=1))
+    job, _ = prepare(tune_arguments(tmp_path, trials=1))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
     workers_that_die_at_once(monkeypatch, 9)
     with ends_within(60):
@@ -267,7 +255,7 @@ def test_a_trial_that_always_kills_its_worker_at_once_is_given_up(
 def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, _ = prepare(arguments(tmp_path, trials=2))
+    job, _ = prepare(tune_arguments(tmp_path, trials=2))
     job = dataclasses.replace(job, heartbeat=1, grace=1)
     workers_that_die_at_once(monkeypatch, 1)
     with ends_within(60):
@@ -280,7 +268,7 @@ def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_two_workers_never_begin_the_same_trial(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The second asks for it in the middle of the first one's transaction."""
-    args = arguments(tmp_path)
+    args = tune_arguments(tmp_path)
     if database == "postgresql":
         args = dataclasses.replace(args, storage=request.getfixturevalue("postgres").database("same"))
     job, _ = prepare(args)
@@ -329,7 +317,7 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> Curves:
 def made_up(tmp_path: Path, curves: Curves, given: Sequence[Sequence[float]], **kwargs: Any) -> list[FrozenTrial]:
     curves[:] = map(list, given)
     seeds = kwargs.get("seeds", 1)
-    args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=len(given) // seeds, **kwargs)
+    args = tune_arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=len(given) // seeds, **kwargs)
     _, trials = tune(args)
     return trials
 
@@ -363,7 +351,7 @@ def test_wilcoxon_across_seeds(tmp_path: Path, curves: Curves) -> None:
     good = [[-200.0 - seed] * 4 for seed in range(8)]
     bad = [[-300.0 - 2 * seed] * 4 for seed in range(8)]
     curves[:] = good + bad
-    args = arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=2, seeds=8)
+    args = tune_arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=2, seeds=8)
     job, trials = tune(args)
     n_runs = len(trials[1].intermediate_values)
     assert trials[0].intermediate_values == {seed: -200.0 - seed for seed in range(8)}
@@ -388,7 +376,7 @@ def test_time_to_the_threshold_is_known_when_it_is_reached(tmp_path: Path, curve
 def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: Curves) -> None:
     slow = [-900.0] * 4
     curves[:] = [[-150.0], [*slow, *slow]]
-    args = arguments(tmp_path, "Pendulum-v1", steps=240, eval_freq=30, trials=2, score=SECONDS, pruner="none")
+    args = tune_arguments(tmp_path, "Pendulum-v1", steps=240, eval_freq=30, trials=2, score=SECONDS, pruner="none")
     _, trials = tune(args)
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
     assert trials[1].user_attrs["reason"] == "4 times as slow as the best trial in run 0"
@@ -421,8 +409,8 @@ def test_an_evaluation_costs_the_database_the_same_however_many_trials_there_are
     def statements_per_evaluation(pruner: Any) -> list[float]:
         """Of a trial at the beginning of a study, and of one that is compared with others."""
         job, _ = prepare(
-            arguments(
-                tmp_path / pruner, "Pendulum-v1", eval_freq=20, trials=8, pruner=pruner, fix=(*TINY, "noise_type=ou")
+            tune_arguments(
+                tmp_path / pruner, "Pendulum-v1", eval_freq=20, trials=8, pruner=pruner, fix=(*FIXED, "noise_type=ou")
             )
         )
         n_evaluations = [2, 2, 6, 2, 2, 2, 2, 6]
@@ -476,7 +464,7 @@ REFUSED = {
 @pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message) as caught:
-        prepare(arguments(tmp_path, **changes))
+        prepare(tune_arguments(tmp_path, **changes))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("**/*.db"))
 
@@ -498,7 +486,7 @@ SPOILED = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The database of a study that was made."""
     directory = tmp_path_factory.mktemp("whole")
-    prepare(arguments(directory, study=NAME))
+    prepare(tune_arguments(directory, study=NAME))
     return (directory / NAME / "study.db").read_bytes()
 
 
@@ -592,7 +580,7 @@ def test_the_partial_file_of_a_process_with_the_same_id_is_replaced(whole: bytes
     directory = tmp_path / NAME
     directory.mkdir()
     (directory / f".partial-{os.getpid()}-study.db").write_bytes(whole[:50])
-    prepare(arguments(tmp_path, study=NAME))
+    prepare(tune_arguments(tmp_path, study=NAME))
     assert [file.name for file in directory.glob("*.db")] == ["study.db"]
 
 
@@ -600,7 +588,7 @@ def test_an_empty_file_that_somebody_is_filling_is_waited_for(whole: bytes, tmp_
     file = tmp_path / "studies.db"
     file.touch()
     threading.Timer(0.3, file.write_bytes, [whole]).start()
-    job, _ = prepare(arguments(tmp_path, study=NAME, storage=f"sqlite:///{file}"))
+    job, _ = prepare(tune_arguments(tmp_path, study=NAME, storage=f"sqlite:///{file}"))
     assert len(connect(job)[0].trials) == 1
 
 
@@ -611,7 +599,7 @@ def test_a_locked_database_is_not_called_spoiled(whole: bytes, tmp_path: Path, m
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(SettingsError, match=r"studies\.db: database is locked$"):
-            prepare(arguments(tmp_path, study=NAME, storage=f"sqlite:///{file}"))
+            prepare(tune_arguments(tmp_path, study=NAME, storage=f"sqlite:///{file}"))
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,18 +610,18 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(optuna.Study, "enqueue_trial", full)
     with pytest.raises(SettingsError, match=r"--storage sqlite:///.*study\.db: database or disk is full$"):
-        prepare(arguments(tmp_path))
+        prepare(tune_arguments(tmp_path))
 
 
 def test_a_study_with_other_arguments_is_refused(tmp_path: Path) -> None:
-    args = arguments(tmp_path, trials=1)
+    args = tune_arguments(tmp_path, trials=1)
     tune(args)
     with pytest.raises(SettingsError, match="is there, but with other steps and seeds; choose another --study or"):
-        prepare(arguments(tmp_path, steps=240, seeds=2))
+        prepare(tune_arguments(tmp_path, steps=240, seeds=2))
 
 
 def test_a_study_whose_creation_was_interrupted_is_completed(tmp_path: Path) -> None:
-    args = arguments(tmp_path, trials=2)
+    args = tune_arguments(tmp_path, trials=2)
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     optuna.create_study(storage=url, study_name="half", direction="maximize")
     _, trials = tune(dataclasses.replace(args, storage=url, study="half"))
@@ -652,12 +640,12 @@ NAME = "study"
 def command(*further: str, trials: int = 4, env: str = "Slow", steps: int = 120) -> list[str]:
     where = ["--env", f"comparison_envs:{env}-v0", "--study", NAME, "--log-dir", "out"]
     numbers = f"--trials {trials} --steps {steps} --seeds 1 --eval-freq 60 --eval-episodes 1 --top 0 --pruner none"
-    fixed = [word for setting in TINY for word in ("--fix", setting)]
+    fixed = [word for setting in FIXED for word in ("--fix", setting)]
     return [*where, *numbers.split(), *fixed, *further]
 
 
 def started(arguments: Sequence[str], cwd: Path) -> AbstractContextManager[subprocess.Popen[str]]:
-    return processes.started([ROOT / "tests" / "tune_hastily.py", *arguments], cwd)
+    return processes.started([ROOT / "tests" / "helpers" / "tune_hastily.py", *arguments], cwd)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -845,7 +833,7 @@ def test_a_connection_that_is_lost_when_a_trial_finishes(
     monkeypatch.setattr(Storage, "set_trial_state_values", lost_once)
     curves[:] = [-900.0] * 4, [-800.0] * 4
     with ends_within(60):
-        _, trials = tune(arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=1))
+        _, trials = tune(tune_arguments(tmp_path, "Pendulum-v1", eval_freq=30, trials=1))
     assert lost
     (trial,) = search.latest_attempts(trials).values()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, -800)

@@ -1,8 +1,9 @@
 """
-One gradient step of DDPG in closed form, without autograd and without allocation, for plain MLPs.
+One gradient step of DDPG in closed form, without autograd and without memory allocation, for plain MLPs.
 
-The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule. ``applicability`` decides whether that
-computes what autograd would, and ``update`` has the step itself.
+The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule. Start reading at ``update``, which has
+the step itself. ``layers`` has the forward and backward passes, ``adam`` the optimizer and ``memory`` the parameters'
+layout. ``applicability`` decides whether all this computes the same as autograd would.
 """
 
 from sb3_ddpg_ext.fused.applicability import why_not

@@ -1,8 +1,8 @@
 """
-Whether the closed form computes what autograd would, with whatever a user has done to the policy.
+Decides whether the closed form computes the same as autograd, whatever a user has done to the policy.
 
-:func:`why_not` looks at everything, and says what stands in the way. :class:`Watch` notices at next to no cost whether
-anything that it looks at has changed since, so that the closed form can be checked before every use.
+:func:`why_not` checks everything and returns the reason if it does not. :class:`Snapshot` finds out quickly whether
+anything has changed since that check, so that the closed form can be checked before every use.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from torch.nn.modules import module as global_hooks
 from torch.optim import optimizer as global_optimizer_hooks
 from torch.utils.hooks import RemovableHandle
 
-from sb3_ddpg_ext.fused.adam import STATE
+from sb3_ddpg_ext.fused.adam import STATE_KEYS
 from sb3_ddpg_ext.fused.layers import ACTIVATION_PARAMETERS, activations
 from sb3_ddpg_ext.module_tree import ModuleTree
 
-# Methods whose work the closed form does itself, as Stable-Baselines3 defines them
+# Methods that the closed form replaces, as Stable-Baselines3 defines them
 _POLICY_METHODS = {
     name: getattr(TD3Policy, name)
     for name in ("forward", "_predict", "predict", "obs_to_tensor", "scale_action", "unscale_action")
@@ -38,10 +38,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def why_not(policy: TD3Policy) -> str | None:
     """
-    Whether the closed form computes what autograd would.
-
     :param policy: Actor, critic, their targets and optimizers
-    :return: None if it does, else the reason why not
+    :return: None if the closed form computes the same as autograd, else the reason why not
     """
     reasons = chain(_spaces(policy), _methods(policy), _networks(policy), _weights(policy), _hooks(policy))
     return next(chain(reasons, _optimizers(policy)), None)
@@ -56,10 +54,10 @@ def _spaces(policy: TD3Policy) -> Iterator[str]:
 def _methods(policy: TD3Policy) -> Iterator[str]:
     networks = (policy.actor, policy.actor_target, policy.critic, policy.critic_target)
     if any(type(network) not in (Actor, ContinuousCritic) for network in networks):
-        yield "actor or critic is of a class of its own"
-    own = [name for name, method in _POLICY_METHODS.items() if getattr(type(policy), name) is not method]
-    if own:
-        yield f"{type(policy).__name__} has a prediction of its own: {own[0]}"
+        yield "actor or critic is not SB3's Actor or ContinuousCritic, but another class"
+    overridden = [name for name, method in _POLICY_METHODS.items() if getattr(type(policy), name) is not method]
+    if overridden:
+        yield f"{type(policy).__name__} overrides {overridden[0]}"
     for cls, methods in ((Actor, _ACTOR_METHODS), (ContinuousCritic, _CRITIC_METHODS)):
         for name, method in methods.items():
             if getattr(cls, name) is not method:
@@ -81,7 +79,7 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
             yield f"n_critics is {len(critic.q_networks)}, not 1"
         if critic.q_networks[0] is not getattr(critic, "qf0", None):
             yield "the critic's q_networks[0] is not its module qf0, whose weights are optimized"
-    for online, target in _pairs(policy):
+    for online, target in _online_and_target(policy):
         for net in (online, target):
             if activations(net) is None:
                 yield f"not a plain MLP with known activations: {' '.join(str(net).split())}"
@@ -93,16 +91,16 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
 
 def _weights(policy: TD3Policy) -> Iterator[str]:
     online = [*policy.actor.parameters(), *policy.critic.parameters()]
-    everything = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
+    params = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
     if not all(param.requires_grad for param in online):
         yield "some weights are frozen"
-    if {param.dtype for param in everything} != {th.float32}:
+    if {param.dtype for param in params} != {th.float32}:
         yield "some weights are not float32"
-    if len({param.device for param in everything}) > 1 or everything[0].device.type not in ("cpu", "cuda"):
-        yield f"the device is {everything[0].device}, not the CPU or a CUDA device"
-    if not all(param.is_contiguous() for param in everything):
+    if len({param.device for param in params}) > 1 or params[0].device.type not in ("cpu", "cuda"):
+        yield f"the device is {params[0].device}, not the CPU or a CUDA device"
+    if not all(param.is_contiguous() for param in params):
         yield "some weights are not contiguous"
-    if len({param.data_ptr() for param in everything}) != len(everything):
+    if len({param.data_ptr() for param in params}) != len(params):
         yield "networks share weights"
 
 
@@ -128,7 +126,7 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
             yield f"the optimizer is {type(optimizer).__name__}, not Adam with one group of parameters"
         group = optimizer.param_groups[0]
         if len(group["params"]) != len(params) or not all(map(is_, group["params"], params)):
-            yield f"the {name}'s optimizer does not hold the {name}'s weights, all of them and nothing else"
+            yield f"the {name}'s optimizer does not hold the {name}'s weights exactly"
         if any(group.get(option) for option in _ADAM_OPTIONS):
             yield "Adam with amsgrad, maximize, decoupled_weight_decay or differentiable"
         if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
@@ -136,13 +134,13 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
         if replaced := sorted({"step", "zero_grad"} & vars(optimizer).keys()):
             yield f"the {name}'s optimizer.{replaced[0]} was replaced"
         states = [optimizer.state.get(param) or {} for param in params]
-        if any(state and set(state) != set(STATE) for state in states):
+        if any(state and set(state) != set(STATE_KEYS) for state in states):
             yield f"the state of the {name}'s optimizer is not that of Adam"
         if len({float(state.get("step", 0.0)) for state in states}) > 1:
             yield f"the {name}'s optimizer has done more steps for some weights than for others"
 
 
-def _pairs(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module]]:
+def _online_and_target(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module]]:
     yield policy.actor.mu, policy.actor_target.mu
     yield policy.critic.q_networks[0], policy.critic_target.q_networks[0]
 
@@ -152,11 +150,13 @@ def _activation_parameters(net: nn.Module) -> list[Any]:
     return [getattr(module, known[type(module)]) for module in net.modules() if type(module) in known]
 
 
-class Watch:
+class Snapshot:
     """
-    A policy as it is now, to notice cheaply whether somebody has changed something that :func:`why_not` looks at.
+    Remembers everything that :func:`why_not` checks, to find out quickly whether any of it has changed.
 
-    :param policy: A policy for which it knows no reason against the closed form
+    What actions depend on is kept apart from the rest, because it is checked at every environment step.
+
+    :param policy: A policy for which :func:`why_not` returns None
     """
 
     def __init__(self, policy: TD3Policy) -> None:
@@ -169,19 +169,36 @@ class Watch:
         )
         self._trained = [*policy.actor.parameters(), *policy.critic.parameters()]
         self._optimizers = (policy.actor.optimizer, policy.critic.optimizer)
-        self._owners = (vars(policy.actor), vars(policy.critic))
+        self._optimizer_owners = (vars(policy.actor), vars(policy.critic))
         self._q_networks = (policy.critic.q_networks, policy.critic_target.q_networks)
         self._activations = [
             (vars(module), ACTIVATION_PARAMETERS[type(module)])
             for module in policy.modules()
             if type(module) in ACTIVATION_PARAMETERS
         ]
-        self._acting_objects, self._objects = self._look_at_acting_objects(), self._look_at_objects()
-        self._acting_values, self._values = self._look_at_acting_values(), self._look_at_values()
+        self._old_acting_objects, self._old_objects = self._acting_objects(), self._objects()
+        self._old_acting_values, self._old_values = self._acting_values(), self._values()
 
-    # Objects must be the very same (tensors cannot be compared otherwise), values must be equal
+    def acting_is_current(self) -> bool:
+        """:return: Whether nothing that actions depend on has changed"""
+        return (
+            self._acting_values() == self._old_acting_values
+            and self._acting_tree.is_current()
+            and _are_identical(self._acting_objects(), self._old_acting_objects)
+        )
 
-    def _look_at_acting_objects(self) -> list[Any]:
+    def is_current(self) -> bool:
+        """:return: Whether nothing has changed"""
+        return (
+            self.acting_is_current()
+            and self._values() == self._old_values
+            and self._tree.is_current()
+            and _are_identical(self._objects(), self._old_objects)
+        )
+
+    # Objects are compared by identity, as `==` of tensors compares their elements. Values are compared by equality.
+
+    def _acting_objects(self) -> list[Any]:
         policy = type(self._policy)
         return [
             *chain.from_iterable(map(dict.values, self._acting_weights)),
@@ -194,19 +211,19 @@ class Watch:
             self._policy.action_space,
         ]
 
-    def _look_at_acting_values(self) -> list[Any]:
+    def _acting_values(self) -> list[Any]:
         return [
-            RemovableHandle.next_id,  # counts the hooks that were registered with any module, parameter or optimizer
+            RemovableHandle.next_id,  # a new hook on any module, parameter or optimizer increases it
             self._policy.squash_output,
             *[attributes[name] for attributes, name in self._activations],
         ]
 
-    def _look_at_objects(self) -> list[Any]:
+    def _objects(self) -> list[Any]:
         actor, critic = self._optimizers
         return [
             *chain.from_iterable(map(dict.values, self._weights)),
             *chain.from_iterable(self._q_networks),
-            *[attributes["optimizer"] for attributes in self._owners],
+            *[attributes["optimizer"] for attributes in self._optimizer_owners],
             *actor.param_groups,
             *critic.param_groups,
             *actor.param_groups[0]["params"],
@@ -215,38 +232,22 @@ class Watch:
             ContinuousCritic.q1_forward,
         ]
 
-    def _look_at_values(self) -> list[Any]:
+    def _values(self) -> list[Any]:
         actor, critic = self._optimizers
         return [
             *map(_requires_grad, self._trained),
             *map(actor.param_groups[0].get, _ADAM_OPTIONS),
             *map(critic.param_groups[0].get, _ADAM_OPTIONS),
-            len(vars(actor)),  # as in ModuleTree
+            # A method that is replaced on the optimizer itself (`optimizer.step = ...`) is one more attribute
+            len(vars(actor)),
             len(vars(critic)),
             th.is_anomaly_enabled(),
             th.is_autocast_enabled("cpu"),
         ]
 
-    def acting_is_current(self) -> bool:
-        """:return: Whether everything that actions depend on is as it was"""
-        return (
-            self._look_at_acting_values() == self._acting_values
-            and self._acting_tree.is_current()
-            and _same(self._look_at_acting_objects(), self._acting_objects)
-        )
-
-    def is_current(self) -> bool:
-        """:return: Whether everything is as it was"""
-        return (
-            self.acting_is_current()
-            and self._look_at_values() == self._values
-            and self._tree.is_current()
-            and _same(self._look_at_objects(), self._objects)
-        )
-
 
 _requires_grad = attrgetter("requires_grad")
 
 
-def _same(objects: list[Any], others: list[Any]) -> bool:
+def _are_identical(objects: list[Any], others: list[Any]) -> bool:
     return len(objects) == len(others) and all(map(is_, objects, others))

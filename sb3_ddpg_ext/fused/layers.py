@@ -1,4 +1,4 @@
-"""An MLP and its target, forward and backward, by PyTorch's own kernels into buffers that are made once."""
+"""An MLP and its target, forward and backward, with PyTorch's kernels and buffers that are allocated once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from torch import nn
 aten = th.ops.aten
 
 ACTIVATION_PARAMETERS = {nn.ELU: "alpha", nn.GELU: "approximate", nn.LeakyReLU: "negative_slope"}
-"""The activations that have a parameter, and its attribute."""
+"""Activations that have a parameter, and the name of its attribute."""
 
 
 @dataclass(frozen=True)
 class Activation:
     """
-    An elementwise function f by PyTorch's own kernels.
+    An elementwise function f, computed with PyTorch's kernels.
 
     :param forward: ``(z, out)``: out = f(z)
     :param backward: ``(grad, kept)``: grad <- grad f'(z), in place
-    :param keeps_input: Whether ``kept`` is z; otherwise it is f(z), which then overwrites z
+    :param keeps_input: True if ``kept`` is z. False if it is f(z): then ``forward`` overwrites z and ignores ``out``
     """
 
     forward: Callable[[th.Tensor, th.Tensor], Any]
@@ -29,7 +29,7 @@ class Activation:
 
 
 def _activation(module: nn.Module) -> Activation | None:
-    """:return: How to compute a module with the parameters it has at that time, None where it is not known here"""
+    """:return: How to compute a module (its parameters are read each time), or None for an unsupported one"""
     if type(module) is nn.ReLU:
         return Activation(
             lambda z, _: z.relu_(),
@@ -70,7 +70,7 @@ def _activation(module: nn.Module) -> Activation | None:
 
 
 def activations(net: nn.Module) -> list[Activation | None] | None:
-    """:return: What follows each linear layer of an MLP, None for nothing; None for anything else than an MLP"""
+    """:return: The activation after each linear layer (None if there is none), or None if this is not a plain MLP"""
     if type(net) is not nn.Sequential:
         return None
     after_each: list[Activation | None] = []
@@ -84,18 +84,18 @@ def activations(net: nn.Module) -> list[Activation | None] | None:
     return after_each or None
 
 
-class _Backward(NamedTuple):
+class _LayerBackward(NamedTuple):
     """
-    One layer on the way from the loss down to the inputs; batches are ``[batch, n]``.
+    The tensors of one layer's backward pass.
 
-    :param delta: dL / dz of this layer, once the activation's derivative is in it
-    :param delta_t: Its transpose
-    :param kept: What the activation's derivative is computed from, see :class:`Activation`
-    :param activation: What follows the layer, None for the identity
+    :param delta: ``[batch, n_out]``: dL / dh of the activation's output, then dL / dz of its input, in place
+    :param delta_t: ``delta`` transposed
+    :param kept: ``[batch, n_out]``: what the activation's derivative is computed from, see :class:`Activation`
+    :param activation: The activation after the layer, or None
     :param weight_grad: ``[n_out, n_in]``
     :param bias_grad: ``[1, n_out]``
-    :param delta_below: dL / d inputs, which is the delta of the layer below; None for the first layer
-    :param inputs: What the layer below gave; None for the first layer
+    :param inputs: ``[batch, n_in]``: the output of the previous layer; None for the first layer
+    :param inputs_delta: ``[batch, n_in]``: dL / d inputs, which is ``delta`` of the previous layer; None for the first
     :param weight: ``[n_out, n_in]``
     """
 
@@ -105,20 +105,20 @@ class _Backward(NamedTuple):
     activation: Activation | None
     weight_grad: th.Tensor
     bias_grad: th.Tensor
-    delta_below: th.Tensor | None
     inputs: th.Tensor | None
+    inputs_delta: th.Tensor | None
     weight: th.Tensor
 
 
 class Mlp:
     """
-    An MLP and its target with the buffers of a batch.
+    An MLP and its target, with buffers for one batch size.
 
-    :param weights: For each layer ``[2, n_out, n_in]``: the network's and its target's
+    :param weights: For each layer ``[2, n_out, n_in]``: the network's weights and its target's
     :param biases: For each layer ``[2, n_out]``
     :param weight_grads: For each layer ``[n_out, n_in]``
     :param bias_grads: For each layer ``[n_out]``
-    :param activations: For each layer; None for the identity
+    :param activations: For each layer its activation, or None
     :param batch_size: Transitions in a minibatch
     """
 
@@ -140,30 +140,30 @@ class Mlp:
         transposed = [weight.transpose(1, 2) for weight in weights]
         self._both = list(zip([b.unsqueeze(1) for b in biases], transposed, z, h, activations, strict=True))
         self._online = [(b[0], w[0], z[0], h[0], f) for b, w, z, h, f in self._both]
-        self._backward = [
-            _Backward(
+        self._backward_layers = [
+            _LayerBackward(
                 delta=deltas[i],
                 delta_t=deltas[i].t(),
                 kept=z[i][0],
                 activation=activations[i],
                 weight_grad=weight_grads[i],
                 bias_grad=bias_grads[i].unsqueeze(0),
-                delta_below=deltas[i - 1] if i else None,
                 inputs=h[i - 1][0] if i else None,
+                inputs_delta=deltas[i - 1] if i else None,
                 weight=weights[i][0],
             )
             for i in reversed(range(len(weights)))
         ]
         self.ones = weights[0].new_ones(1, batch_size)
-        """``[1, batch]``: times something it is its sum over the batch"""
+        """``[1, batch]``: a product with it is a sum over the batch"""
         self.online_output, self.target_output = h[-1]
-        """``[batch, n_out]``"""
+        """``[batch, n_out]`` each"""
         self.delta = deltas[-1]
-        """``[batch, n_out]``: dL / d output, to be filled before :meth:`backward`"""
+        """``[batch, n_out]``: dL / d output, to be set before :meth:`backward`"""
 
     def forward_both(self, inputs: th.Tensor) -> None:
         """
-        The network and its target in one batched product for each layer.
+        Compute the network and its target, with one batched product for each layer.
 
         :param inputs: ``[2, batch, n_in]``: row 0 for the network, row 1 for its target
         """
@@ -175,7 +175,7 @@ class Mlp:
 
     def forward(self, inputs: th.Tensor) -> None:
         """
-        The network alone.
+        Compute the network alone.
 
         :param inputs: ``[batch, n_in]``
         """
@@ -187,27 +187,17 @@ class Mlp:
 
     def backward(self, inputs: th.Tensor | None) -> th.Tensor:
         """
-        The chain rule from :attr:`delta` down through the network.
+        Compute gradients by the chain rule, from :attr:`delta` at the output to the first layer.
 
-        :param inputs: What it was given, for the gradients of its weights; None to pass these over
+        :param inputs: The inputs of the forward pass, ``[batch, n_in]``; None to skip the gradients of the weights
         :return: dL / dz of the first layer, ``[batch, n_out]``
         """
-        for (
-            delta,
-            delta_t,
-            kept,
-            activation,
-            weight_grad,
-            bias_grad,
-            delta_below,
-            inputs_above,
-            weight,
-        ) in self._backward:
-            if activation is not None:
-                activation.backward(delta, kept)
+        for layer in self._backward_layers:
+            if layer.activation is not None:
+                layer.activation.backward(layer.delta, layer.kept)
             if inputs is not None:
-                th.mm(delta_t, inputs if inputs_above is None else inputs_above, out=weight_grad)
-                th.mm(self.ones, delta, out=bias_grad)
-            if delta_below is not None:
-                th.mm(delta, weight, out=delta_below)
-        return self._backward[-1].delta
+                th.mm(layer.delta_t, inputs if layer.inputs is None else layer.inputs, out=layer.weight_grad)
+                th.mm(self.ones, layer.delta, out=layer.bias_grad)
+            if layer.inputs_delta is not None:
+                th.mm(layer.delta, layer.weight, out=layer.inputs_delta)
+        return self._backward_layers[-1].delta

@@ -13,10 +13,10 @@ from sb3_ddpg_ext.noise.action_noise import (
     setup_action_noise,
     without_reset,
 )
+from sb3_ddpg_ext.noise.base import NoiseProcess
 from sb3_ddpg_ext.noise.processes import (
     ColoredNoise,
     GaussianNoise,
-    NoiseProcess,
     OrnsteinUhlenbeckNoise,
     PinkNoise,
     UniformNoise,

@@ -1,4 +1,4 @@
-"""What ``CustomDDPG(action_noise=...)`` takes -> SB3's ``ActionNoise``; noise that follows a schedule."""
+"""Turns what ``CustomDDPG(action_noise=...)`` accepts into SB3's ``ActionNoise``; noise that follows a schedule."""
 
 import contextlib
 import copy
@@ -12,10 +12,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_ddpg_ext.errors import unknown
+from sb3_ddpg_ext.noise.base import NoiseProcess
 from sb3_ddpg_ext.noise.processes import (
     ColoredNoise,
     GaussianNoise,
-    NoiseProcess,
     OrnsteinUhlenbeckNoise,
     PinkNoise,
     UniformNoise,
@@ -33,10 +33,14 @@ NOISES: Mapping[str, Callable[..., NoiseProcess]] = {
 
 class ExponentialSchedule:
     """
-    A schedule from 1 down to ``end`` by the same factor in every step.
+    Exponential decay from 1 to ``end`` over the course of training.
 
-    :param end: The last value
-    :raises ValueError: Where ``end`` is not positive
+    >>> schedule = ExponentialSchedule(end=0.25)
+    >>> [schedule(progress_remaining) for progress_remaining in (1.0, 0.5, 0.0)]
+    [1.0, 0.5, 0.25]
+
+    :param end: Value at the end of training
+    :raises ValueError: If ``end`` is not positive and finite
     """
 
     def __init__(self, end: float = 0.1) -> None:
@@ -47,7 +51,7 @@ class ExponentialSchedule:
     def __call__(self, progress_remaining: float) -> float:
         """
         :param progress_remaining: From 1 at the beginning of training to 0 at its end
-        :return: The value
+        :return: ``end ** (1 - progress_remaining)``
         """
         return float(self.end ** (1 - progress_remaining))
 
@@ -63,23 +67,23 @@ def _linear(end: float = 0.0, end_fraction: float = 1.0) -> LinearSchedule:
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {"linear": _linear, "exponential": ExponentialSchedule}
 """
-The names of schedules. Linear: from 1 to ``end`` (0 if not given) in the first ``end_fraction`` (1) of training;
-exponential: from 1 to ``end`` (0.1).
+The names of schedules. Linear: from 1 to ``end`` (default 0) within the first ``end_fraction`` (default 1) of training.
+Exponential: from 1 to ``end`` (default 0.1).
 """
 
 NoiseSpec = ActionNoise | NoiseProcess | str | Mapping[str, Any]
 ScheduleSpec = Schedule | float | str | Mapping[str, Any]
 TimeLimit = Callable[[], int | None]
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 class ProcessActionNoise(VectorizedActionNoise):
     """
-    SB3's view of a :class:`NoiseProcess`. SB3 takes a ``VectorizedActionNoise`` as it is, for any number of
-    environments, and resets it at the end of an episode.
+    Adapter from a :class:`NoiseProcess` to SB3's ``ActionNoise``. It is a ``VectorizedActionNoise``, which SB3 uses
+    without wrapping it for any number of environments, and resets at the end of episodes.
 
-    :param process: copied, so that one specification can serve several models. To change the noise in use, change the
-        copy: ``noise.process.std = 0.1``.
+    :param process: The process. It is copied, so that several models can be built from one; to change the noise of a
+        model in use, change the copy: ``model.action_noise.process.std = 0.1``
     """
 
     def __init__(self, process: NoiseProcess) -> None:
@@ -101,29 +105,34 @@ class ProcessActionNoise(VectorizedActionNoise):
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
         """
-        Begin anew where an episode ended.
+        Start anew in environments whose episode has ended.
 
-        :param indices: The environments of these episodes, None for all
+        :param indices: Indices of these environments; None for all
         """
         self.process.reset(range(self.n_envs) if indices is None else indices)
 
 
 class ScheduledNoise(VectorizedActionNoise):
     """
-    Any noise times a function of training progress.
+    Any noise, multiplied by a function of training progress.
 
-    :param noise: A process, a name, ``{"type": ..., "std": ...}``, or SB3's or another package's ``ActionNoise``
+    >>> noise = ScheduledNoise("pink", schedule={"type": "linear", "end": 0.2})
+    >>> noise.update(progress_remaining=0.5)  # CustomDDPG does this before every step
+    >>> print(noise.scale)
+    0.6
+
+    :param noise: A process, a name, ``{"type": ..., "std": ...}``, or any ``ActionNoise``
     :param schedule: An SB3 ``Schedule``, called with the remaining progress (from 1 to 0); a number; ``"linear"`` (from
         1 to 0), ``"exponential"`` (from 1 to 0.1), or one of these with arguments, such as
         ``{"type": "linear", "end": 0.1, "end_fraction": 0.5}``
     :raises ValueError: For an unknown name or argument
-    :raises TypeError: For anything else
+    :raises TypeError: For a noise or a schedule of another type
     """
 
     def __init__(self, noise: NoiseSpec, schedule: ScheduleSpec) -> None:
         self.noise: ActionNoise = _make(noise)
         self.schedule = _make_schedule(schedule)
-        self.n_envs = 0  # not bound
+        self.n_envs = 0  # until `bind` is called
         self.update(1.0)
 
     def __repr__(self) -> str:
@@ -135,7 +144,7 @@ class ScheduledNoise(VectorizedActionNoise):
 
     def update(self, progress_remaining: float) -> None:
         """
-        Follow the schedule.
+        Set :attr:`scale` to the schedule's value.
 
         :param progress_remaining: From 1 at the beginning of training to 0 at its end
         :raises ValueError: If the schedule's value is negative or not finite
@@ -148,22 +157,22 @@ class ScheduledNoise(VectorizedActionNoise):
                 f"the noise's schedule gives {scale} at the remaining progress {progress_remaining:g}; expected a "
                 "finite number of 0 or more"
             )
-        self.scale = np.float32(scale)  # a Python number would do, but for the noise's type
+        self.scale = np.float32(scale)  # keeps float32 noise float32
 
     def bind(self, n_envs: int, action_shape: tuple[int, ...], seed: int | None, time_limit: TimeLimit) -> None:
         """See :func:`setup_action_noise`."""
         self.n_envs = n_envs
         noise = _bind(self.noise, n_envs, action_shape, seed, time_limit)
-        # Of SB3's noise one environment's would come without its dimension
+        # SB3's noise for a single environment has no environment dimension; the wrapper adds it
         self.noise = noise if isinstance(noise, VectorizedActionNoise) else VectorizedActionNoise(noise, n_envs)
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
         """
-        Begin anew where an episode ended.
+        Start anew in environments whose episode has ended.
 
-        :param indices: The environments of these episodes, None for all
+        :param indices: Indices of these environments; None for all
         """
-        if isinstance(self.noise, VectorizedActionNoise):  # it is from the day it is bound
+        if isinstance(self.noise, VectorizedActionNoise):  # always, once `bind` has been called
             self.noise.reset(indices)
 
 
@@ -175,18 +184,18 @@ def setup_action_noise(
     time_limit: TimeLimit = lambda: None,
 ) -> ActionNoise | None:
     """
-    What ``CustomDDPG(action_noise=...)`` was given -> what SB3's collection loop calls.
+    Turn what ``CustomDDPG(action_noise=...)`` was given into an ``ActionNoise`` that is ready to be called.
 
-    :param action_noise: A name of :data:`NOISES`, ``{"type": name, ...}`` with arguments of its class and
-        ``"schedule"``, a process, any ``ActionNoise`` (used as it is, but vectorised for several environments as SB3
-        does it) or None
+    :param action_noise: A name from :data:`NOISES`; ``{"type": name, ...}`` with arguments of its class and optionally
+        a ``"schedule"``; a process; any ``ActionNoise`` (for several environments it is vectorised, as SB3 does it);
+        or None
     :param n_envs: Number of environments
     :param action_shape: Shape of one action
-    :param seed: Where the generators of our own processes are spawned from
-    :param time_limit: Tells after how many steps an episode is cut off, for noise that wants to know
-    :return: Noise that is ready to be called, or None
+    :param seed: Seed from which the generators of this package's processes are spawned
+    :param time_limit: Returns the environment's time limit in steps, or None; called only for noise that needs it
+    :return: The noise, or None for None
     :raises ValueError: For an unknown name or argument
-    :raises TypeError: For anything else
+    :raises TypeError: For a noise of another type
     """
     if action_noise is None:
         return None
@@ -195,11 +204,9 @@ def setup_action_noise(
 
 def current_std(action_noise: ActionNoise | None) -> float | None:
     """
-    How strong a noise is now.
-
     :param action_noise: Noise
-    :return: Its standard deviation in the scaled action space, on average over actions; None where noise that is not
-        this package's does not tell it
+    :return: Its current standard deviation in the scaled action space, averaged over actions; None if it is unknown,
+        for another package's noise
     """
     match action_noise:
         case ScheduledNoise():
@@ -217,23 +224,22 @@ def current_std(action_noise: ActionNoise | None) -> float | None:
 
 def owns_generator(action_noise: ActionNoise | None) -> bool:
     """
-    Whether a noise draws from generators of its own, which :func:`reseed` begins anew, and not from numpy's global one.
-
     :param action_noise: Noise
-    :return: True for this package's noise, once it is set up
+    :return: Whether it draws from generators of its own, which :func:`reseed` can seed, and not from NumPy's global
+        generator. That is so for this package's noise, once it is set up
     """
     return bool(_bound_processes(action_noise))
 
 
 def reseed(action_noise: ActionNoise | None, seed: int) -> None:
     """
-    Begin a noise anew, with the numbers of this seed, as SB3's ``set_random_seed`` does it for all that draws from
-    numpy's global generator. Noise that is not this package's is left alone, and so is noise that is not set up yet:
-    :func:`setup_action_noise` brings a seed of its own.
+    Restart a noise with a new seed. This does for its generators what SB3's ``set_random_seed`` does for NumPy's global
+    one. Nothing happens to another package's noise, or to noise that has not been set up yet
+    (:func:`setup_action_noise` sets a seed itself).
 
     :param action_noise: Noise
-    :param seed: Where its generators are spawned from. Of several processes, as in a ``VectorizedActionNoise``, each
-        gets the next seed, as SB3's environments do.
+    :param seed: Seed from which its generators are spawned. If there are several processes, as in a
+        ``VectorizedActionNoise``, they get consecutive seeds, like SB3's environments.
     """
     for i, process in enumerate(_bound_processes(action_noise)):
         process.reseed(seed + i)
@@ -242,8 +248,8 @@ def reseed(action_noise: ActionNoise | None, seed: int) -> None:
 @contextlib.contextmanager
 def without_reset(action_noise: ActionNoise | None) -> Iterator[None]:
     """
-    Let a noise go on through SB3's ``_setup_learn``, which resets it at every call of ``learn()``, also where the
-    running episode goes on.
+    Disable a noise's ``reset`` for a while. SB3's ``_setup_learn`` calls it at every call of ``learn()``, even if that
+    continues a running episode.
 
     :param action_noise: Noise
     """
@@ -258,6 +264,7 @@ def without_reset(action_noise: ActionNoise | None) -> Iterator[None]:
 
 
 def _bound_processes(noise: ActionNoise | None) -> list[NoiseProcess]:
+    """:return: This package's processes inside a noise, as far as they are set up"""
     match noise:
         case ScheduledNoise():
             return _bound_processes(noise.noise)
@@ -268,60 +275,61 @@ def _bound_processes(noise: ActionNoise | None) -> list[NoiseProcess]:
     return []
 
 
-def _make(given: NoiseSpec) -> ActionNoise:
-    """A specification -> an ``ActionNoise`` that does not know its shapes yet."""
-    if isinstance(given, (str, Mapping)):
-        name, arguments = _name_and_arguments("action_noise", given)
+def _make(spec: NoiseSpec) -> ActionNoise:
+    """:return: An ``ActionNoise`` that does not know the environments and the action's shape yet"""
+    if isinstance(spec, (str, Mapping)):
+        name, arguments = _name_and_arguments("action_noise", spec)
         schedule = arguments.pop("schedule", None)
         process = ProcessActionNoise(_construct("noise", name, arguments, NOISES))
         return process if schedule is None else ScheduledNoise(process, schedule)
-    if isinstance(given, NoiseProcess):
-        return ProcessActionNoise(given)
-    if not isinstance(given, ActionNoise):
+    if isinstance(spec, NoiseProcess):
+        return ProcessActionNoise(spec)
+    if not isinstance(spec, ActionNoise):
         raise TypeError(
-            f"action_noise must be a name, a mapping with a type, a NoiseProcess, an ActionNoise or None, got {given!r}"
+            f"action_noise must be a name, a mapping with a type, a NoiseProcess, an ActionNoise or None, got {spec!r}"
         )
-    if isinstance(given, ScheduledNoise) and given.n_envs == 0:
-        return copy.deepcopy(given)  # a specification, as a process is
-    return given
+    if isinstance(spec, ScheduledNoise) and spec.n_envs == 0:
+        return copy.deepcopy(spec)  # so that several models can be built from it
+    return spec
 
 
 def _bind(
     noise: ActionNoise, n_envs: int, action_shape: tuple[int, ...], seed: int | None, time_limit: TimeLimit
 ) -> ActionNoise:
-    if isinstance(noise, (ProcessActionNoise, ScheduledNoise)):  # for any number of environments
+    if isinstance(noise, (ProcessActionNoise, ScheduledNoise)):  # these serve any number of environments
         noise.bind(n_envs, action_shape, seed, time_limit)
         return noise
     if isinstance(noise, VectorizedActionNoise):
         ours = isinstance(noise.base_noise, (ProcessActionNoise, ScheduledNoise))
         if noise.n_envs == n_envs and not ours:
             return noise
-        # Saved with another number of environments (SB3 crashes here), or of ours: copies would all make the same noise
+        # Rebuild it if it was saved with another number of environments, where SB3 crashes. Rebuild it, too, if SB3 has
+        # copied this package's noise for each environment: all copies would make the same noise
         return _bind(noise.base_noise, n_envs, action_shape, seed, time_limit)
-    return noise if n_envs == 1 else VectorizedActionNoise(noise, n_envs)  # what SB3 does at `learn()` only
+    return noise if n_envs == 1 else VectorizedActionNoise(noise, n_envs)  # SB3 does the same, but only in `learn()`
 
 
-def _make_schedule(given: ScheduleSpec) -> Schedule:
-    if isinstance(given, (str, Mapping)):
-        return _construct("schedule", *_name_and_arguments("schedule", given), SCHEDULES)
-    if isinstance(given, (int, float)):
-        return ConstantSchedule(float(given))
-    if not callable(given):
-        raise TypeError(f"a schedule must be a number, a name, a mapping with a type or a function, got {given!r}")
-    return given
+def _make_schedule(spec: ScheduleSpec) -> Schedule:
+    if isinstance(spec, (str, Mapping)):
+        return _construct("schedule", *_name_and_arguments("schedule", spec), SCHEDULES)
+    if isinstance(spec, (int, float)):
+        return ConstantSchedule(float(spec))
+    if not callable(spec):
+        raise TypeError(f"a schedule must be a number, a name, a mapping with a type or a function, got {spec!r}")
+    return spec
 
 
-def _name_and_arguments(what: str, given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if isinstance(given, str):
-        return given, {}
-    arguments = dict(given)
+def _name_and_arguments(what: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, str):
+        return spec, {}
+    arguments = dict(spec)
     name = arguments.pop("type", None)
     if not isinstance(name, str):
-        raise ValueError(f"{what}: expected a mapping such as {{'type': name, ...}}, got {given!r}")
+        raise ValueError(f"{what}: expected a mapping such as {{'type': name, ...}}, got {spec!r}")
     return name, arguments
 
 
-def _construct(what: str, name: str, arguments: dict[str, Any], table: Mapping[str, Callable[..., Made]]) -> Made:
+def _construct(what: str, name: str, arguments: dict[str, Any], table: Mapping[str, Callable[..., T]]) -> T:
     if name not in table:
         raise ValueError(unknown(what, name, table))
     parameters = inspect.signature(table[name]).parameters
@@ -334,5 +342,5 @@ def _construct(what: str, name: str, arguments: dict[str, Any], table: Mapping[s
         raise ValueError(f"the {what} {name!r} needs {missing[0]}, such as {{'type': {name!r}, {missing[0]!r}: 0.5}}")
     try:
         return table[name](**arguments)
-    except TypeError as error:  # compared with something that is no number
+    except TypeError as error:  # for instance a string where a number is expected
         raise ValueError(f"the {what} {name!r} cannot take {arguments}: {error}") from error

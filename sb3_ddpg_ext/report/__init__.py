@@ -1,4 +1,4 @@
-"""Run directories -> statistics, tables and pictures. Reads files only, and imports neither torch nor environments."""
+"""Run directories -> statistics, tables, pictures and pages. It reads files only, and does not import torch."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ __all__ = ["learning_curve", "write_report"]
 
 def write_report(log_dir: Path, *, baseline: str | None = None, seed: int = 0) -> Path:
     """
-    Compare the runs of a directory, whatever state they are in, and write what came out into it: ``report.html`` (one
-    file with everything), ``report.md`` with its pictures ``*.png``, ``runs.csv`` and ``evaluations.csv``.
+    Compare the runs in a directory, finished or not, and write a report into that directory: ``report.html`` (one
+    self-contained file), ``report.md`` with its pictures ``*.png``, ``runs.csv`` and ``evaluations.csv``.
 
     :param log_dir: Directory of a comparison, with a directory ``<algorithm>/<environment>_<seed>/`` for each run
-    :param baseline: Label of the algorithm that the others are compared with; ``ddpg`` if there is one, otherwise the
-        first
+    :param baseline: Label of the algorithm that the others are compared with; by default ``ddpg``, or the first label
+        if there is no ``ddpg``
     :param seed: Seed of the bootstrap: the same runs and seed give the same files
     :return: Path of ``report.html``
     :raises SettingsError: If there are no runs, or no such baseline, or scipy or jinja2 is not installed

@@ -1,4 +1,4 @@
-"""One run directory -> its learning curve. Needs nothing but matplotlib, so that training can show it."""
+"""The learning curve of one run directory. It needs matplotlib only, so that training can draw it."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 def learning_curve(directory: Path) -> Figure:
     """
-    Draw one run: the returns of its training episodes, and its evaluations.
+    Draw the returns of a run's training episodes, and its evaluations.
 
     :param directory: A run directory with ``*.monitor.csv`` files and, if there were evaluations, ``evaluations.npz``
-    :return: The picture
+    :return: The figure
     """
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -22,12 +22,12 @@ def learning_curve(directory: Path) -> Figure:
         with np.load(evaluations) as file:
             timesteps, results = file["timesteps"], file["results"]
         n_episodes = results.shape[1]
-        what = f"mean of {n_episodes} episodes" if n_episodes > 1 else "one episode"
-        axes.plot(timesteps, results.mean(axis=1), color="tab:blue", label=f"evaluation: {what}")
+        episodes = f"mean of {n_episodes} episodes" if n_episodes > 1 else "one episode"
+        axes.plot(timesteps, results.mean(axis=1), color="tab:blue", label=f"evaluation: {episodes}")
         if n_episodes > 1:
-            # Percentile bootstrap: the episodes of each evaluation drawn again and again -> quantiles of their mean
+            # Percentile bootstrap of the mean over the episodes of each evaluation
             rng = np.random.default_rng(0)
-            means = [rng.choice(episodes, size=(2_000, n_episodes)).mean(axis=1) for episodes in results]
+            means = [rng.choice(returns, size=(2_000, n_episodes)).mean(axis=1) for returns in results]
             low, high = np.percentile(means, [2.5, 97.5], axis=1)
             axes.fill_between(timesteps, low, high, alpha=0.25, color="tab:blue", label="its 95% interval")
     axes.set(xlabel="environment steps", ylabel="return", title=" ".join(directory.resolve().parts[-2:]))
@@ -37,9 +37,9 @@ def learning_curve(directory: Path) -> Figure:
 
 
 def _training_episodes(directory: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at the end of each episode, over all environments of the run, and the episode's return."""
-    # A file of SB3's Monitor: a comment, the column names, then return, length and seconds of each episode. What comes
-    # after the last line break was cut off by a full disk
+    """For each episode, in the order in which they ended: environment steps until then, and its return."""
+    # A file of SB3's Monitor: a comment, the column names, then return, length and seconds of each episode. A last line
+    # without a line break is incomplete: the disk was full
     rows = [file.read_text().split("\n")[2:-1] for file in sorted(directory.glob("*.monitor.csv"))]
     files = [np.loadtxt(lines, delimiter=",", usecols=(0, 1, 2), ndmin=2) for lines in rows if lines]
     if not files:

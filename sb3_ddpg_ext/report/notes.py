@@ -1,35 +1,43 @@
-"""What is missing, broken, unequal or left out in a comparison: what the reader has to know about its numbers."""
+"""What a reader has to know about the numbers: what is missing or left out, and in what the runs are unequal."""
 
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from sb3_ddpg_ext.report.analysis import SCORES, Comparison, Group, common, conditions
+from sb3_ddpg_ext.report.analysis import Comparison
+from sb3_ddpg_ext.report.groups import SCORES, Group, common_range, conditions
 from sb3_ddpg_ext.results.records import AXES
 from sb3_ddpg_ext.results.scales import scale_of
 
-_TIMES = "Seconds are not comparable between them."
-_BUSY = 1.5  # times its CPU seconds: a run that took longer has waited
+_WAITING = 1.5
+"""Ratio of wall-clock time to CPU time above which a run is said to have waited."""
+
+_TIMES_DIFFER = "Seconds are not comparable between them."
 _CONSEQUENCES: Mapping[str, str] = {
-    "threads": _TIMES,
-    "device": _TIMES,
-    "machine": _TIMES,
-    "versions": "Some differences may be those of the libraries.",
-    "final episodes": "Their final scores are not of the same episodes.",
+    "threads": _TIMES_DIFFER,
+    "device": _TIMES_DIFFER,
+    "machine": _TIMES_DIFFER,
+    "versions": "Some differences may be due to the libraries.",
+    "final episodes": "Their final scores are from different episodes.",
 }
+"""For each of the conditions of a run, what it means if runs differ in it."""
 
 
 def notes(comparison: Comparison) -> tuple[str, ...]:
     """
-    Say what is missing, broken, unequal or left out.
-
     :param comparison: The comparison
-    :return: A sentence or two for each thing
+    :return: A sentence or two for everything that is missing, broken, unequal or left out
     """
     environments = [
         note
         for env in comparison.envs
-        for note in itertools.chain(_runs(comparison, env), _seeds(comparison, env), _evaluations(comparison, env))
+        for note in itertools.chain(
+            _runs(comparison, env),
+            _seeds(comparison, env),
+            _evaluations(comparison, env),
+            _times(comparison, env),
+            _scale(env),
+        )
     ]
     return (*_not_counted(comparison), *environments, *_aggregates(comparison), *_conditions(comparison))
 
@@ -39,20 +47,23 @@ def _not_counted(comparison: Comparison) -> Iterator[str]:
         if not run.is_finished:
             yield f"{run.name}: {run.status} ({run.reason}). It is in no statistic."
     if any(run.status == "failed" for run in comparison.runs):
-        yield "Failed runs have no scores: an algorithm that fails at times is shown by its better runs."
+        yield "Failed runs have no scores, so an algorithm that sometimes fails looks better than it is."
     counted = {run.name for group in comparison.groups.values() for run in group.runs}
     for run in comparison.runs:
         if run.is_finished and run.name not in counted:
-            yield f"{run.name}: seed {run.seed} of {run.label} on {run.env} is there twice. This one does not count."
+            yield (
+                f"{run.name}: there is another run of {run.label} on {run.env} with seed {run.seed}. This one does not "
+                "count."
+            )
 
 
-def _here(comparison: Comparison, env: str) -> dict[str, Group]:
-    return {label: group for (where, label), group in comparison.groups.items() if where == env}
+def _groups_on(comparison: Comparison, env: str) -> dict[str, Group]:
+    return {label: group for (group_env, label), group in comparison.groups.items() if group_env == env}
 
 
 def _runs(comparison: Comparison, env: str) -> Iterator[str]:
     budget = comparison.budgets[env]
-    for label, group in _here(comparison, env).items():
+    for label, group in _groups_on(comparison, env).items():
         if len(group.runs) == 1:
             yield f"{env}: {label} has one run, so its intervals are not defined."
         if not any(run.updates for run in group.runs):
@@ -61,74 +72,82 @@ def _runs(comparison: Comparison, env: str) -> Iterator[str]:
             yield f"{env}: the runs of {label} were not all made with the same settings."
         for run in group.runs:
             done = f"{run.length:,}" + (f" of {run.planned_steps:,}" if run.length < run.planned_steps else "")
-            differs = f"{run.name}: {done} steps, where the budget is {budget:,}."
+            differs = f"{run.name}: {done} steps, but runs on {env} are compared after {budget:,}."
             if run.length < budget:
                 yield f"{differs} It has a curve but no scores."
             elif run.length > budget:
-                yield f"{differs} It is scored up to there, without a final score and without its speed."
+                yield f"{differs} Its areas and times end there; it has no final score and no speed."
             if run.evaluations is None or len(run.evaluations.steps) < 2:
                 yield f"{run.name}: fewer than two evaluations. It has no curve and no areas."
 
 
 def _seeds(comparison: Comparison, env: str) -> Iterator[str]:
-    here = _here(comparison, env)
-    seeds = {run.seed for group in here.values() for run in group.runs}
-    if absent := [label for label in comparison.labels if label not in here]:
+    groups = _groups_on(comparison, env)
+    seeds = {run.seed for group in groups.values() for run in group.runs}
+    if absent := [label for label in comparison.labels if label not in groups]:
         yield f"{env}: no finished runs of {'; '.join(absent)}."
-    for label, group in here.items():
+    for label, group in groups.items():
         missing = sorted(seeds - {run.seed for run in group.runs})
         if missing:
-            named = f"seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
             yield (
-                f"{env}: {label} has no finished run with {named}, others have. "
-                "Nothing is paired by seed: its other runs are compared all the same."
+                f"{env}: {label} has no finished run with seed{'s' * (len(missing) > 1)} "
+                f"{', '.join(map(str, missing))}, but others have. Runs are not paired by seed, so its other runs are "
+                "compared all the same."
             )
 
 
 def _evaluations(comparison: Comparison, env: str) -> Iterator[str]:
-    here = _here(comparison, env)
     protocols = [
         (f"{e.returns.shape[0]} x {e.returns.shape[1]} episodes", label)
-        for label, group in here.items()
+        for label, group in _groups_on(comparison, env).items()
         for e in group.evaluations
     ]
-    if seen := _differing(protocols):
+    if differing := _differing(protocols):
         yield (
-            f"{env}: not all runs have the same evaluations: {seen}. "
-            "Fewer of them find a threshold later; of fewer episodes, by luck."
+            f"{env}: not all runs have the same evaluations: {differing}. With fewer evaluations a threshold is "
+            "noticed later; with fewer episodes in each it is more often reached by chance."
         )
-    waited = Counter(
-        label for label, group in here.items() for run in group.runs if run.seconds.train > _BUSY * run.seconds.cpu
+
+
+def _times(comparison: Comparison, env: str) -> Iterator[str]:
+    groups = _groups_on(comparison, env)
+    waiting = Counter(
+        label for label, group in groups.items() for run in group.runs if run.seconds.train > _WAITING * run.seconds.cpu
     )
-    if waited:
+    if waiting:
         yield (
-            f"{env}: {', '.join(f'{n} of {label}' for label, n in waited.items())} took more than {_BUSY} times their "
-            "CPU seconds. If they waited for busy cores, and not for their environment, these may be up to a quarter "
-            "longer for it."
+            f"{env}: {_counts(waiting)} took more than {_WAITING} times their CPU seconds. If they waited for busy "
+            "cores, and not for their environment, their CPU seconds may be up to a quarter too long."
         )
-    _, end = comparison.windows[env]["seconds"]
+    _, end = comparison.ranges[env]["seconds"]
     late = Counter(
-        label for label, group in here.items() for e in group.evaluations if len(e.steps) > 1 and e.cpu_seconds[0] > end
+        label
+        for label, group in groups.items()
+        for e in group.evaluations
+        if len(e.steps) > 1 and e.cpu_seconds[0] > end
     )
     if late:
         yield (
-            f"{env}: {', '.join(f'{n} of {label}' for label, n in late.items())} had no evaluation yet when the "
-            f"fastest was done, after {end:.3g} CPU seconds: their areas over seconds are their first evaluations."
+            f"{env}: {_counts(late)} had no evaluation yet when the fastest run ended, after {end:.3g} CPU seconds. "
+            "Their areas over seconds are the values of their first evaluations."
         )
-    for label, group in here.items():
+    for label, group in groups.items():
         for axis, x in AXES.items():
-            low, high = common(group.curves, x)
+            low, high = common_range(group.curves, x)
             if group.curves and not low < high:
                 what = "CPU seconds" if axis == "seconds" else axis
                 yield f"{env}: the runs of {label} have no {what} in common, so it has no curve over them."
+
+
+def _scale(env: str) -> Iterator[str]:
     scale = scale_of(env)
     if scale is None:
         yield (
-            f"{env} is not in the normalisation table. Scores of all environments together are without it, "
-            "probabilities of improvement, which need no scale, are with it."
+            f"{env} is not in the normalisation table. Scores of all environments do not include it; probabilities of "
+            "improvement, which need no normalisation, do."
         )
     elif scale.threshold is None:
-        yield f"{env}: nobody has set a threshold, so there are no times to it."
+        yield f"{env}: it has no threshold, so there are no times to one."
 
 
 def _aggregates(comparison: Comparison) -> Iterator[str]:
@@ -136,40 +155,46 @@ def _aggregates(comparison: Comparison) -> Iterator[str]:
         return
     ran = {label: [env for env in comparison.envs if (env, label) in comparison.groups] for label in comparison.labels}
     if absent := [label for label, envs in ran.items() if len(envs) < len(comparison.envs)]:
-        yield f"Left out where environments are taken together that they were not run on: {'; '.join(absent)}."
+        labels = "; ".join(absent)
+        yield f"Results on several environments leave out algorithms that were not run on all of them: {labels}."
     without = [env for env in comparison.envs if env not in ran[comparison.baseline]]
     if without:
         yield (
             f"{comparison.baseline}, the baseline, was not run on {', '.join(without)}: nothing is compared with it "
             "there, nor on all environments together."
         )
-    for label, here in ran.items():
-        scores: dict[str, list[str]] = {}
+    for label, envs in ran.items():
+        titles_by_missing: dict[str, list[str]] = {}
         for score, title in SCORES.items():
-            lacking = [env for env in here if not comparison.strata(score, label, [env])]
-            scores.setdefault(", ".join(lacking), []).append(title.lower())
-        for envs, titles in scores.items():
-            if envs:
+            missing = ", ".join(env for env in envs if not comparison.strata(score, label, [env]))
+            titles_by_missing.setdefault(missing, []).append(title.lower())
+        for missing, titles in titles_by_missing.items():
+            if missing:
                 yield (
-                    f"{label} has no {' and no '.join(titles)} on {envs}: it is left out where environments that it "
-                    "lacks are taken together with others."
+                    f"{label} has no {' and no '.join(titles)} on {missing}: it is left out of such results on several "
+                    "environments."
                 )
 
 
 def _conditions(comparison: Comparison) -> Iterator[str]:
     finished = [run for run in comparison.runs if run.is_finished]
     for condition, consequence in _CONSEQUENCES.items():
-        if seen := _differing([(conditions(run)[condition], run.label) for run in finished]):
-            yield f"Not all runs have the same {condition}: {seen}. {consequence}"
+        if differing := _differing([(conditions(run)[condition], run.label) for run in finished]):
+            yield f"Not all runs have the same {condition}: {differing}. {consequence}"
+
+
+def _counts(labels: Counter[str]) -> str:
+    return ", ".join(f"{n} of {label}" for label, n in labels.items())
 
 
 def _differing(values: Sequence[tuple[str, str]]) -> str:
-    """The values and how many runs of which label have each, empty if all have the same."""
+    """
+    :param values: Of each run, its value and its label
+    :return: The values, and how many runs of which label have each; empty if all runs have the same
+    """
     if len({value for value, _ in values}) < 2:
         return ""
-    counts: dict[str, Counter[str]] = {}
+    labels: dict[str, Counter[str]] = {}
     for value, label in values:
-        counts.setdefault(value, Counter())[label] += 1
-    return "; ".join(
-        f"{value} ({', '.join(f'{n} of {label}' for label, n in labels.items())})" for value, labels in counts.items()
-    )
+        labels.setdefault(value, Counter())[label] += 1
+    return "; ".join(f"{value} ({_counts(counts)})" for value, counts in labels.items())

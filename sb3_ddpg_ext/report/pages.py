@@ -1,4 +1,4 @@
-"""Sections -> files: one HTML page with everything in it, the same in Markdown beside its pictures, the data as CSV."""
+"""Sections -> files: a self-contained HTML page; the same in Markdown, with pictures as files; the data as CSV."""
 
 import base64
 import csv
@@ -20,22 +20,23 @@ def write(comparison: Comparison, directory: Path) -> Path:
     """
     Write the report.
 
-    :param comparison: What it is about
-    :param directory: Where to
+    :param comparison: The comparison
+    :param directory: The directory to write to
     :return: Path of ``report.html``
     """
-    everything = sections(comparison)
-    all_pictures = [item for section in everything for item in section.content if isinstance(item, Picture)]
+    all_sections = sections(comparison)
+    all_pictures = [item for section in all_sections for item in section.content if isinstance(item, Picture)]
     pictures = _draw(comparison, all_pictures)
     content = [
         section
-        for section in everything
+        for section in all_sections
         if section.points or any(not isinstance(item, Picture) or item.name in pictures for item in section.content)
     ]
     for name, png in pictures.items():
         with atomic(directory / f"{name}.png") as partial:
             partial.write_bytes(png)
-    for name in {picture.name for picture in all_pictures} - pictures.keys():  # of an earlier report, with other runs
+    # Pictures of an earlier report, in which there was something to show
+    for name in {picture.name for picture in all_pictures} - pictures.keys():
         (directory / f"{name}.png").unlink(missing_ok=True)
     pages = {
         "runs.csv": _csv(_RUNS, map(_run_row, comparison.runs)),
@@ -50,7 +51,7 @@ def write(comparison: Comparison, directory: Path) -> Path:
 
 
 def _draw(comparison: Comparison, all_pictures: Sequence[Picture]) -> dict[str, bytes]:
-    """The PNG files by name, without those of which there is nothing to be seen."""
+    """The pictures that show something: name -> content of the PNG file."""
     pictures = {}
     for picture in all_pictures:
         figure = picture.draw(comparison)
@@ -64,7 +65,7 @@ def _draw(comparison: Comparison, all_pictures: Sequence[Picture]) -> dict[str, 
 def _render(template: str, comparison: Comparison, content: Sequence[Section], pictures: dict[str, bytes]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sb3_ddpg_ext.report"),
-        autoescape=template.endswith(".html.j2"),  # labels and error messages are anybody's words
+        autoescape=template.endswith(".html.j2"),  # labels and error messages may contain anything
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -76,7 +77,7 @@ def _render(template: str, comparison: Comparison, content: Sequence[Section], p
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is, also in a cell of a table."""
+    """Escape a text, so that Markdown shows it as it is, also in the cell of a table."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
 
 
@@ -90,10 +91,10 @@ _EVALUATIONS = ("label", "env", "seed", "directory", "status", "step", "mean", "
 def _run_row(run: RunRecord) -> tuple[object, ...]:
     final = ("", 0) if run.score is None else (run.score.mean, len(run.score.returns))
     evaluations = 0 if run.evaluations is None else len(run.evaluations.steps)
-    how = (run.seconds.train, run.seconds.cpu, run.threads, run.device) if run.steps else ("", "", "", "")
+    training = (run.seconds.train, run.seconds.cpu, run.threads, run.device) if run.steps else ("", "", "", "")
     return (
         *(run.label, run.env, run.seed, run.name, run.status, run.reason, run.steps, run.planned_steps, run.updates),
-        *(*final, evaluations, *how),
+        *(*final, evaluations, *training),
     )
 
 

@@ -129,8 +129,8 @@ def read_run(directory: Path) -> RunRecord:
     try:
         return _parse(directory, json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        said = f"no {error} in it" if isinstance(error, KeyError) else " ".join(str(error).split())
-        return replace(run, status="corrupt", error=f"{RESULT} cannot be read: {said}")
+        reason = f"no {error} in it" if isinstance(error, KeyError) else " ".join(str(error).split())
+        return replace(run, status="corrupt", error=f"{RESULT} cannot be read: {reason}")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What scores of the usual environments mean: normalisation and thresholds, as one table of data."""
+"""Scales of the usual environments: returns for normalisation, and thresholds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ _REGISTERED = "Gymnasium's reward_threshold"
 @dataclass(frozen=True)
 class Scale:
     """
-    One row: a normalised score is 0 for random actions and 1 for the reference.
+    The scale of an environment: a normalised score is 0 for random actions and 1 for the reference.
 
     :param random: Mean return of uniformly random actions
     :param reference: Published mean return of TD3
-    :param source: Where the reference is published, and for which version of the environment
-    :param threshold: Return from which the environment counts as learnt; None where nobody has set one
-    :param threshold_source: Who set it
+    :param source: Where the reference is published, with the environment's version if it is another one
+    :param threshold: Return at which the environment counts as solved; None if there is none
+    :param threshold_source: Where the threshold comes from
     """
 
     random: float
@@ -37,12 +37,12 @@ class Scale:
         return (scores - self.random) / (self.reference - self.random)
 
 
-# `random` was measured with Gymnasium 1.4.0 and MuJoCo 4.0.0: 300 episodes of actions drawn from the action space
-# seeded with 0, episode k reset with the seed 3,000,000 + k. Standard errors: Pendulum 16, LunarLander 8, Ant 6,
-# HalfCheetah 5, Hopper 1.3, InvertedDoublePendulum 1.0, BipedalWalker 0.8, Walker2d 0.4, the others 0.2 and less.
+# Random actions: measured with Gymnasium 1.4.0 and MuJoCo 4.0.0, 300 episodes, actions sampled from the action space
+# with seed 0, episode k reset with seed 3,000,000 + k. Standard errors: Pendulum 16, LunarLander 8, Ant 6,
+# HalfCheetah 5, Hopper 1.3, InvertedDoublePendulum 1.0, BipedalWalker 0.8, Walker2d 0.4, the others at most 0.2.
 # References: https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md (20k steps for Pendulum, 300k for
-# MountainCarContinuous and LunarLander, 1M for BipedalWalker), https://arxiv.org/abs/1802.09477 (1M steps). They were
-# measured on the versions named, whose rewards are not in all details those of v5: a scale, not a goal.
+# MountainCarContinuous and LunarLander, 1M for BipedalWalker), https://arxiv.org/abs/1802.09477 (1M steps). The rewards
+# of older versions of an environment differ from v5 in some details, so 1 is a point of the scale and not a target.
 SCALES: Mapping[str, Scale] = {
     "Pendulum-v1": Scale(-1211.8, -151.9, _ZOO, -200, "chosen here: Gymnasium has none"),
     "MountainCarContinuous-v0": Scale(-33.3, 93.5, _ZOO, 90, _REGISTERED),
@@ -60,8 +60,8 @@ SCALES: Mapping[str, Scale] = {
 
 def scale_of(env: str) -> Scale | None:
     """
-    :param env: Id of an environment, also with a package to import first: ``package:Env-v0``
-    :return: Its scale, None if it is not in the table
+    :param env: Id of an environment, with or without the module to import first: ``module:Env-v0``
+    :return: Its scale; None if it is not in the table
     """
     return SCALES.get(env.split(":")[-1])
 
@@ -69,7 +69,7 @@ def scale_of(env: str) -> Scale | None:
 def threshold_of(env: str) -> float | None:
     """
     :param env: Id of an environment
-    :return: The return from which it counts as learnt, None if nobody has set one
+    :return: The return at which it counts as solved; None if there is none
     """
     scale = scale_of(env)
     return None if scale is None else scale.threshold

@@ -2,8 +2,8 @@
 Statistics of few runs, after Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice"
 (https://arxiv.org/abs/2108.13264). Pure functions of arrays.
 
-Scores come as *strata*: one array for each environment, with the runs on its last axis, ``[..., runs]``. The axes
-before it are resamples, points of a curve or thresholds, which every function keeps.
+Scores are given as *strata*: one array ``[..., runs]`` for each environment. Functions reduce the last axis and keep
+the others, which are resamples, points of a curve or thresholds.
 """
 
 import math
@@ -20,8 +20,12 @@ Strata = Sequence[Array]
 
 RESAMPLES = 10_000
 EXACT = 50
-"""Runs of the smaller side up to which p-values are exact. Of 1,000 and 1,000 SciPy's takes a minute and is NaN."""
-_BLOCK = 2**20  # scores that a statistic is given at once: what it makes of them is some times as many numbers
+"""
+p-values are exact if one of the algorithms has no more runs than this. For 1,000 runs of each, SciPy needs a minute for
+an exact p-value and returns NaN.
+"""
+MAX_SCORES = 2**20
+"""Resampled scores that a statistic is given at once, which limits the memory that it needs."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class Estimate:
 
 def iqm(strata: Strata) -> Array:
     """
-    Interquartile mean: the mean of the middle half of all runs of all environments. Of n runs, the floor of n/4 are
-    left out at either end, as ``scipy.stats.trim_mean(scores, 0.25)`` and the paper's own code do. Where environments
-    have different numbers of runs, runs are weighted so that each environment has the same weight.
+    Interquartile mean: the mean of the middle half of all runs of all environments. Of n runs, floor(n / 4) are left
+    out at either end, as in ``scipy.stats.trim_mean(scores, 0.25)`` and in the paper's own code. If environments have
+    different numbers of runs, runs are weighted so that each environment has the same weight.
 
     :param strata: Scores, one array ``[..., runs]`` for each environment
     :return: ``[...]``
@@ -54,7 +58,7 @@ def iqm(strata: Strata) -> Array:
         return _weighted_iqm(scores, runs)
     n, cut = scores.shape[-1], scores.shape[-1] // 4
     scores.sort(axis=-1)
-    scores[..., :cut] = scores[..., n - cut :] = 0  # what is cut may be infinite
+    scores[..., :cut] = scores[..., n - cut :] = 0  # trimmed
     result: Array = scores.sum(axis=-1) / (n - 2 * cut)
     return result
 
@@ -65,14 +69,15 @@ def _weighted_iqm(scores: Array, runs: Sequence[int]) -> Array:
     if total < 2**53:
         weights = np.concatenate([np.full(n, common // n) for n in runs])
         cut = total // 4
-    else:  # of many environments with as many different numbers of runs, which no integer holds
+    else:  # with many different numbers of runs, the common multiple is too large for exact arithmetic
         weights = np.concatenate([np.full(n, 1 / n) for n in runs])
         total, cut = len(runs), len(runs) / 4
     order = np.argsort(scores, axis=-1)
-    # A run of weight w stands for w equal runs, of which those between the two cuts are kept
+    # A run of weight w counts as w equal runs. `kept` is how many of these lie between the two cuts
     ends = np.cumsum(weights[order], axis=-1)
     kept = np.clip(ends, cut, total - cut) - np.clip(ends - weights[order], cut, total - cut)
-    middle = np.where(kept > 0, np.take_along_axis(scores, order, axis=-1), 0)  # what is cut may be infinite
+    # Trimmed scores are replaced, since zero times an infinite score would be NaN
+    middle = np.where(kept > 0, np.take_along_axis(scores, order, axis=-1), 0)
     result: Array = (kept * middle).sum(axis=-1) / (total - 2 * cut)
     return result
 
@@ -90,7 +95,7 @@ def mean(strata: Strata) -> Array:
 
 def median(strata: Strata) -> Array:
     """
-    Of one environment, the median of its runs; of several, the median of their means, as in the paper.
+    For one environment, the median of its runs; for several, the median of their means, as in the paper.
 
     :param strata: Scores, one array ``[..., runs]`` for each environment
     :return: ``[...]``
@@ -102,10 +107,10 @@ def median(strata: Strata) -> Array:
 
 def optimality_gap(strata: Strata, gamma: float = 1.0) -> Array:
     """
-    By how much runs fall short of ``gamma`` on average; what is above it does not make up for it. Lower is better.
+    How far scores are below ``gamma`` on average; scores above ``gamma`` count as ``gamma``. Lower is better.
 
     :param strata: Normalised scores, one array ``[..., runs]`` for each environment
-    :param gamma: The score to be reached
+    :param gamma: The score to reach
     :return: ``[...]``
     """
     return gamma - mean([np.minimum(s, gamma) for s in strata])
@@ -117,7 +122,7 @@ METRICS: dict[str, Callable[[Strata], Array]] = {
     "median": median,
     "optimality gap": optimality_gap,
 }
-"""The aggregates of the report. The last is of normalised scores only."""
+"""The aggregates of the report. The optimality gap is for normalised scores only."""
 
 
 def probability_of_improvement(strata: Strata) -> Array:
@@ -133,7 +138,7 @@ def probability_of_improvement(strata: Strata) -> Array:
 
 
 def _above(x: Array, y: Array) -> Array:
-    """The fraction of pairs in which X is above Y, from ranks: of 1,000 runs each there are a million pairs."""
+    """The fraction of pairs with X above Y, computed from ranks: 1,000 runs of each would be a million pairs."""
     n, m = x.shape[-1], y.shape[-1]
     ranks = stats.rankdata(np.concatenate([x, y], axis=-1), axis=-1)[..., :n]
     result: Array = (ranks.sum(axis=-1) - n * (n + 1) / 2) / (n * m)
@@ -142,7 +147,7 @@ def _above(x: Array, y: Array) -> Array:
 
 def ratio(strata: Strata) -> Array:
     """
-    How many times Y's IQM is X's, as the geometric mean over environments.
+    The ratio of X's IQM to Y's, as the geometric mean over environments.
 
     :param strata: Positive values of X, one array ``[..., runs]`` for each environment, then those of Y
     :return: ``[...]``
@@ -158,10 +163,11 @@ def _pairs(strata: Strata) -> Iterator[tuple[Array, Array]]:
 
 def performance_profile(strata: Strata, taus: Array) -> Array:
     """
-    The fraction of runs with a score above each tau, averaged over environments (score distribution, section 4.2).
+    The fraction of runs with a score above each tau, averaged over environments (the score distribution of section 4.2
+    of the paper).
 
     :param strata: Normalised scores, one array ``[..., runs]`` for each environment
-    :param taus: Scores to be surpassed, ``[taus]``, ascending
+    :param taus: The values of tau, ``[taus]``, ascending
     :return: ``[taus, ...]``, from 1 to 0
     """
     result: Array = np.mean([_fractions_above(s, taus) for s in strata], axis=0)
@@ -169,10 +175,10 @@ def performance_profile(strata: Strata, taus: Array) -> Array:
 
 
 def _fractions_above(scores: Array, taus: Array) -> Array:
-    """Of one environment, by counting: comparing each score with each tau takes a hundred times the memory."""
+    """Those of one environment. Comparing each score with each tau would take a hundred times the memory."""
     rows, size = scores.size // scores.shape[-1], len(taus) + 1
-    surpassed = np.searchsorted(taus, scores.reshape(rows, -1))  # how many taus each of the scores does
-    counts = np.bincount((surpassed + size * np.arange(rows)[:, None]).ravel(), minlength=rows * size)
+    below = np.searchsorted(taus, scores.reshape(rows, -1))  # for each score, how many taus are below it
+    counts = np.bincount((below + size * np.arange(rows)[:, None]).ravel(), minlength=rows * size)
     above = counts.reshape(rows, size)[:, :0:-1].cumsum(axis=-1)[:, ::-1]
     fractions: Array = (above / scores.shape[-1]).T.reshape(-1, *scores.shape[:-1])
     return fractions
@@ -182,37 +188,37 @@ def bootstrap(
     statistic: Callable[[list[Array]], Array], strata: Strata, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[Array, Array]:
     """
-    Percentile interval of 95% by the stratified bootstrap: each environment's runs are drawn with replacement from its
-    own runs. Few runs show little of their spread: of 5 normally distributed runs, such an interval of the mean holds
-    the true mean in 83 to 84 cases of 100, of 10 runs in about 90.
+    95% percentile interval by the stratified bootstrap: runs are resampled with replacement within each environment.
+    With few runs it is too narrow: for the mean of 5 normally distributed scores it contains the true mean in 83 to 84
+    of 100 cases, for 10 scores in about 90.
 
     :param statistic: From strata ``[..., runs]`` to ``[...]``
-    :param strata: One array ``[..., runs]`` for each environment (and algorithm, where two are compared)
-    :param rng: What draws
-    :param resamples: How often
-    :return: Lower and upper end, ``[...]``; NaN where an array has a single run, whose spread nobody knows
+    :param strata: One array ``[..., runs]`` for each environment (and each algorithm, if two are compared)
+    :param rng: Random generator
+    :param resamples: Number of resamples
+    :return: Lower and upper end, ``[...]``; NaN if any array has a single run
     """
     if min(s.shape[-1] for s in strata) < 2:
         undefined = np.full_like(statistic(list(strata)), np.nan)
         return undefined, undefined
     draws = [rng.integers(s.shape[-1], size=(resamples, s.shape[-1])) for s in strata]
-    size = max(1, _BLOCK // sum(s.size for s in strata))
+    size = max(1, MAX_SCORES // sum(s.size for s in strata))
     values = [
         statistic([np.take(s, d[start : start + size], axis=-1) for s, d in zip(strata, draws, strict=True)])
         for start in range(0, resamples, size)
     ]
-    # Order statistics, not values between them: a run that never got there counts as infinity
+    # Without interpolation, which would give NaN between infinite values: times of runs that missed a threshold
     low, high = np.quantile(np.concatenate(values, axis=-1), [0.025, 0.975], axis=-1, method="inverted_cdf")
     return low, high
 
 
 def estimate(statistic: Callable[[list[Array]], Array], strata: Strata, rng: np.random.Generator) -> Estimate:
     """
-    A statistic of the runs there are, with its interval.
+    A statistic with its interval.
 
     :param statistic: From strata ``[..., runs]`` to ``[...]``
-    :param strata: One array ``[runs]`` for each environment
-    :param rng: For the bootstrap
+    :param strata: One array ``[runs]`` for each environment (and each algorithm, if two are compared)
+    :param rng: Random generator of the bootstrap
     :return: The estimate
     """
     low, high = bootstrap(statistic, strata, rng)
@@ -221,14 +227,15 @@ def estimate(statistic: Callable[[list[Array]], Array], strata: Strata, rng: np.
 
 def mann_whitney(x: Array, y: Array, rng: np.random.Generator) -> float:
     """
-    Two-sided Mann-Whitney U test of the hypothesis that X and Y have one distribution. Without ties the p-value is
-    exact. With ties it is that of the permutation test of U: all ways to split the runs where these are no more than
-    100,000, otherwise so many at random. Where both have more than :data:`EXACT` runs, it is that of the normal
-    approximation, corrected for ties. One run proves nothing: then it is 1.
+    Two-sided Mann-Whitney U test of the hypothesis that X and Y have the same distribution.
+
+    The p-value is exact if there are no ties. With ties it is that of a permutation test of U, with all permutations
+    or, if there are more than 100,000, with that many random ones. If X and Y both have more than :data:`EXACT` runs,
+    it is that of the normal approximation with correction for ties. If one of them has a single run, it is 1.
 
     :param x: Scores of X, ``[runs]``
     :param y: Scores of Y, ``[runs]``
-    :param rng: For the random splits
+    :param rng: Random generator of the permutations
     :return: The p-value
     """
     if min(len(x), len(y)) < 2:
@@ -243,7 +250,7 @@ def mann_whitney(x: Array, y: Array, rng: np.random.Generator) -> float:
 
 def smallest_p(n: int, m: int) -> float:
     """
-    The p-value of that test when all runs of one side are above all of the other: no data can give a smaller one.
+    The smallest p-value that :func:`mann_whitney` can return: that of data in which all of X are above all of Y.
 
     :param n: Runs of X
     :param m: Runs of Y
@@ -251,7 +258,7 @@ def smallest_p(n: int, m: int) -> float:
     """
     if min(n, m) > EXACT:
         x, y = np.arange(n, dtype=np.float64), np.arange(n, n + m, dtype=np.float64)
-        return mann_whitney(x, y, np.random.default_rng(0))  # which draws nothing
+        return mann_whitney(x, y, np.random.default_rng(0))  # the generator is not used
     return 2 / math.comb(n + m, n) if min(n, m) > 1 else 1.0
 
 
@@ -272,14 +279,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def area(x: Array, y: Array, low: float, high: float) -> float:
     """
-    Mean height of a curve: the area under it by the trapezoidal rule, divided by its width. Before its first and
-    after its last point it is as high as there.
+    The area under a curve (trapezoidal rule), divided by its width: the mean of the curve. Before its first point the
+    curve has the value of that point, and likewise after its last.
 
-    :param x: Where it is known, ``[points]``, ascending
-    :param y: Its heights, ``[points]``
-    :param low: Left end
+    :param x: Positions of its points, ``[points]``, ascending
+    :param y: Values of its points, ``[points]``
+    :param low: Left end of the area
     :param high: Right end, greater than ``low``
-    :return: The mean height
+    :return: The mean
     """
     grid = np.concatenate([[low], x[(x > low) & (x < high)], [high]])
     return float(integrate.trapezoid(np.interp(grid, x, y), grid) / (high - low))
@@ -287,12 +294,12 @@ def area(x: Array, y: Array, low: float, high: float) -> float:
 
 def first_at(x: Array, y: Array, threshold: float) -> float:
     """
-    Where a curve first reaches a threshold, at one of its points.
+    The first point of a curve that reaches a threshold.
 
-    :param x: Its points, ``[points]``, ascending
-    :param y: Its heights, ``[points]``
-    :param threshold: What is to be reached
-    :return: The first x with ``y >= threshold``; infinity if there is none, so that whoever never arrives comes last
+    :param x: Positions of its points, ``[points]``, ascending
+    :param y: Values of its points, ``[points]``
+    :param threshold: The value to reach
+    :return: The first x with ``y >= threshold``; infinity if there is none
     """
     reached = np.flatnonzero(y >= threshold)
     return float(x[reached[0]]) if reached.size else math.inf

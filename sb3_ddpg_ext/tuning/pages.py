@@ -11,7 +11,7 @@ import optuna
 from optuna import visualization
 
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.report.sections import Table, interval, number
+from sb3_ddpg_ext.report.tables import Table, interval, number
 from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, scoring
 from sb3_ddpg_ext.tuning.confirmation import INCUMBENT, Confirmed
 from sb3_ddpg_ext.tuning.objective import REASON

@@ -177,7 +177,7 @@ def _plain_entry(settings: Settings) -> Entry:
     """The entry of settings, with mappings in place of the strings ``dict(...)`` that RL Zoo's files have."""
     entry = copy.deepcopy(dict(settings.raw))
     if isinstance(entry.get("noise_kwargs"), str):
-        entry["noise_kwargs"] = _tuples_to_lists(settings.noise_kwargs)
+        entry["noise_kwargs"] = _tuples_to_lists(settings.noise.kwargs if settings.noise else {})
     if isinstance(entry.get("policy_kwargs"), str):
         prefixes = {"torch.nn.modules": "nn", "torch.optim": "th.optim"}
         kwargs = dict(settings.hyperparams["policy_kwargs"])

@@ -1,4 +1,4 @@
-"""Run directories as a comparison of many runs leaves them, without training anything."""
+"""Writes run directories as a comparison of many runs does, without any training."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ N_EVALUATIONS, N_EPISODES = 20, 10
 
 def write(log_dir: Path, labels: Sequence[str], envs: Sequence[str], seeds: int) -> Path:
     """
-    Write the records of finished runs, with returns between those of random actions and of the reference, and with CPU
-    seconds that differ from run to run.
+    Write records of finished runs. Their returns rise from those of random actions towards the reference, and their CPU
+    seconds differ from run to run.
 
-    :param log_dir: Where to
+    :param log_dir: Directory of the comparison
     :param labels: The algorithms
     :param envs: Environments that have a scale
     :param seeds: Runs of each algorithm on each environment

@@ -94,4 +94,4 @@ class Explode(BaseCallback):
 
 
 for env in (Quick, Slow, Together, Nan, Crash, Exit):
-    gym.register(f"{env.__name__}-v0", env, max_episode_steps=20, disable_env_checker=True)
+    gym.register(f"{env.__name__}-v0", f"{__name__}:{env.__name__}", max_episode_steps=20, disable_env_checker=True)

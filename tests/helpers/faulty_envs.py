@@ -85,7 +85,8 @@ class NewApi(gym.Wrapper):
     """Makes a good environment of an old one."""
 
     def step(self, action: Any) -> Any:
-        observation, reward, terminated, info = self.env.step(action)
+        returned: Any = self.env.step(action)
+        observation, reward, terminated, info = returned
         return observation, float(reward[0]), terminated, False, info
 
 

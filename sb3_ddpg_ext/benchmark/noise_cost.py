@@ -1,4 +1,4 @@
-"""What a call of exploration noise costs, beside SB3's: for one environment, and for many."""
+"""The time of one call of an action noise, compared with SB3's: for one environment, and for many."""
 
 import time
 from statistics import median
@@ -25,11 +25,11 @@ def _contestants(n_envs: int) -> dict[str, ActionNoise]:
         _BASELINE: NormalActionNoise(mean, sigma),
         "SB3 OrnsteinUhlenbeckActionNoise": OrnsteinUhlenbeckActionNoise(mean, sigma),
     }
-    if n_envs > 1:  # what SB3 makes of them
+    if n_envs > 1:  # as SB3 does it
         contestants = {name: VectorizedActionNoise(noise, n_envs) for name, noise in contestants.items()}
     for name in NOISES:
-        given: dict[str, Any] = {"type": name, **({"beta": 0.5} if name == "colored" else {})}
-        for label, spec in ((f'"{name}"', given), (f'"{name}", scheduled', {**given, "schedule": "linear"})):
+        arguments: dict[str, Any] = {"type": name, **({"beta": 0.5} if name == "colored" else {})}
+        for label, spec in ((f'"{name}"', arguments), (f'"{name}", scheduled', {**arguments, "schedule": "linear"})):
             noise = setup_action_noise(spec, n_envs, (_N_ACTIONS,), seed=0)
             assert noise is not None
             contestants[label] = noise
@@ -38,11 +38,11 @@ def _contestants(n_envs: int) -> dict[str, ActionNoise]:
 
 def measure(rounds: int, calls: int = 2_000) -> dict[str, dict[str, list[float]]]:
     """
-    Time the calls, in turns.
+    Time the calls of each noise, in turns.
 
     :param rounds: Measurements of each noise
-    :param calls: Calls in one measurement. Coloured noise is generated for 1,000 steps at a time: a multiple of that
-        has its share of it.
+    :param calls: Calls in one measurement; best a multiple of 1,000, since coloured noise is generated for 1,000 steps
+        at a time
     :return: For each number of environments and noise the seconds of a call
     """
     seconds: dict[str, dict[str, list[float]]] = {}

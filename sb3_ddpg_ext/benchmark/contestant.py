@@ -1,9 +1,9 @@
 """
-One contestant of the benchmark: an algorithm that does what a line of its standard input says and answers how long it
-took.
+One contestant of the benchmark: a script that builds an algorithm and then answers each request on its standard input
+with the time that a step took.
 
-A script that imports nothing of this package, so that it also runs in the Python of another virtual environment: SBX
-brings JAX, which has no business beside our PyTorch.
+It imports nothing from this package, so that it also runs in another virtual environment's Python: SBX needs JAX, which
+is best kept out of an environment with PyTorch.
 """
 
 import importlib
@@ -27,9 +27,10 @@ def make_model(
     algorithm: str, env: str, net_arch: list[int], batch_size: int, n_envs: int
 ) -> tuple[OffPolicyAlgorithm, int]:
     """
-    Build an algorithm, with one gradient step for each transition and the same arguments for all contestants.
+    Build an algorithm and train it for a moment. All contestants get the same arguments, with one gradient step for
+    each transition.
 
-    :param algorithm: Where its class is found, ``module:Class``
+    :param algorithm: Import path of its class, ``module:Class``
     :param env: Id of the environment
     :param net_arch: Hidden layers of actor and critic
     :param batch_size: Transitions in a minibatch
@@ -57,38 +58,40 @@ def make_model(
     return model, n_actions
 
 
-def products(n_observations: int, n_actions: int, net_arch: list[int], batch_size: int) -> Callable[[], None]:
+def make_matrix_products(
+    n_observations: int, n_actions: int, net_arch: list[int], batch_size: int
+) -> Callable[[], None]:
     """
-    The matrix products that no DDPG update can do without: its floor.
+    The matrix products that every DDPG update needs: a lower bound for its time.
 
-    Forward: mu(s), mu'(s'), Q(s, a), Q'(s', mu'(s')), Q(s, mu(s)). Backward: the critic's weights and inner layers, the
-    critic down to the action, the actor's weights and inner layers.
+    Forward: mu(s), mu'(s'), Q(s, a), Q'(s', mu'(s')), Q(s, mu(s)). Backward: the gradients of the critic's weights and
+    activations, those of the action through the critic, and those of the actor's weights and activations.
 
     :param n_observations: Length of an observation
     :param n_actions: Length of an action
     :param net_arch: Hidden layers of actor and critic
     :param batch_size: Transitions in a minibatch
-    :return: Computes them all
+    :return: A function that computes them once
     """
     actor = [n_observations, *net_arch, n_actions]
     critic = [n_observations + n_actions, *net_arch, 1]
-    shapes: list[tuple[int, int, int]] = []  # rows, inner, columns
+    shapes: list[tuple[int, int, int]] = []  # (m, k, n) for a product of [m, k] and [k, n]
 
     def forward(widths: list[int]) -> None:
         shapes.extend((batch_size, n_in, n_out) for n_in, n_out in pairwise(widths))
 
-    def weights(widths: list[int]) -> None:
+    def weight_gradients(widths: list[int]) -> None:
         shapes.extend((n_out, batch_size, n_in) for n_in, n_out in pairwise(widths))
 
-    def inner(widths: list[int]) -> None:
+    def activation_gradients(widths: list[int]) -> None:
         shapes.extend((batch_size, n_out, n_in) for n_in, n_out in pairwise(widths[1:]))
 
     for widths in (actor, actor, critic, critic, critic):
         forward(widths)
     for widths in (critic, actor):
-        weights(widths)
-        inner(widths)
-    inner(critic)
+        weight_gradients(widths)
+        activation_gradients(widths)
+    activation_gradients(critic)  # again, in the actor's step
     shapes.append((batch_size, net_arch[0], n_actions))
     triples = [(th.randn(m, k), th.randn(k, n), th.empty(m, n)) for m, k, n in shapes]
 
@@ -99,17 +102,18 @@ def products(n_observations: int, n_actions: int, net_arch: list[int], batch_siz
     return compute
 
 
-def measures(spec: dict[str, Any]) -> dict[str, Callable[[int], None]]:
+def make_measures(spec: dict[str, Any]) -> dict[str, Callable[[int], None]]:
     """
-    What can be timed.
+    Build the contestant and the functions to time.
 
     :param spec: ``algorithm``, ``env``, ``net_arch``, ``batch_size``, ``n_envs``
-    :return: Each a function of the number of times: environment steps for ``learn`` and ``collect``, updates else
+    :return: ``{name: function}``. The argument of ``learn`` and ``collect`` is a number of environment steps, that of
+        ``update`` and ``gemm`` a number of repetitions
     """
     n_envs, batch_size, net_arch = spec["n_envs"], spec["batch_size"], spec["net_arch"]
     model, n_actions = make_model(spec["algorithm"], spec["env"], net_arch, batch_size, n_envs)
     (n_observations,) = model.observation_space.shape or ()
-    floor = products(n_observations, n_actions, net_arch, batch_size)
+    matrix_products = make_matrix_products(n_observations, n_actions, net_arch, batch_size)
 
     def learn(n: int) -> None:
         model.learn(n, reset_num_timesteps=False)
@@ -125,36 +129,36 @@ def measures(spec: dict[str, Any]) -> dict[str, Callable[[int], None]]:
 
     def gemm(n: int) -> None:
         for _ in range(n):
-            floor()
+            matrix_products()
 
     return {"learn": learn, "update": update, "collect": collect, "gemm": gemm}
 
 
 def main() -> None:
-    """Answer each line ``{"measure": ..., "seconds": ...}`` with the seconds that one time takes."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # whoever prints, prints beside the answers
+    """Answer each line ``{"measure": ..., "seconds": ...}`` with the seconds of one step and the peak memory so far."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # keeps everything else that is printed out of the answers
     spec = json.loads(sys.argv[1])
-    if hasattr(os, "sched_setaffinity"):  # JAX has no other switch that holds
+    if hasattr(os, "sched_setaffinity"):  # the only limit that JAX obeys
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec["threads"]])
     th.set_num_threads(spec["threads"])
-    functions = measures(spec)
-    seconds_each: dict[str, float] = {}
+    functions = make_measures(spec)
+    seconds_per_step: dict[str, float] = {}
 
     def measure(name: str, seconds: float) -> float:
-        n = spec["n_envs"] * max(round(seconds / seconds_each[name] / spec["n_envs"]), 1)
+        n = spec["n_envs"] * max(round(seconds / seconds_per_step[name] / spec["n_envs"]), 1)
         start = time.perf_counter()
         functions[name](n)
-        seconds_each[name] = (time.perf_counter() - start) / n
-        return seconds_each[name]
+        seconds_per_step[name] = (time.perf_counter() - start) / n
+        return seconds_per_step[name]
 
-    for name in functions:  # the first time compiles, and the second tells about how long it takes
+    for name in functions:  # the first call compiles; the second gives an estimate for `measure`
         for _ in range(2):
-            seconds_each[name] = 0.01
+            seconds_per_step[name] = 0.01
             measure(name, 0.3)
-    print("{}", file=answers, flush=True)
+    print("{}", file=answers, flush=True)  # ready
     for line in sys.stdin:
-        order = json.loads(line)
-        answer = {"seconds": measure(order["measure"], order["seconds"])}
+        request = json.loads(line)
+        answer = {"seconds": measure(request["measure"], request["seconds"])}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(json.dumps({**answer, "peak_memory": peak}), file=answers, flush=True)
 

@@ -1,0 +1,233 @@
+"""How ``CustomDDPG`` collects experience: action noise, checks for finite numbers, actions in closed form, logs."""
+
+import contextlib
+import warnings
+from typing import Any, Literal, cast
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.td3.policies import Actor, TD3Policy
+
+from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
+from sb3_ddpg_ext.fused import FusedUpdate
+from sb3_ddpg_ext.guards import check_observations, check_transition
+from sb3_ddpg_ext.noise import (
+    NOISES,
+    NoiseSpec,
+    ScheduledNoise,
+    current_std,
+    owns_generator,
+    reseed,
+    setup_action_noise,
+    without_reset,
+)
+from sb3_ddpg_ext.policies import MlpPolicy
+
+_ACTIONS_PER_COUNT = 500  # counting one action takes as long as counting many
+
+
+class ExploringAlgorithm(OffPolicyAlgorithm):
+    """
+    SB3's ``OffPolicyAlgorithm`` with this package's way of collecting experience.
+
+    :param args: As for :class:`OffPolicyAlgorithm`
+    :param fused: Whether actions and gradient steps are computed in closed form, see :class:`CustomDDPG`
+    :param kwargs: As for :class:`OffPolicyAlgorithm`
+    """
+
+    policy: TD3Policy
+    actor: Actor
+    actor_target: Actor
+    critic: ContinuousCritic
+    critic_target: ContinuousCritic
+
+    def __init__(self, *args: Any, fused: bool | Literal["auto"], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fused = fused
+        self._fast_path = FastPath()
+        self._logged: set[str] = set()
+        self._rollout_noise: ActionNoise | None = None  # of the last rollout
+        self._actions: list[np.ndarray] = []  # since they were counted last
+        # Since the last log: the number of actions' components, and of those within 1% of a bound
+        self._n_actions = self._n_saturated = 0
+
+    def _closed_form(self, to_train: bool) -> FusedUpdate | None:
+        fused = self._fast_path.get(self, to_train)
+        if fused is None:
+            self._log_once(f"Gradient steps are computed by autograd: {self._fast_path.why_autograd}")
+        return fused
+
+    def _log_once(self, message: str) -> None:
+        if self.verbose >= 1 and message not in self._logged:
+            self._logged.add(message)
+            self.logger.info(message)
+
+    def _setup_action_noise(self, action_noise: NoiseSpec | None) -> ActionNoise | None:
+        action_shape = cast(spaces.Box, self.action_space).shape
+        return setup_action_noise(action_noise, self.n_envs, action_shape, self.seed, self._time_limit)
+
+    def _time_limit(self) -> int | None:
+        """:return: The environment's time limit in steps, or None if it is unknown"""
+        limit = None
+        # A VecEnv of another package may not support `has_attr` or `get_attr`. The number is read from the TimeLimit
+        # wrapper and not from `spec`, because a process can send only what can be pickled
+        with contextlib.suppress(Exception):
+            if self.env is not None and self.env.has_attr("_max_episode_steps"):
+                (limit,) = self.env.get_attr("_max_episode_steps", indices=[0])
+        return limit if isinstance(limit, int) else None
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Set the seed of the pseudo-random generators (python, numpy, pytorch, gym, action_space), and restart the action
+        noise with it.
+
+        :param seed: The seed; None changes nothing
+        """
+        super().set_random_seed(seed)
+        # SB3 also calls this in `_setup_model`, before there is an actor. A loaded noise must not be restarted then
+        if seed is not None and "actor" in vars(self):
+            reseed(self.action_noise, seed)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self.action_noise is None:
+            warnings.warn(
+                "action_noise=None: a deterministic actor without noise does not explore. "
+                f"Choose {', '.join(map(repr, NOISES))}, or an ActionNoise.",
+                stacklevel=4,
+            )
+        self.action_noise = self._setup_action_noise(self.action_noise)
+        if self.seed is None and owns_generator(self.action_noise):
+            # Without a seed, noise depends on NumPy's global generator, like SB3's noise
+            reseed(self.action_noise, int(np.random.randint(2**31)))  # noqa: NPY002
+        first_episode = reset_num_timesteps or self._last_obs is None
+        # SB3 resets the noise at every call of `learn`, even if that continues a running episode
+        continues = not reset_num_timesteps and owns_generator(self.action_noise)
+        with without_reset(self.action_noise) if continues else contextlib.nullcontext():
+            total_timesteps, callback = super()._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
+        if first_episode:
+            assert self._last_obs is not None
+            first = np.ones(self.n_envs, dtype=bool)
+            check_observations(self._last_obs, first, self.num_timesteps, self._vec_normalize_env)
+        # SB3 updates this only after the first step. Until then a noise's schedule would see the previous call's value
+        self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+        if self.fused is not False:
+            if self._fast_path.why_autograd is None:
+                self._log_once("Gradient steps are computed in closed form")
+            if isinstance(self.observation_space, spaces.Box) and type(self.replay_buffer) is ReplayBuffer:
+                self._log_once(f"Transitions are stored by SB3's ReplayBuffer: {why_no_rows(self)}")
+        return total_timesteps, callback
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """
+        Collect experiences and store them in the replay buffer, as :class:`OffPolicyAlgorithm` does it. If
+        ``model.action_noise`` was set since the last rollout, the new noise is used; it can be anything that
+        :class:`CustomDDPG` accepts.
+
+        :param env: The training environment
+        :param callback: Called at each step, and at the beginning and end of the rollout
+        :param train_freq: How much experience to collect
+        :param replay_buffer: The replay buffer
+        :param action_noise: Exploration noise
+        :param learning_starts: Number of steps with random actions before learning
+        :param log_interval: Log data every ``log_interval`` episodes
+        :return: How many steps and episodes were collected, and whether to go on
+        :raises NonFiniteError: If an observation, a reward or an action is not finite
+        """
+        if action_noise is not self._rollout_noise:
+            self._rollout_noise = self._setup_action_noise(action_noise)
+            if action_noise is self.action_noise:
+                self.action_noise = self._rollout_noise
+        if self._fast_path.why_autograd is None and not self.policy.training and isinstance(self.policy, MlpPolicy):
+            # SB3 would set all modules to evaluation mode. The closed form needs no mode, and `predict` sets it itself
+            self.policy.keep_mode_once()
+        return super().collect_rollouts(
+            env, callback, train_freq, replay_buffer, self._rollout_noise, learning_starts, log_interval
+        )
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(action_noise, ScheduledNoise):
+            action_noise.update(self._current_progress_remaining)
+        fused = None
+        if self.num_timesteps >= learning_starts and not self._overrides_predict():
+            fused = self._closed_form(to_train=False)
+        if fused is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        # The same as `predict`, without the checks that it repeats at every step
+        last_obs: Any = self._last_obs
+        scaled_actions = fused.act(last_obs.reshape(n_envs, -1))
+        if action_noise is not None:
+            scaled_actions = np.minimum(np.maximum(scaled_actions + action_noise(), -1), 1)
+        return fused.unscale_action(scaled_actions), scaled_actions
+
+    def _overrides_predict(self) -> bool:
+        return "predict" in vars(self) or type(self).predict is not BaseAlgorithm.predict
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        normalize = self._vec_normalize_env
+        check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
+        self._actions.append(buffer_action)
+        if len(self._actions) == _ACTIONS_PER_COUNT:
+            self._count_actions()
+        if normalize is not None or isinstance(new_obs, dict) or any(dones.tolist()):
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return
+        # The same as SB3's method in the most common case, with a copy of the array instead of a `deepcopy`
+        self._last_original_obs = cast(np.ndarray, self._last_obs)
+        replay_buffer.add(self._last_original_obs, new_obs.copy(), buffer_action, reward, dones, infos)
+        self._last_obs = new_obs
+
+    def _count_actions(self) -> None:
+        if self._actions:
+            actions = np.concatenate(self._actions)
+            self._actions.clear()
+            self._n_actions += actions.size
+            self._n_saturated += int(np.count_nonzero(np.abs(actions) >= 0.99))
+
+    def dump_logs(self) -> None:
+        """Write SB3's log data, the noise's standard deviation, and the share of actions within 1% of a bound."""
+        if (std := current_std(self.action_noise)) is not None:
+            self.logger.record("rollout/noise_std", std)
+        self._count_actions()
+        if self._n_actions:
+            self.logger.record("rollout/action_saturation", self._n_saturated / self._n_actions)
+        self._n_actions = self._n_saturated = 0
+        super().dump_logs()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_actions", "_fast_path", "_logged", "_rollout_noise"]

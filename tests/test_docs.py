@@ -1,0 +1,362 @@
+"""
+The README and the documentation: their blocks run, their links lead somewhere, their figures are those of the data.
+
+The blocks of a page run in order, in one folder, each in a process of its own:
+
+- ``python``: run with warnings as errors;
+- ``bash``: run line by line, up to the first that fails (but for ``make``, which CI runs on a clean checkout);
+- ``console``: the lines after ``$`` are run, and print the lines below them (``...`` stands for anything);
+- ``python`` or ``yaml`` that begins with a comment such as ``# my_env.py``: saved under this name;
+- ``sh``: commands that take hours or several machines; the command line understands them;
+- ``text``: not run.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import tyro
+import yaml
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+
+import sb3_ddpg_ext
+from sb3_ddpg_ext.cli import Options
+from sb3_ddpg_ext.tuning.table import TABLE
+from sb3_ddpg_ext.variants import parse_variants
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+EXAMPLE = re.compile(r"mean return (-\d+), standard deviation \d+")
+# Tests run side by side: threads of PyTorch that wait for a core take several times as long
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "COLUMNS": "200",
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """:return: The language and the text of each block of code; those of Sphinx (``{toctree}``) are none"""
+    found = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [(language, text) for language, text in found if not language.startswith("{")]
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, text=True, **streams)
+
+
+def run_console(text: str, folder: Path) -> None:
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, *expected = part.splitlines()
+        printed = iter(run(["bash", "-c", command], folder).stdout.splitlines())
+        for line in expected:
+            pattern = re.sub(r"([*?\[])", r"[\1]", line).replace("...", "*")
+            assert any(fnmatchcase(each, pattern) for each in printed), f"{command}: not printed: {line}"
+
+
+def run_block(language: str, text: str, folder: Path) -> str:
+    name = re.match(r"# ([\w-]+\.(?:py|yml))\n", text)
+    if name is not None:
+        (folder / name[1]).write_text(text)
+    elif language == "console":
+        run_console(text, folder)
+    elif language in ("python", "bash") and not re.search("^make ", text, re.MULTILINE):
+        command = [sys.executable, "-W", "error", "-c"] if language == "python" else ["bash", "-ec"]
+        result = run([*command, text], folder)
+        assert result.returncode == 0, f"{text}\n{result.stdout}"
+        return result.stdout
+    return ""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[] if page == README else [pytest.mark.slow])
+        for page in PAGES
+        if {"python", "bash", "console"} & {language for language, _ in blocks(page)}
+    ],
+)
+def test_blocks_run(page: Path, tmp_path: Path) -> None:
+    printed = "".join(run_block(language, text, tmp_path) for language, text in blocks(page))
+    if page.stem in ("README", "getting-started"):
+        score = EXAMPLE.search(printed)
+        assert score is not None, printed
+        assert int(score[1]) > -250
+    if page.stem == "command-line":
+        assert (tmp_path / "videos" / "best_model-episode-0.mp4").exists()
+    if page.stem == "tuning":
+        runs = tmp_path / "runs" / "tune" / "custom_ddpg_Pendulum-v1"
+        assert len(list(runs.glob("confirm/*/*/result.json"))) == 3 * 3
+        assert (runs / "report.html").exists()
+    if page.stem == "comparing":
+        assert len(list((tmp_path / "runs" / "compare").glob("*/*/result.json"))) == 2 + 3 + 3
+        assert (tmp_path / "runs" / "compare" / "report.html").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_are_of_a_known_kind(page: Path) -> None:
+    kinds = {language for language, _ in blocks(page)}
+    assert kinds <= {"python", "bash", "console", "yaml", "sh", "text"}
+    for language, text in blocks(page):
+        if language == "yaml":
+            assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_long_commands_are_understood() -> None:
+    everywhere = tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes
+    commands = [
+        shlex.split(line.replace("python -m sb3_ddpg_ext", "sb3-ddpg"))[1:]
+        for page in PAGES
+        for language, text in blocks(page)
+        if language == "sh"
+        for line in text.splitlines()
+    ]
+    assert len(commands) >= 8
+    for command in commands:
+        tyro.cli(Options, prog="sb3-ddpg", args=command, config=everywhere)
+
+
+# --- The README ---
+
+
+def test_readme_is_one_screen() -> None:
+    assert len(README.read_text().splitlines()) <= 120
+    (example,) = (text for language, text in blocks(README) if language == "python")
+    assert len(example.strip().splitlines()) <= 8
+
+
+def links(page: Path) -> list[str]:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [target for target in re.findall(r"\]\(([^)]*)\)", prose) if not target.startswith(("http", "#"))]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in links(page):
+        assert (page.parent / target.split("#")[0]).exists(), target
+
+
+def test_the_citation() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == sb3_ddpg_ext.__version__
+
+
+# --- Figures ---
+
+
+def cells(text: str) -> list[list[str]]:
+    """:return: The rows of all tables of a page"""
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+
+
+def speed_row(result: dict[str, Any]) -> str:
+    seconds = {
+        (name, measure): median(each[measure])
+        for name, each in result["contestants"].items()
+        for measure in ("learn", "update", "collect")
+    }
+    ours, sb3, sbx = "CustomDDPG", "SB3 DDPG", "SBX DDPG"
+    floor = median(result["gemm"])
+    row = [
+        f"{result['env']}, {result['net_arch']}, {result['batch_size']}",
+        str(result["threads"]),
+        str(result["n_envs"]),
+        f"{seconds[sb3, 'learn'] / seconds[ours, 'learn']:.1f}",
+        f"{seconds[sbx, 'learn'] / seconds[ours, 'learn']:.1f}",
+        f"{seconds[ours, 'update'] / floor:.1f} ({seconds[sb3, 'update'] / floor:.1f})",
+        f"{seconds[ours, 'collect'] / seconds[sb3, 'collect']:.2f}",
+    ]
+    return f"| {' | '.join(row)} |"
+
+
+def test_speed_is_what_was_measured() -> None:
+    record = json.loads((DOCS / "benchmark/benchmark.json").read_text())
+    rows = [speed_row(result) for result in record["results"]]
+    assert len(rows) == 12
+    page = (DOCS / "speed.md").read_text()
+    assert "\n".join(rows) in page
+    times = [float(row.split(" | ")[3]) for row in rows]
+    assert f"{min(times)} to {max(times)} times" in page
+    assert f"{min(times)} to {max(times)} times" in README.read_text()
+
+
+def times_to_threshold(env: str, threshold: int) -> dict[str, str]:
+    """:return: For each algorithm the CPU seconds to the threshold, as the report has them"""
+    row = rf"^\| {env} \| (.*?) \| {threshold} \| \d of 5 \| .*? \| (.*?) \|$"
+    return dict(re.findall(row, (DOCS / "compare/report.md").read_text(), re.MULTILINE))
+
+
+def summary(env: str) -> list[tuple[str, ...]]:
+    """:return: The rows of the report's first table: algorithm, final score, areas, P, speed"""
+    first = (DOCS / "compare/report.md").read_text().split("\n## ")[1]
+    return re.findall(rf"^\| {env} {'[|] (.*?) ' * 6}[|]$", first, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("env", "threshold", "number"),
+    [
+        ("Pendulum-v1", -200, 8),
+        ("MountainCarContinuous-v0", 90, 6),
+        ("HalfCheetah-v5", None, 7),
+        ("all environments", None, 6),
+    ],
+)
+def test_results_are_those_of_the_report(env: str, threshold: int | None, number: int) -> None:
+    page = (DOCS / "results.md").read_text()
+    seconds = {} if threshold is None else times_to_threshold(env, threshold)
+    rows = summary(env)
+    assert len(rows) == number
+    assert len(seconds) == (0 if threshold is None else number)
+    for label, final, area, area_over_seconds, better, speed in rows:
+        time = seconds.get(label, area_over_seconds)
+        assert f"| {label} | {final} | {area} | {time} | {better} | {speed} |\n" in page
+
+
+def test_the_readme_has_results_of_the_report() -> None:
+    pendulum, car = times_to_threshold("Pendulum-v1", -200), times_to_threshold("MountainCarContinuous-v0", 90)
+    final = {label: score for label, score, *_ in summary("HalfCheetah-v5")}
+    names = {"CustomDDPG": "custom\\_ddpg", "SB3 DDPG": "ddpg", "TD3": "td3", "SAC": "sac", "TQC": "tqc"}
+    for name, label in names.items():
+        assert [name, pendulum[label], car[label], final[label]] in cells(README.read_text())
+
+
+def noise_scores(section: str) -> dict[tuple[str, str], str]:
+    report = (DOCS / "noise/report.md").read_text()
+    (part,) = (part for part in report.split("\n## ") if part.startswith(f"{section}\n"))
+    label = r"custom\\_ddpg:hyperparams=agent\.yml,action\\_noise="
+    rows = re.findall(rf"^\| ([\w -]+?) \| {label}(.*?) \| \d+ \| (.*?) \|", part, re.MULTILINE)
+    return {(env, noise.replace("\\", "")): score for env, noise, score in rows}
+
+
+def test_noise_is_what_was_compared() -> None:
+    final, area = noise_scores("Final score"), noise_scores("Area under the curve over steps")
+    noises = list(dict.fromkeys(noise for _, noise in final))
+    assert len(noises) == 13
+    page = cells((DOCS / "exploration.md").read_text())
+    for noise in noises:
+        row = [
+            f"`{noise.replace('null', 'None')}`",
+            final["all environments", noise],
+            area["all environments", noise],
+            area["Pendulum-v1", noise],
+            final["MountainCarContinuous-v0", noise],
+            final["HalfCheetah-v5", noise],
+        ]
+        assert row in page
+
+
+def test_calls_of_noise_cost_what_was_measured() -> None:
+    record = json.loads((DOCS / "noise/benchmark.json").read_text())
+    one, many = ({name: median(times) for name, times in record["noise"][n].items()} for n in ("1", "64"))
+    ours = [name for name in one if not name.startswith("SB3")]
+    baseline = "SB3 NormalActionNoise"
+    assert max(one[name] for name in ours) < 0.51 * one[baseline]
+    ratios = [many[baseline] / many[name] for name in ours]
+    assert (round(min(ratios)), round(max(ratios), -1)) == (34, 110)
+
+
+def test_the_search_space_is_that_of_the_code() -> None:
+    page = cells((DOCS / "tuning.md").read_text())
+    rows = [row for row in TABLE if row.algos is None or "custom_ddpg" in row.algos]
+    rows = [row for row in rows if row.name not in ("policy_delay", "ent_coef")]  # DDPG has neither
+    for row in rows:
+        values: Any = row.distribution
+        if hasattr(values, "choices"):
+            shown = ", ".join(str(choice).replace("[", "\\[").replace("]", "\\]") for choice in values.choices)
+        else:
+            shown = f"{values.low:g} to {values.high:g}, logarithmic"
+        assert [f"`{row.name}`", shown] in page
+
+
+def test_the_name_of_a_folder() -> None:
+    (variant,) = parse_variants("custom_ddpg:fused=false")
+    assert f"`{variant.label}` becomes `{variant.folder}`" in (DOCS / "comparing.md").read_text()
+    assert (DOCS / "compare" / variant.folder).is_dir()
+
+
+@pytest.mark.parametrize("script", ["draw_noise.py", "draw_results.py"])
+def test_pictures_are_drawn(script: str, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    subprocess.run([sys.executable, ROOT / "scripts" / script, picture], check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# --- The site ---
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(package, reason=f"the site is built with {package}: pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", f"{folder}/doctrees"]
+    result = run([*command, str(DOCS), f"{folder}/html"], ROOT)
+    assert result.returncode == 0, result.stdout
+    return folder / "html"
+
+
+class Page(HTMLParser):
+    """What a page links to, and what can be linked to."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(file.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.anchors |= {name for name in (attributes.get("id"), attributes.get("name")) if name}
+        self.targets += [attributes.get(name) or "" for name in ("href", "src") if name in attributes]
+
+
+def test_no_link_within_the_site_is_broken(site: Path) -> None:
+    pages = {file.resolve(): Page(file) for file in site.rglob("*.html")}
+    assert len(pages) > 20
+    broken = []
+    for file, page in pages.items():
+        for target in page.targets:
+            url = urlsplit(target)
+            if url.scheme or url.netloc:
+                continue
+            to = (file.parent / unquote(url.path)).resolve() if url.path else file
+            anchor = unquote(url.fragment)
+            if not to.exists() or (anchor and to in pages and anchor not in pages[to].anchors):
+                broken.append(f"{file.relative_to(site)}: {target}")
+    assert broken == []
+
+
+def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
+    pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), "compare/report", "noise/report"]
+    n_images = 0
+    for page in pages:
+        browser.get((site / f"{page}.html").as_uri())
+        assert browser.find_element(By.TAG_NAME, "h1").is_displayed(), page
+        assert "sb3_ddpg_ext" in browser.title
+        for image in browser.find_elements(By.CSS_SELECTOR, "article img"):
+            n_images += 1
+            assert int(image.get_property("naturalWidth")) > 600, page  # type: ignore[arg-type]
+    assert n_images > 15
+    # Nothing makes a page of a phone's width wider than the phone
+    browser.get((site / "results.html").as_uri())
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
