@@ -132,7 +132,7 @@ def _local_client(workers: int) -> "Iterator[Client]":
                 # No dashboard, and any free port: None would mean port 8787, with a warning if that is taken
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
-                silence_logs=logging.CRITICAL,
+                silence_logs=logging.CRITICAL + 1,  # closing a busy cluster logs errors of connections that close
             )
             client = resources.enter_context(Client(resources.enter_context(cluster), set_as_default=False))
         finally:

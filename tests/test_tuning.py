@@ -755,6 +755,7 @@ def suspend(process: subprocess.Popen[str], database: Path) -> None:
     """Not in the middle of a transaction, for which all others would have to wait."""
     while True:
         process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         with contextlib.closing(sqlite3.connect(database, timeout=0.1, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
