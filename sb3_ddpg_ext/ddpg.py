@@ -13,8 +13,9 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.divergence import check_losses, check_weights
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
-from sb3_ddpg_ext.errors import unusable_action_space
+from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
 from sb3_ddpg_ext.fast_path import plain_rows, weights_trained_by_actor_loss, why_no_rows
 from sb3_ddpg_ext.noise import NoiseSpec
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -187,8 +188,10 @@ class CustomDDPG(ExploringAlgorithm):
 
         :param gradient_steps: Number of gradient steps, at least 1
         :param batch_size: Transitions in each minibatch
+        :raises NonFiniteError: If a loss or a weight is not finite
         """
         assert self.replay_buffer is not None
+        self._last_finite_weights.keep(self)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         fused = self._closed_form(to_train=True)
         rows = None if fused is None else plain_rows(self)
@@ -237,6 +240,7 @@ class CustomDDPG(ExploringAlgorithm):
             if fused is not None:
                 self._log_once("Gradient steps are computed by autograd: samples differ from SB3's in shape or type")
         self._n_updates += gradient_steps
+        check_losses(actor_total, critic_total, self.num_timesteps)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/actor_loss", actor_total / gradient_steps)
         self.logger.record("train/critic_loss", critic_total / gradient_steps)
@@ -260,16 +264,25 @@ class CustomDDPG(ExploringAlgorithm):
         :param reset_num_timesteps: False to continue the count of steps and the running episode of a previous call
         :param progress_bar: Display a progress bar (tqdm and rich)
         :return: The trained model
-        :raises NonFiniteError: If an observation, a reward or an action is not finite
+        :raises NonFiniteError: If an observation, a reward, an action, a loss or a weight is not finite. The model then
+            has finite weights: those that it had at most about 1,000 updates before
         """
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
+        self._last_finite_weights.forget()
+        try:
+            super().learn(
+                total_timesteps=total_timesteps,
+                callback=callback,
+                log_interval=log_interval,
+                tb_log_name=tb_log_name,
+                reset_num_timesteps=reset_num_timesteps,
+                progress_bar=progress_bar,
+            )
+            check_weights(self)
+        except NonFiniteError as error:
+            if (step := self._last_finite_weights.restore(self)) is not None:
+                error.args = (f"{error} The model has its weights of step {step} again.",)
+            raise
+        return self
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target", "_running_stats", "_running_stats_target"]

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ddpg_ext.building import make_env
 from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
+from sb3_ddpg_ext.imports import check_origin
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_settings, read_yaml
 from sb3_ddpg_ext.training import check_device, set_threads
@@ -44,6 +45,8 @@ class EvaluateArgs:
     """cpu, cuda, or auto for the GPU where there is one"""
     threads: int | None = None
     """threads of PyTorch on the CPU; its own choice if not given"""
+    trusted: bool = False
+    """trust the author of the run: let its settings import modules that lie in its directory"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,12 @@ class SavedModel:
 
 
 def find_model(
-    path: Path, which: Literal["best", "last"] = "best", algo: str | None = None, env: str | None = None
+    path: Path,
+    which: Literal["best", "last"] = "best",
+    algo: str | None = None,
+    env: str | None = None,
+    *,
+    trusted: bool = False,
 ) -> SavedModel:
     """
     Find a model and the VecNormalize statistics that were saved with it.
@@ -89,6 +97,7 @@ def find_model(
     :param which: Which model of a run directory
     :param algo: Its algorithm; required for a file that is not in a run directory
     :param env: Its environment; required likewise
+    :param trusted: Whether its settings may import modules that lie in the run directory
     :return: The model with its settings
     :raises SettingsError: If there is no such model, or one of its files is missing
     """
@@ -106,8 +115,13 @@ def find_model(
         return SavedModel(path, statistics if statistics.exists() else None, algo, env, settings)
 
     args, config_file = read_yaml(args_file), args_file.with_name("config.yml")
-    algo, env = algo or str(args.get("algo")), env or str(args.get("env"))
-    settings = parse_settings(algo, read_yaml(config_file), str(config_file))
+    not_from = None if trusted else directory
+    if env is None:
+        env = str(args.get("env"))
+        if ":" in env:  # Gymnasium imports what is before it
+            check_origin(env.split(":")[0], not_from)
+    algo = algo or str(args.get("algo"))
+    settings = parse_settings(algo, read_yaml(config_file), str(config_file), not_from)
     name = args_file.parent.name
     if path.is_dir():
         path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")
@@ -140,7 +154,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         raise SettingsError("--render and --video exclude each other; choose one")
     set_threads(args.threads)
     check_device(args.device)
-    saved = find_model(args.run_or_model, args.model, args.algo, args.env)
+    saved = find_model(args.run_or_model, args.model, args.algo, args.env, trusted=args.trusted)
     settings = saved.settings
     if args.video is not None:
         require("moviepy", "video")

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, 
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
+from sb3_ddpg_ext.divergence import LastFiniteWeights
 from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
 from sb3_ddpg_ext.fused import FusedUpdate
 from sb3_ddpg_ext.guards import check_observations, check_transition
@@ -53,6 +54,7 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         super().__init__(*args, **kwargs)
         self.fused = fused
         self._fast_path = FastPath()
+        self._last_finite_weights = LastFiniteWeights()
         self._logged: set[str] = set()
         self._rollout_noise: ActionNoise | None = None  # of the last rollout
         self._actions: list[np.ndarray] = []  # since they were counted last
@@ -230,4 +232,11 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actions", "_fast_path", "_logged", "_rollout_noise"]
+        return [
+            *super()._excluded_save_params(),
+            "_actions",
+            "_fast_path",
+            "_last_finite_weights",
+            "_logged",
+            "_rollout_noise",
+        ]

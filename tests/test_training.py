@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -114,6 +118,69 @@ def test_missing_statistics_are_not_passed_over(normalized_run: Path, tmp_path: 
     (copied / "best_model_vecnormalize.pkl").unlink()
     with pytest.raises(SettingsError, match=r"trained with VecNormalize, but its statistics .* are missing"):
         evaluate(EvaluateArgs(copied))
+
+
+# --- Runs of others ---
+
+FOREIGN = """
+import gymnasium as gym
+from pathlib import Path
+Path("was_imported").touch()
+class Wrapper(gym.Wrapper): pass
+gym.register("Foreign-v0", entry_point="gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=200)
+"""
+
+
+@pytest.fixture
+def foreign_run(normalized_run: Path, tmp_path: Path) -> Iterator[Path]:
+    """A run in the folder ``pack``, with a module beside its files; the current folder is importable, as in a shell."""
+    shutil.copytree(normalized_run, tmp_path / "pack" / "run")
+    for place in ("pack", "pack/run", "pack/run/Pendulum-v1", "."):
+        (tmp_path / place / "foreign.py").write_text(FOREIGN)
+    before = set(sys.modules)
+    yield tmp_path / "pack" / "run"
+    gym.registry.pop("Foreign-v0", None)
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("pack", "run", "foreign"):
+            del sys.modules[name]
+
+
+def change(run_directory: Path, file: str, **values: Any) -> None:
+    path = run_directory / "Pendulum-v1" / file
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("folder", "module"),
+    [(".", "pack.run.foreign"), (".", "pack.foreign"), ("pack", "run.foreign"), ("pack/run", "foreign")],
+)
+@pytest.mark.parametrize("name", ["env_wrapper", "policy", "env"])
+def test_a_run_directory_imports_nothing_of_itself(
+    foreign_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, module: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    if name == "env":
+        change(foreign_run, "args.yml", env=f"{module}:Foreign-v0")
+    else:
+        change(foreign_run, "config.yml", **{name: f"{module}.Wrapper"})
+    for path in (foreign_run, foreign_run / "best_model.zip", Path(os.path.relpath(foreign_run))):
+        with pytest.raises(SettingsError, match=rf"'{module}' would be imported from .*say --trusted$"):
+            find_model(path)
+        assert not Path("was_imported").exists()
+    if name == "env_wrapper":
+        assert find_model(foreign_run, trusted=True).settings.env_wrapper
+        assert Path("was_imported").exists()
+
+
+def test_a_module_of_the_current_folder_needs_no_ceremony(
+    foreign_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    change(foreign_run, "args.yml", env="foreign:Foreign-v0")
+    change(foreign_run, "config.yml", env_wrapper="foreign.Wrapper")
+    assert len(evaluate(EvaluateArgs(foreign_run, episodes=1))["returns"]) == 1
 
 
 def test_same_seed_same_run(tmp_path: Path) -> None:

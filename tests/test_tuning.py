@@ -613,6 +613,41 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         prepare(tune_arguments(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("asked", {"steps": "many"}, r"written \(steps: Input should be a valid integer\); choose another --study$"),
+        ("asked", {"score": "bogus"}, r"written \(score: Input should be "),
+        ("asked", {"fix": "gamma=1"}, r"written \(fix: Input should be a valid "),
+        ("asked", {"pruner": "os.system"}, r"written \(pruner: Input should be "),
+        ("asked", None, r"written \(study: Input should be an object"),
+        ("previous", None, r"written \(study: Input should be an object"),
+        ("previous", {"gamma": "0.9"}, "^previous settings: gamma: expected float, got '0.9'$"),
+        (
+            "previous",
+            {"env_wrapper": "os.system"},
+            "^previous settings: env_wrapper: expected a subclass of gymnasium's",
+        ),
+    ],
+)
+def test_what_others_wrote_into_the_database_is_checked(
+    part: str, changes: dict[str, Any] | None, said: str, tmp_path: Path
+) -> None:
+    args = tune_arguments(tmp_path, trials=1)
+    job, _ = prepare(args)
+    with quiet():
+        optuna_study = optuna.load_study(storage=job.url, study_name=job.name)
+    stored = dict(optuna_study.user_attrs["study"])
+    stored[part] = None if changes is None else {**stored[part], **changes}
+    optuna_study.set_user_attr("study", stored)
+    connect.cache_clear()
+    with pytest.raises(SettingsError, match=said):
+        connect(job)
+    if part == "asked":
+        with pytest.raises(SettingsError, match=said):
+            prepare(args)
+
+
 def test_a_study_with_other_arguments_is_refused(tmp_path: Path) -> None:
     args = tune_arguments(tmp_path, trials=1)
     tune(args)

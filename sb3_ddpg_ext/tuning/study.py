@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import time
@@ -13,8 +14,9 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from pydantic import TypeAdapter, ValidationError
 
-from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.errors import SettingsError, one_line
 from sb3_ddpg_ext.files import atomic, lock
 from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
 from sb3_ddpg_ext.training import TrainArgs, check, env_name, eval_freq, settings_of
@@ -80,11 +82,6 @@ class StudyArguments:
         """:return: What is stored in the database"""
         return {**asdict(self), "score": self.score.value, "fix": list(self.fix)}
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "StudyArguments":
-        """:return: The arguments that are stored in a database"""
-        return cls(**{**stored, "score": ScoreKind(stored["score"]), "fix": tuple(stored["fix"])})
-
 
 @dataclass(frozen=True)
 class Study:
@@ -106,8 +103,24 @@ class Study:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Study":
-        """:return: The study that is stored in a database"""
-        return cls(StudyArguments.from_json(stored["asked"]), stored["previous"], stored["there"])
+        """
+        :param stored: What is stored in a database, which others may have written to
+        :return: The study
+        :raises SettingsError: If it is not what :meth:`to_json` writes
+        """
+        try:
+            texts = {name: json.dumps(stored[name]) for name in ("asked", "previous", "there")}
+            arguments = TypeAdapter(StudyArguments).validate_json(texts["asked"], strict=True)
+            entries = [TypeAdapter(dict[str, Any]).validate_json(texts[n], strict=True) for n in ("previous", "there")]
+        except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+            reason = one_line(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                reason = f"{'.'.join(map(str, first['loc'])) or 'study'}: {first['msg']}"
+            raise SettingsError(
+                f"the database holds a study that sb3-ddpg tune has not written ({reason}); choose another --study"
+            ) from error
+        return cls(arguments, *entries)
 
     @functools.cached_property
     def space(self) -> Space:
@@ -241,13 +254,14 @@ def _create_or_load(job: Job, study: Study) -> Study:
             _initialise(optuna_study, study)
     stored = _stored_study(optuna_study)
     assert stored is not None
-    arguments = study.arguments.to_json()
-    if differing := [name for name in arguments if stored["asked"].get(name) != arguments[name]]:
+    found = Study.from_json(stored)
+    arguments, there = study.arguments.to_json(), found.arguments.to_json()
+    if differing := [name for name in arguments if there[name] != arguments[name]]:
         raise SettingsError(
             f"the study {job.name} is there, but with other {' and '.join(differing)}; choose another --study or "
             "--log-dir"
         )
-    return Study.from_json(stored)
+    return found
 
 
 def _initialise(optuna_study: optuna.Study, study: Study) -> None:
