@@ -241,6 +241,7 @@ class CustomDDPG(ExploringAlgorithm):
                 self._log_once("Gradient steps are computed by autograd: samples differ from SB3's in shape or type")
         self._n_updates += gradient_steps
         check_losses(actor_total, critic_total, self.num_timesteps)
+        self._alarms.mean_value = -actor_total / gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/actor_loss", actor_total / gradient_steps)
         self.logger.record("train/critic_loss", critic_total / gradient_steps)

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, 
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
+from sb3_ddpg_ext.alarms import LARGE_SQUARES, Alarms
 from sb3_ddpg_ext.divergence import LastFiniteWeights
 from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
 from sb3_ddpg_ext.fused import FusedUpdate
@@ -55,6 +56,7 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         self.fused = fused
         self._fast_path = FastPath()
         self._last_finite_weights = LastFiniteWeights()
+        self._alarms = Alarms()
         self._logged: set[str] = set()
         self._rollout_noise: ActionNoise | None = None  # of the last rollout
         self._actions: list[np.ndarray] = []  # since they were counted last
@@ -112,6 +114,7 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
                 f"Choose {', '.join(map(repr, NOISES))}, or an ActionNoise.",
                 stacklevel=4,
             )
+        self._alarms.check_bounds(cast(spaces.Box, self.action_space))
         self.action_noise = self._setup_action_noise(self.action_noise)
         if self.seed is None and owns_generator(self.action_noise):
             # Without a seed, noise depends on NumPy's global generator, like SB3's noise
@@ -202,7 +205,9 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         normalize = self._vec_normalize_env
-        check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
+        squares = check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
+        if squares > LARGE_SQUARES:
+            self._alarms.check_observations(cast(np.ndarray, new_obs), self.num_timesteps)
         self._actions.append(buffer_action)
         if len(self._actions) == _ACTIONS_PER_COUNT:
             self._count_actions()
@@ -219,6 +224,8 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
             actions = np.concatenate(self._actions)
             self._actions.clear()
             self._n_actions += actions.size
+            if self._n_updates:
+                self._alarms.count_actions(actions)
             self._n_saturated += int(np.count_nonzero(np.abs(actions) >= 0.99))
 
     def dump_logs(self) -> None:
@@ -229,12 +236,17 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         if self._n_actions:
             self.logger.record("rollout/action_saturation", self._n_saturated / self._n_actions)
         self._n_actions = self._n_saturated = 0
+        self._alarms.check_actions(self.num_timesteps)
+        if self.replay_buffer is not None:
+            normalize = self._vec_normalize_env
+            self._alarms.check_critic(self.replay_buffer, self.gamma, normalize, self.num_timesteps)
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
             "_actions",
+            "_alarms",
             "_fast_path",
             "_last_finite_weights",
             "_logged",
