@@ -23,6 +23,14 @@ class NonFiniteError(FloatingPointError, ValueError):
     """
 
 
+class SavedFileError(ValueError):
+    """A saved file that is damaged, or that does not hold what it should. One line, with the file and what is wrong."""
+
+
+class UntrustedFileError(SavedFileError):
+    """A saved file that could only be loaded by running code from it, which nobody has allowed."""
+
+
 class FaultyEnvironmentError(Exception):
     """
     An error in an environment, which its author has to mend.
