@@ -103,6 +103,11 @@ def unusable_action_space(space: spaces.Box) -> str | None:
     return None
 
 
+def on_the_command_line(error: UntrustedFileError) -> str:
+    """:return: The message of an error, which names an argument of Python, with the option of the command line"""
+    return str(error).replace("pass trusted=True", "say --trusted").replace("trusted=True", "--trusted")
+
+
 def one_line(error: BaseException) -> str:
     """:return: The message of an error, without line breaks"""
     return " ".join(str(error).split()) or repr(error)

@@ -4,11 +4,15 @@ from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
+from sb3_ddpg_ext.errors import UntrustedFileError
+from sb3_ddpg_ext.safe_files.buffer_file import read_buffer, write_buffer
 from sb3_ddpg_ext.safe_files.loading import load_model, name_of, put_parameters, read_parameters
-from sb3_ddpg_ext.safe_files.model_file import File, write_model
+from sb3_ddpg_ext.safe_files.model_file import File, opened, write_model
+from sb3_ddpg_ext.safe_files.plain import NotPlainError
 
 Self = TypeVar("Self", bound="SafelySavedAlgorithm")
 
@@ -87,3 +91,47 @@ class SafelySavedAlgorithm(OffPolicyAlgorithm):
             super().set_parameters(cast(Any, load_path_or_dict), exact_match, device)
         else:
             put_parameters(self, parameters, name_of(load_path_or_dict), exact_match=exact_match)
+
+    def save_replay_buffer(self, path: File) -> None:
+        """
+        Save the replay buffer as plain data, as far as it is filled. A buffer of another class than those of SB3 and of
+        this package, or one with copies of infos, is saved as SB3 does it.
+
+        :param path: The file, or a path, to which SB3's ``.pkl`` is added if it has no suffix
+        """
+        assert self.replay_buffer is not None, "The replay buffer is not defined"
+        try:
+            with opened(path, "w", "pkl") as file:
+                write_buffer(self.replay_buffer, file)
+        except NotPlainError:
+            super().save_replay_buffer(path)
+
+    def load_replay_buffer(self, path: File, truncate_last_traj: bool = True, *, trusted: bool = False) -> None:
+        """
+        Load a replay buffer without running code from the file.
+
+        :param path: The file, or a path, with or without ``.pkl``
+        :param truncate_last_traj: For ``HerReplayBuffer``: whether the last trajectory is taken as finished
+        :param trusted: Whether code from the file may be run. That is needed for a file that SB3 or an early version of
+            this package saved, and for a buffer that cannot be written as plain data
+        :raises UntrustedFileError: If code from the file would have to be run
+        :raises SavedFileError: If the file is damaged, or holds another buffer than the model's
+        """
+        with opened(path, "r", "pkl") as file:
+            is_plain = file.read(2) == b"PK"
+            file.seek(0)
+            if is_plain:
+                assert self.replay_buffer is not None, "The replay buffer is not defined"
+                self.replay_buffer = read_buffer(file, name_of(path), self.replay_buffer)
+        if not is_plain:
+            if not trusted:
+                raise UntrustedFileError(
+                    f"{name_of(path)} is a pickle, and loading it runs code from the file; pass trusted=True if you "
+                    "trust whoever made it"
+                )
+            super().load_replay_buffer(path, truncate_last_traj)
+        elif isinstance(self.replay_buffer, HerReplayBuffer):
+            assert self.env is not None, "You must pass an environment at load time when using `HerReplayBuffer`"
+            self.replay_buffer.set_env(self.env)
+            if truncate_last_traj:
+                self.replay_buffer.truncate_last_trajectory()

@@ -18,6 +18,11 @@ from sb3_ddpg_ext.safe_files.tensors import count
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
 
+def is_sb3s(cls: type) -> bool:
+    """:return: Whether an algorithm is one of SB3 or sb3-contrib itself, which can be saved and loaded as plain data"""
+    return cls.__module__.split(".")[0] in ("stable_baselines3", "sb3_contrib")
+
+
 def name_of(path: File) -> str:
     """:return: What a file is called in errors"""
     return str(path) if not hasattr(path, "read") else "the file"

@@ -45,15 +45,16 @@ def _is_derived(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: File, mode: str) -> Iterator[BinaryIO]:
+def opened(path: File, mode: str, suffix: str = "zip") -> Iterator[BinaryIO]:
     """
     Open a model's file as SB3 does.
 
-    :param path: A path, to which ``.zip`` is added if need be, or a file that is open already
+    :param path: A path, or a file that is open already
     :param mode: ``"r"`` or ``"w"``
+    :param suffix: Added to a path that has none, if need be
     :return: The file; one that was opened here is closed in the end
     """
-    file: Any = open_path(path, mode, suffix="zip")
+    file: Any = open_path(path, mode, suffix=suffix)
     try:
         yield file
     finally:

@@ -77,8 +77,8 @@ _ATTRIBUTES: Mapping[type, Mapping[str, Check]] = {
         "scale": lambda scale: isinstance(scale, np.float32) and bool(0 <= scale < np.inf),
     },
     RunningMeanStd: {
-        "mean": _is_array,
-        "var": _is_array,
+        "mean": _is_number_or_array,  # a number for returns, once there have been any
+        "var": _is_number_or_array,
         "count": lambda count: _is_number(count) and 0 < count < np.inf,
     },
 }
@@ -153,7 +153,7 @@ class Decoder(PlainDecoder):
 
 def _check_statistics(statistics: RunningMeanStd) -> None:
     mean, var = statistics.mean, statistics.var
-    if mean.shape != var.shape or not (np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()):
+    if np.shape(mean) != np.shape(var) or not np.all(np.isfinite(mean) & np.isfinite(var) & (np.asarray(var) >= 0)):
         raise ValueError("means and variances must be finite, of one shape, and variances not negative")
 
 
