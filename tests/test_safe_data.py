@@ -1,6 +1,7 @@
 """Replay buffers, and VecNormalize statistics: they come back as they were, and nothing in a stranger's file is run."""
 
 import copy
+import hashlib
 import json
 import pickle
 import zipfile
@@ -252,10 +253,17 @@ def test_statistics_are_checked(edit: Any, message: str, tmp_path: Path) -> None
     save_vecnormalize(env, file)
     document = json.loads(file.read_text())
     edit(document)
+    if "vecnormalize" in document:
+        text = json.dumps(document["vecnormalize"])
+        document["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     file.write_text(json.dumps(document))
     with pytest.raises(SavedFileError, match=message) as error:
         load_vecnormalize(file, env.venv)
     assert str(file) in str(error.value)
+    save_vecnormalize(env, file)
+    file.write_text(file.read_text().replace('"clip_obs": 10', '"clip_obs": 20'))
+    with pytest.raises(SavedFileError, match="another checksum"):
+        load_vecnormalize(file, env.venv)
     file.write_text("{")
     with pytest.raises(SavedFileError, match="not valid JSON"):
         load_vecnormalize(file, env.venv)

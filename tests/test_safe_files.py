@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import pickle
@@ -53,6 +54,15 @@ def members(file: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+def sealed(content: dict[str, bytes]) -> dict[str, bytes]:
+    """:return: The members of a model's file with checksums that fit, as somebody would make them who means it"""
+    document = json.loads(content["sb3_ddpg_ext.json"])
+    document["sha256"] = {name: hashlib.sha256(member).hexdigest() for name, member in content.items()}
+    text = json.dumps(document).encode()
+    digest = hashlib.sha256(text).hexdigest().encode()
+    return {**content, "sb3_ddpg_ext.json": text, "sb3_ddpg_ext.sha256": digest}
+
+
 def write(file: Path, content: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, value in content.items():
@@ -72,7 +82,8 @@ def edited(saved: Path, folder: Path, edit: Callable[[Any], object]) -> Path:
     content = members(saved)
     document = json.loads(content["sb3_ddpg_ext.json"])
     edit(document)
-    return write(folder / "edited.zip", {**content, "sb3_ddpg_ext.json": json.dumps(document).encode()})
+    content["sb3_ddpg_ext.json"] = json.dumps(document).encode()
+    return write(folder / "edited.zip", sealed(content))
 
 
 def through_json(value: Any) -> Any:
@@ -365,7 +376,8 @@ def test_a_payload_in_any_member_is_not_run(saved: Path, tmp_path: Path) -> None
     canary, content = tmp_path / "canary", members(saved)
     for member in content:
         for payload in bombs(canary, content["data"]).values():
-            file = write(tmp_path / "bomb.zip", {**content, member: payload})
+            changed = {**content, member: payload}
+            file = write(tmp_path / "bomb.zip", changed if member.startswith("sb3_ddpg_ext") else sealed(changed))
             for read in (CustomDDPG.load, small().set_parameters):
                 with contextlib.suppress(SavedFileError):
                     read(file)
@@ -381,7 +393,7 @@ def test_pickles_of_the_torch_files_are_not_read(saved: Path, tmp_path: Path) ->
     content = members(saved)
     inner = {name: value for name, value in _inner(content["policy.pth"]).items() if name != "archive/data.pkl"}
     file = write(tmp_path / "inner.zip", inner | {"archive/data.pkl": pickle.dumps(Bomb(tmp_path / "canary"))})
-    loaded = CustomDDPG.load(write(tmp_path / "model.zip", {**content, "policy.pth": file.read_bytes()}))
+    loaded = CustomDDPG.load(write(tmp_path / "model.zip", sealed({**content, "policy.pth": file.read_bytes()})))
     assert th.equal(loaded.actor.mu[0].weight, CustomDDPG.load(saved).actor.mu[0].weight)
     assert not (tmp_path / "canary").exists()
 
@@ -564,6 +576,15 @@ def test_weights_are_checked(case: str, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(SavedFileError) as error:
         CustomDDPG.load(edited(saved, tmp_path, WEIGHT_EDITS[case]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("member", ["sb3_ddpg_ext.json", "sb3_ddpg_ext.bin", "policy.pth", "actor.optimizer.pth"])
+def test_what_was_changed_and_packed_again_is_noticed(member: str, saved: Path, tmp_path: Path) -> None:
+    content = members(saved)
+    changed = bytearray(content[member])
+    changed[len(changed) // 2] ^= 1
+    with pytest.raises(SavedFileError, match=f"{member} is damaged|is not valid JSON"):
+        CustomDDPG.load(write(tmp_path / "changed.zip", {**content, member: bytes(changed)}))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -3,6 +3,8 @@ A model's file: SB3's zip archive, which SB3's own tools open, with all that is 
 
 =====================  ==========================================================================================
 ``sb3_ddpg_ext.json``  the model's fields as plain data, and the index of its weights: what is read here
+``...sha256``          the checksum of the JSON, which has those of the other members: zip's own do not see what
+                       somebody has changed and packed again
 ``sb3_ddpg_ext.bin``   the larger arrays of the fields
 ``policy.pth``, ...    the weights, as PyTorch writes them. Their bytes are read here; their pickles are for SB3
 ``data``, ...          the fields as SB3 writes them. Only what cannot be written as plain data is read from here, and
@@ -11,6 +13,7 @@ A model's file: SB3's zip archive, which SB3's own tools open, with all that is 
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import zipfile
@@ -33,6 +36,7 @@ from sb3_ddpg_ext.safe_files.tensors import read_tensors, write_tensors
 
 FORMAT = 1
 JSON = "sb3_ddpg_ext.json"
+DIGEST = "sb3_ddpg_ext.sha256"
 _ARRAYS = "sb3_ddpg_ext.bin"
 VARIABLES = "pytorch_variables"
 File = str | Path | io.BufferedIOBase
@@ -79,7 +83,7 @@ def write_model(
     fields = {name: value for name, value in vars(model).items() if name not in excluded}
 
     blob = bytearray()
-    content: dict[str, Any] = {"format": FORMAT, "fields": {}, "pickled": {}, "weights": {}}
+    content: dict[str, Any] = {"format": FORMAT, "fields": {}, "pickled": {}, "weights": {}, "sha256": {}}
     for name, value in fields.items():
         if _is_derived(name):
             continue
@@ -92,16 +96,23 @@ def write_model(
     torch_files = {**model.get_parameters(), VARIABLES: {name: recursive_getattr(model, name) for name in variables}}
 
     with opened(path, "w") as file, zipfile.ZipFile(file, "w") as archive:
+
+        def add(name: str, member: bytes, compression: int = zipfile.ZIP_STORED) -> None:
+            archive.writestr(name, member, compression)
+            content["sha256"][name] = hashlib.sha256(member).hexdigest()
+
         # SB3 does not compress; with these two compressed, a file is not larger than SB3's
-        archive.writestr("data", data_to_json(fields), zipfile.ZIP_DEFLATED)
+        add("data", data_to_json(fields).encode(), zipfile.ZIP_DEFLATED)
         for name, state in torch_files.items():
             try:
                 written, content["weights"][name] = write_tensors(state, name)
             except NotPlainError as error:
                 written, content["pickled"][f"{name}.pth"] = _torch_saved(state), str(error)
-            archive.writestr(f"{name}.pth", written)
-        archive.writestr(JSON, json.dumps(content, allow_nan=False), zipfile.ZIP_DEFLATED)
-        archive.writestr(_ARRAYS, bytes(blob), zipfile.ZIP_DEFLATED)
+            add(f"{name}.pth", written)
+        add(_ARRAYS, bytes(blob), zipfile.ZIP_DEFLATED)
+        document = json.dumps(content, allow_nan=False).encode()
+        archive.writestr(JSON, document, zipfile.ZIP_DEFLATED)
+        archive.writestr(DIGEST, hashlib.sha256(document).hexdigest())
         archive.writestr("_stable_baselines3_version", stable_baselines3.__version__)
         archive.writestr("system_info.txt", get_system_info(print_info=False)[1])
 
@@ -139,14 +150,24 @@ class ModelFile:
 
     def _read_content(self) -> dict[str, Any]:
         content = self._archive.read_json(JSON)
+        self._compare(JSON, self._archive.read(JSON), self._archive.read(DIGEST).decode(errors="replace"))
         if not isinstance(content, dict) or type(content.get("format")) is not int:
             raise SavedFileError(f"{self.what}: {JSON} is not what this package writes")
         if content["format"] > FORMAT:
             raise SavedFileError(f"{self.what} was saved by a later version of this package; update it")
-        for part in ("fields", "pickled", "weights"):
+        for part in ("fields", "pickled", "weights", "sha256"):
             if not isinstance(content.get(part), dict):
                 raise SavedFileError(f"{self.what}: {JSON} has no {part}")
         return content
+
+    def _compare(self, name: str, member: bytes, digest: object) -> None:
+        if hashlib.sha256(member).hexdigest() != digest:
+            raise SavedFileError(f"{self.what}: {name} is damaged: it has another checksum than when it was saved")
+
+    def _read(self, name: str) -> bytes:
+        member = self._archive.read(name)
+        self._compare(name, member, self._content["sha256"].get(name))
+        return member
 
     def system_info(self) -> str:
         """:return: What SB3 has written about the machine"""
@@ -162,7 +183,7 @@ class ModelFile:
         :raises SavedFileError: If one of them cannot be a model's
         :raises UntrustedFileError: If one of them is pickled, and the file is not trusted
         """
-        decode = Decoder(self._archive.read(_ARRAYS))
+        decode = Decoder(self._read(_ARRAYS))
         fields = {}
         for name, value in self._content["fields"].items():
             if name not in replaced:
@@ -180,7 +201,7 @@ class ModelFile:
                 "whoever made it"
             )
         if pickled:
-            data = json.loads(self._archive.read("data"))
+            data = json.loads(self._read("data"))
             fields |= json_to_data(json.dumps({name: data[name] for name in pickled if name in data}))
         return fields | dict(replaced)
 
@@ -198,13 +219,13 @@ class ModelFile:
         """
         parameters = {}
         for name, index in self._content["weights"].items():
-            content = io.BytesIO(self._archive.read(f"{name}.pth"))
+            content = io.BytesIO(self._read(f"{name}.pth"))
             parameters[name] = read_tensors(content, index, f"{self.what}: {name}.pth")
         for member, why in self._content["pickled"].items():
             if member.endswith(".pth"):
                 if not self.trusted:
                     raise UntrustedFileError(f"{self.what}: {str(why)[:300]}; pass trusted=True if you trust it")
-                content = io.BytesIO(self._archive.read(member))
+                content = io.BytesIO(self._read(member))
                 parameters[member.removesuffix(".pth")] = th.load(content, map_location="cpu", weights_only=True)
         return parameters
 

@@ -1,5 +1,6 @@
 """VecNormalize statistics as JSON."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,12 @@ def save_vecnormalize(normalize: VecNormalize, path: str | Path) -> None:
     names = [*_FLAGS, *_NUMBERS, "norm_obs_keys", "ret_rms", *(["obs_rms"] if normalize.norm_obs else [])]
     content = {name: getattr(normalize, name) for name in names}
     encoded = Encoder()(content, "VecNormalize")
-    Path(path).write_text(json.dumps({"format": _FORMAT, "vecnormalize": encoded}, allow_nan=False))
+    document = {"format": _FORMAT, "sha256": _digest(encoded), "vecnormalize": encoded}
+    Path(path).write_text(json.dumps(document, allow_nan=False))
+
+
+def _digest(encoded: Any) -> str:
+    return hashlib.sha256(json.dumps(encoded, allow_nan=False).encode()).hexdigest()
 
 
 def load_vecnormalize(path: str | Path, venv: VecEnv, *, trusted: bool = False) -> VecNormalize:
@@ -73,6 +79,8 @@ def load_vecnormalize(path: str | Path, venv: VecEnv, *, trusted: bool = False) 
     try:
         if document["format"] != _FORMAT:
             raise ValueError("it was saved by another version of this package")
+        if document["sha256"] != _digest(document["vecnormalize"]):
+            raise ValueError("it is damaged, for it has another checksum than when it was saved")
         return _build(Decoder()(document["vecnormalize"]), venv)
     except Exception as error:  # what constructors raise for what they cannot take
         raise SavedFileError(
