@@ -193,7 +193,10 @@ CANARY = Path("canary")
 
 def _fingerprint(model: CustomDDPG) -> Any:
     fields = {name: repr(value) for name, value in vars(model).items() if isinstance(value, (int, float, str, dict))}
-    return fields, repr(model.action_noise), repr(model.get_parameters())
+    arrays = {name: value.tobytes() for name, value in vars(model).items() if isinstance(value, np.ndarray)}
+    weights = {name: value.numpy().tobytes() for name, value in model.policy.state_dict().items()}
+    optimizers = repr([model.actor.optimizer.state_dict(), model.critic.optimizer.state_dict()])
+    return fields, arrays, weights, optimizers, repr(model.action_noise), model.action_space
 
 
 def _peak_megabytes() -> float:
