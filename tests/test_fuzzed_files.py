@@ -196,7 +196,7 @@ def _fingerprint(model: CustomDDPG) -> Any:
     arrays = {name: value.tobytes() for name, value in vars(model).items() if isinstance(value, np.ndarray)}
     weights = {name: value.numpy().tobytes() for name, value in model.policy.state_dict().items()}
     optimizers = repr([model.actor.optimizer.state_dict(), model.critic.optimizer.state_dict()])
-    return fields, arrays, weights, optimizers, repr(model.action_noise), model.action_space
+    return fields, arrays, weights, optimizers, pickle.dumps(model.action_noise), pickle.dumps(model.action_space)
 
 
 def _peak_megabytes() -> float:
