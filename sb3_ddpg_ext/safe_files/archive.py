@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from typing import Any, BinaryIO
 
-from sb3_ddpg_ext.errors import SavedFileError
+from sb3_ddpg_ext.errors import SavedFileError, one_line
 
 MAX_JSON_BYTES = 4 * 2**20  # Python's lists and numbers take about 25 times as much
 _FREE_BYTES = 64 * 2**20  # that a compressed file may hold, however small it is
@@ -154,6 +154,12 @@ class SafeArchive:
         if end > self.size or total > _FREE_BYTES + _RATIO * self.size:
             raise SavedFileError(f"{self.what} claims to hold {total} bytes, too many for a file of {self.size}")
         return members
+
+
+def reason(error: Exception) -> str:
+    """:return: What was wrong with something in a file, in one line that is not too long"""
+    message = one_line(error)[:500]
+    return f"{message} is missing or unknown" if isinstance(error, KeyError) else message
 
 
 def parse_json(text: bytes, what: str) -> Any:

@@ -10,9 +10,9 @@ import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_ddpg_ext.errors import SavedFileError, one_line
+from sb3_ddpg_ext.errors import SavedFileError
 from sb3_ddpg_ext.safe_files import classes
-from sb3_ddpg_ext.safe_files.archive import SafeArchive
+from sb3_ddpg_ext.safe_files.archive import SafeArchive, reason
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 from sb3_ddpg_ext.safe_files.plain import NotPlainError, integer
 
@@ -90,7 +90,7 @@ def read_buffer(file: BinaryIO, what: str, like: ReplayBuffer) -> ReplayBuffer:
     except SavedFileError:
         raise
     except Exception as error:  # what constructors raise for what they cannot take
-        raise SavedFileError(f"{what}: it does not hold such a buffer: {one_line(error)[:500]}") from error
+        raise SavedFileError(f"{what}: it does not hold such a buffer: {reason(error)}") from error
 
 
 def _read(archive: SafeArchive, content: Any, like: ReplayBuffer) -> ReplayBuffer:

@@ -10,7 +10,8 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 
-from sb3_ddpg_ext.errors import SavedFileError, one_line
+from sb3_ddpg_ext.errors import SavedFileError
+from sb3_ddpg_ext.safe_files.archive import reason
 from sb3_ddpg_ext.safe_files.checks import AllocationLimit, check_network_arguments, check_optimizer
 from sb3_ddpg_ext.safe_files.model_file import VARIABLES, File, ModelFile, Parameters, opened
 from sb3_ddpg_ext.safe_files.tensors import count
@@ -100,7 +101,7 @@ def load_model(
     except (AssertionError, SavedFileError):
         raise
     except Exception as error:  # what constructors raise for what they cannot take
-        raise SavedFileError(f"{what}: no {cls.__name__} can be made of it: {one_line(error)[:500]}") from error
+        raise SavedFileError(f"{what}: no {cls.__name__} can be made of it: {reason(error)}") from error
     variables = parameters.pop(VARIABLES, {})
     put_parameters(model, parameters, what, exact_match=True)
     _put_variables(model, variables, what)
@@ -150,7 +151,7 @@ def put_parameters(model: BaseAlgorithm, parameters: Parameters, what: str, *, e
                 check_optimizer(state, owner)
         BaseAlgorithm.set_parameters(model, parameters, exact_match, model.device)
     except Exception as error:  # what PyTorch raises for the weights of another network
-        raise SavedFileError(f"{what}: its weights do not fit: {one_line(error)[:500]}") from error
+        raise SavedFileError(f"{what}: its weights do not fit: {reason(error)}") from error
 
 
 def _put_variables(model: BaseAlgorithm, variables: Mapping[str, Any], what: str) -> None:

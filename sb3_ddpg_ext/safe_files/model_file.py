@@ -27,8 +27,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import data_to_json, json_to_data, open_path, recursive_getattr
 from stable_baselines3.common.utils import get_system_info
 
-from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError, one_line
-from sb3_ddpg_ext.safe_files.archive import SafeArchive
+from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError
+from sb3_ddpg_ext.safe_files.archive import SafeArchive, reason
 from sb3_ddpg_ext.safe_files.checks import check_field
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 from sb3_ddpg_ext.safe_files.plain import NotPlainError, integer
@@ -236,4 +236,4 @@ class ModelFile:
         except SavedFileError:
             raise
         except Exception as error:  # what constructors raise for what they cannot take
-            raise SavedFileError(f"{self.what}: {where}: {one_line(error)[:500]}") from error
+            raise SavedFileError(f"{self.what}: {where}: {reason(error)}") from error

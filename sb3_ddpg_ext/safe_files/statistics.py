@@ -10,8 +10,8 @@ from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError, one_line
-from sb3_ddpg_ext.safe_files.archive import MAX_JSON_BYTES, parse_json
+from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError
+from sb3_ddpg_ext.safe_files.archive import MAX_JSON_BYTES, parse_json, reason
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 
 _FORMAT = 1
@@ -83,9 +83,7 @@ def load_vecnormalize(path: str | Path, venv: VecEnv, *, trusted: bool = False) 
             raise ValueError("it is damaged, for it has another checksum than when it was saved")
         return _build(Decoder()(document["vecnormalize"]), venv)
     except Exception as error:  # what constructors raise for what they cannot take
-        raise SavedFileError(
-            f"{path} does not hold VecNormalize statistics for this: {one_line(error)[:500]}"
-        ) from error
+        raise SavedFileError(f"{path} does not hold VecNormalize statistics for this: {reason(error)}") from error
 
 
 def _build(content: dict[str, Any], venv: VecEnv) -> VecNormalize:

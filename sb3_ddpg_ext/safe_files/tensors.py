@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch as th
 
 from sb3_ddpg_ext.errors import SavedFileError
-from sb3_ddpg_ext.safe_files.archive import SafeArchive
+from sb3_ddpg_ext.safe_files.archive import SafeArchive, reason
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 from sb3_ddpg_ext.safe_files.plain import integer, shape_of
 
@@ -123,7 +123,7 @@ def read_tensors(file: BinaryIO, index: Any, what: str) -> Any:
     except SavedFileError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
-        raise SavedFileError(f"{what} does not belong to its index: {error!r}") from error
+        raise SavedFileError(f"{what} does not belong to its index: {reason(error)}") from error
 
 
 def _read_all(archive: SafeArchive, entry: Any, n_tensors: int, tensors: dict[int, th.Tensor], path: str) -> None:
