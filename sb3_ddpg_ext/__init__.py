@@ -11,6 +11,7 @@ from sb3_ddpg_ext.noise import (
     UniformNoise,
 )
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize, save_vecnormalize
 
 __version__ = "0.1.0"
 
@@ -26,4 +27,6 @@ __all__ = [
     "PinkNoise",
     "ScheduledNoise",
     "UniformNoise",
+    "load_vecnormalize",
+    "save_vecnormalize",
 ]

@@ -16,6 +16,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ddpg_ext.episodes import EVAL_SEED, check_returns
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.results.records import BestEvaluation, Evaluations
+from sb3_ddpg_ext.safe_files.loading import is_sb3s
+from sb3_ddpg_ext.safe_files.model_file import write_model
+from sb3_ddpg_ext.safe_files.statistics import save_vecnormalize
 
 
 class InterruptedEvaluationError(Exception):
@@ -173,14 +176,17 @@ class Evaluation(EvalCallback):
 
 def save_model(model: Any, path: Path, vecnormalize: Path) -> None:
     """
-    Save a model and, if it has any, its VecNormalize statistics: both files are complete, or neither is replaced.
+    Save a model and, if it has any, its VecNormalize statistics: all files are complete, or none is replaced. They are
+    read without pickle, but for SBX's models; RL Zoo's tools read the ``.pkl`` of the statistics.
 
     :param model: An SB3 algorithm
     :param path: File of the model
-    :param vecnormalize: File of the statistics
+    :param vecnormalize: File of the statistics for RL Zoo, ``.pkl``; what this package reads is beside it, ``.json``
     """
     normalize = model.get_vec_normalize_env()
-    with contextlib.ExitStack() as files:  # both are written, then both are renamed
-        model.save(files.enter_context(atomic(path)))
+    with contextlib.ExitStack() as files:  # all are written, then all are renamed
+        write = write_model if is_sb3s(type(model)) else type(model).save
+        write(model, files.enter_context(atomic(path)))
         if normalize is not None:
             normalize.save(str(files.enter_context(atomic(vecnormalize))))
+            save_vecnormalize(normalize, files.enter_context(atomic(vecnormalize.with_suffix(".json"))))

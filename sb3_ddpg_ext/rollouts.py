@@ -10,7 +10,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
@@ -32,11 +31,12 @@ from sb3_ddpg_ext.noise import (
     without_reset,
 )
 from sb3_ddpg_ext.policies import MlpPolicy
+from sb3_ddpg_ext.safe_files.algorithm import SafelySavedAlgorithm
 
 _ACTIONS_PER_COUNT = 500  # counting one action takes as long as counting many
 
 
-class ExploringAlgorithm(OffPolicyAlgorithm):
+class ExploringAlgorithm(SafelySavedAlgorithm):
     """
     SB3's ``OffPolicyAlgorithm`` with this package's way of collecting experience.
 

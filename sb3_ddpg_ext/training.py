@@ -4,8 +4,9 @@ One training run: settings -> environments, model, learn -> one run directory wi
 The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 
 ===========================  ==========================================================================
-``<env>.zip``                the last model; its VecNormalize statistics in ``<env>/vecnormalize.pkl``
-``best_model.zip``           the model of the best evaluation; ``best_model_vecnormalize.pkl`` beside it
+``<env>.zip``                the last model; its VecNormalize statistics in ``<env>/vecnormalize.json``
+``best_model.zip``           the model of the best evaluation; ``best_model_vecnormalize.json`` beside it
+``*vecnormalize.pkl``        the same statistics for RL Zoo's tools
 ``evaluations.npz``          the evaluations during training (``timesteps``, ``results``, ``ep_lengths``)
 ``0.monitor.csv``            the episodes of training, one file for each environment
 ``<env>/config.yml``         the settings, which :func:`sb3_ddpg_ext.settings.parse_settings` reads again

@@ -15,10 +15,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3 import DDPG
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_ext import CustomDDPG, evaluation, report
+from sb3_ddpg_ext import CustomDDPG, evaluation, load_vecnormalize, report
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.callbacks import Evaluation, StopOnSignal
 from sb3_ddpg_ext.episodes import EVAL_SEED, score
@@ -70,8 +70,10 @@ def test_layout_is_the_zoos(normalized_run: Path) -> None:
         "Pendulum-v1.zip",
         "Pendulum-v1/args.yml",
         "Pendulum-v1/config.yml",
+        "Pendulum-v1/vecnormalize.json",
         "Pendulum-v1/vecnormalize.pkl",
         "best_model.zip",
+        "best_model_vecnormalize.json",
         "best_model_vecnormalize.pkl",
         "evaluations.npz",
         "result.json",
@@ -106,16 +108,47 @@ def test_each_model_is_evaluated_with_its_own_statistics(normalized_run: Path) -
     by_file = evaluate(EvaluateArgs(normalized_run / "best_model.zip", episodes=2, seed=EVAL_SEED))
     assert by_file["returns"] == best["returns"]
     statistics = [
-        VecNormalize.load(str(file), make_env("Pendulum-v1", settings(), 1, 0)).obs_rms.count  # type: ignore[union-attr]
+        load_vecnormalize(file, make_env("Pendulum-v1", settings(), 1, 0)).obs_rms.count  # type: ignore[union-attr]
         for file in (find_model(normalized_run, which).vecnormalize for which in ("best", "last"))  # type: ignore[arg-type]
     ]
     assert statistics[0] <= statistics[1]
 
 
+@pytest.mark.parametrize("algo", ["td3", "sac", "tqc", "crossq"])
+def test_models_of_other_algorithms_are_evaluated_without_pickle(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = run(tmp_path, "normalize=true", algo=algo)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a pickle is read")
+
+    for module in ("pickle", "cloudpickle", "torch"):
+        monkeypatch.setattr(f"{module}.load", refuse)
+        monkeypatch.setattr(f"{module}.loads", refuse, raising=False)
+    again = evaluate(EvaluateArgs(Path(record["directory"]), episodes=2, model="last"))
+    assert again["returns"] == record["score"]["returns"]
+
+
+def test_pickles_are_evaluated_only_with_trust(normalized_run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(normalized_run, copied)
+    (copied / "best_model_vecnormalize.json").unlink()
+    with pytest.raises(SettingsError, match=r"best_model_vecnormalize\.pkl was not .* say --trusted if you trust"):
+        evaluate(EvaluateArgs(copied))
+    model = DDPG("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [8]})
+    model.save(copied / "best_model.zip")
+    trusted = evaluate(EvaluateArgs(copied, episodes=1, trusted=True))
+    assert len(trusted["returns"]) == 1
+    with pytest.raises(SettingsError, match=r"best_model\.zip was saved by Stable-Baselines3 .* say --trusted"):
+        find_model(copied).load(make_env("Pendulum-v1", settings(), 1, 0))
+
+
 def test_missing_statistics_are_not_passed_over(normalized_run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "run"
     os.system(f"cp -r '{normalized_run}' '{copied}'")
-    (copied / "best_model_vecnormalize.pkl").unlink()
+    for suffix in ("json", "pkl"):
+        (copied / f"best_model_vecnormalize.{suffix}").unlink()
     with pytest.raises(SettingsError, match=r"trained with VecNormalize, but its statistics .* are missing"):
         evaluate(EvaluateArgs(copied))
 
