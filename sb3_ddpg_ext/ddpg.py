@@ -292,6 +292,7 @@ class CustomDDPG(ExploringAlgorithm):
         :raises CheckpointError: In the middle of a step, or if the model holds what cannot be written as plain data
         :raises OSError: If it cannot be written. The checkpoints before it stay
         """
+        self._count_actions()  # two numbers take less space than the actions
         return save_checkpoint(self, self._resumption, Path(directory), keep)
 
     @classmethod

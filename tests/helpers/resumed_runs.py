@@ -21,12 +21,13 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_ext import CustomDDPG, ResumableCheckpointCallback
 from sb3_ddpg_ext.checkpoint.codec import encode
-from sb3_ddpg_ext.checkpoint.object_state import state_of
+from sb3_ddpg_ext.checkpoint.object_state import space_states, state_of
 from sb3_ddpg_ext.checkpoint.segments import buffer_state, row_arrays
 
 
@@ -101,6 +102,17 @@ def bits() -> gym.Env[Any, Any]:
     return BitFlippingEnv(n_bits=4, continuous=True, max_steps=6)
 
 
+class Dropping(BaseFeaturesExtractor):
+    """Draws from PyTorch's generator when actions are chosen, too."""
+
+    def __init__(self, observation_space: gym.spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=3)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """:return: The observations, a part of them as 0"""
+        return th.nn.functional.dropout(observations, 0.1)
+
+
 def rewards_normalized(env: VecEnv) -> VecEnv:
     """:return: Only rewards are normalised"""
     return VecNormalize(env, norm_obs=False)
@@ -129,6 +141,10 @@ Run = tuple[Any, int, bool, Callable[[VecEnv], VecEnv] | None, dict[str, Any]]
 RUNS: dict[str, Run] = {
     "pendulum": ("Pendulum-v1", 1, False, None, {}),
     "pendulum autograd": ("Pendulum-v1", 1, False, None, {"fused": False}),
+    "pendulum dropout": (
+        *("Pendulum-v1", 1, False, None),
+        {"policy_kwargs": {"net_arch": [8], "features_extractor_class": Dropping}},
+    ),
     "pendulum pink": ("Pendulum-v1", 4, False, None, {"action_noise": {"type": "pink", "schedule": "linear"}}),
     "pendulum SB3's noise": ("Pendulum-v1", 1, False, None, {**SB3_NOISE}),
     "pendulum SB3's noise, 4": ("Pendulum-v1", 4, False, None, {**SB3_NOISE, "gradient_steps": 2}),
@@ -231,6 +247,7 @@ def digests(model: CustomDDPG, evaluation: EvalCallback) -> dict[str, str]:
         "episodes": digest([[info["r"], info["l"]] for info in model.ep_info_buffer or ()]),
         "numpy": digest(np.random.get_state(legacy=False)),  # noqa: NPY002
         "torch": digest(th.get_rng_state()),
+        "space": digest(space_states([model.action_space])),
     }
 
 
