@@ -13,6 +13,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
 import gymnasium as gym
@@ -47,11 +48,13 @@ class EpisodeRecorder:
         self.env = env
         attributes = vars(env)  # directly, since a wrapper may pass attributes on
         # A user may have replaced the methods of this one object
-        self._step = attributes.get("step")
+        self._step: Any = attributes.get("step")
         self._reset = attributes.get("reset")
         self._offers_state = _offering_state(env) is not None
         self._begin({})
         self._why_not: str | None = "it was reset before it was recorded"
+        if self._step is None:
+            self._step = partial(type(env).step, env)
         attributes |= {"step": self.step, "reset": self.reset, _NAME: self, _GET: self.get, _SET: self.set}
         attributes |= {_GET_GENERATORS: self.generators, _SET_GENERATORS: self.set_generators}
 
@@ -75,14 +78,18 @@ class EpisodeRecorder:
             self._actions.append(np.array(action))  # a copy, since environments may clip it in place
             if len(self._actions) > MAX_STEPS:
                 self._actions, self._why_not = [], f"it is longer than {MAX_STEPS} steps"
-        result = type(self.env).step(self.env, action) if self._step is None else self._step(action)
-        self._see(*result[:2])
+        result = self._step(action)
+        self._see(result[0], result[1])
         return result
 
     def _see(self, observation: Any, reward: Any) -> None:
         if self._why_not is None:
             try:
-                self._checksum = _checksum(observation, zlib.crc32(_reward_bytes(reward), self._checksum))
+                start = zlib.crc32(_reward_bytes(reward), self._checksum)
+                if type(observation) is np.ndarray and observation.flags.c_contiguous:  # the most common case
+                    self._checksum = zlib.crc32(observation.data, start)
+                else:
+                    self._checksum = _checksum(observation, start)
             except Exception as error:  # what is no observation or reward is reported by others
                 self._why_not = f"its observations cannot be compared: {error!r}"
 
