@@ -1,5 +1,6 @@
 """Deep Deterministic Policy Gradient (DDPG) for Stable-Baselines3, as a drop-in replacement for its ``DDPG``."""
 
+from sb3_ddpg_ext.checkpoint import ResumableCheckpointCallback
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.noise import (
     ColoredNoise,
@@ -25,6 +26,7 @@ __all__ = [
     "MultiInputPolicy",
     "OrnsteinUhlenbeckNoise",
     "PinkNoise",
+    "ResumableCheckpointCallback",
     "ScheduledNoise",
     "UniformNoise",
     "load_vecnormalize",

@@ -1,10 +1,13 @@
 """Deep Deterministic Policy Gradient as a Stable-Baselines3 algorithm."""
 
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
@@ -13,6 +16,7 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.checkpoint import resume, save_checkpoint
 from sb3_ddpg_ext.divergence import check_losses, check_weights
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
@@ -283,7 +287,44 @@ class CustomDDPG(ExploringAlgorithm):
             if (step := self._last_finite_weights.restore(self)) is not None:
                 error.args = (f"{error} The model has its weights of step {step} again.",)
             raise
+        self._resumption.in_learn = False
         return self
+
+    def save_checkpoint(self, directory: str | Path, keep: int = 2) -> Path:
+        """
+        Write a checkpoint, from which :meth:`resume` goes on exactly here, into a directory of checkpoints of this run.
+        It is complete or not there. Of the replay buffer only the transitions since the last one in this directory are
+        written; if you change older ones in place, take another directory.
+
+        To be called between two calls of :meth:`learn`, or by a callback in ``_on_rollout_start``;
+        :class:`ResumableCheckpointCallback` does that.
+
+        :param directory: The directory, which is made if need be
+        :param keep: How many checkpoints to keep in it
+        :return: The folder of the checkpoint
+        :raises CheckpointError: In the middle of a step, or if the model holds what cannot be written as plain data
+        :raises OSError: If it cannot be written. The checkpoints before it stay
+        """
+        self._count_actions()  # two numbers take less space than the actions
+        return save_checkpoint(self, self._resumption, Path(directory), keep)
+
+    @classmethod
+    def resume(cls: type[SelfCustomDDPG], directory: str | Path, env: GymEnv | str, **kwargs: Any) -> SelfCustomDDPG:
+        """
+        Make a model from the newest checkpoint that is intact. If that is not the newest one, or if the running episode
+        could not be put back, a warning says so. Train on with
+        ``learn(total - model.num_timesteps, reset_num_timesteps=False)``, and the same callbacks as before.
+
+        On the CPU, training then ends with the same bits as if it had never been interrupted.
+
+        :param directory: The directory of checkpoints
+        :param env: The environment, made as for the first part of the run, with new ``VecNormalize`` and other wrappers
+        :param kwargs: Further arguments of :meth:`load`, such as ``device`` or ``custom_objects``
+        :return: The model
+        :raises CheckpointError: If there is no intact checkpoint, or it was made with another kind of environment
+        """
+        env = cls._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
+        return resume(partial(cls.load, **kwargs), Path(directory), env, lambda model: model._resumption)
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target", "_running_stats", "_running_stats_target"]

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
 from sb3_ddpg_ext.alarms import LARGE_SQUARES, Alarms
+from sb3_ddpg_ext.checkpoint import Resumption, record_episodes
 from sb3_ddpg_ext.divergence import LastFiniteWeights
 from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
 from sb3_ddpg_ext.fused import FusedUpdate
@@ -58,6 +59,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         self._last_finite_weights = LastFiniteWeights()
         self._alarms = Alarms()
         self._logged: set[str] = set()
+        self._resumption = Resumption()
         self._rollout_noise: ActionNoise | None = None  # of the last rollout
         self._actions: list[np.ndarray] = []  # since they were counted last
         # Since the last log: the number of actions' components, and of those within 1% of a bound
@@ -115,17 +117,21 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
                 stacklevel=4,
             )
         self._alarms.check_bounds(cast(spaces.Box, self.action_space))
+        first_episode = reset_num_timesteps or self._last_obs is None
         self.action_noise = self._setup_action_noise(self.action_noise)
+        self._resumption.before_learn(self, from_scratch=reset_num_timesteps, reset=first_episode)
         if self.seed is None and owns_generator(self.action_noise):
             # Without a seed, noise depends on NumPy's global generator, like SB3's noise
             reseed(self.action_noise, int(np.random.randint(2**31)))  # noqa: NPY002
-        first_episode = reset_num_timesteps or self._last_obs is None
+        assert self.env is not None, "You must set the environment before calling learn()"
+        record_episodes(self.env)
         # SB3 resets the noise at every call of `learn`, even if that continues a running episode
         continues = not reset_num_timesteps and owns_generator(self.action_noise)
         with without_reset(self.action_noise) if continues else contextlib.nullcontext():
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+        self._resumption.begin(callback)
         if first_episode:
             assert self._last_obs is not None
             first = np.ones(self.n_envs, dtype=bool)
@@ -171,13 +177,17 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         if self._fast_path.why_autograd is None and not self.policy.training and isinstance(self.policy, MlpPolicy):
             # SB3 would set all modules to evaluation mode. The closed form needs no mode, and `predict` sets it itself
             self.policy.keep_mode_once()
-        return super().collect_rollouts(
+        self._resumption.restore(self)
+        rollout = super().collect_rollouts(
             env, callback, train_freq, replay_buffer, self._rollout_noise, learning_starts, log_interval
         )
+        self._resumption.at_boundary = rollout.continue_training
+        return rollout
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        self._resumption.at_boundary = False
         if isinstance(action_noise, ScheduledNoise):
             action_noise.update(self._current_progress_remaining)
         fused = None
@@ -250,5 +260,6 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             "_fast_path",
             "_last_finite_weights",
             "_logged",
+            "_resumption",
             "_rollout_noise",
         ]
