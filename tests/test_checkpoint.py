@@ -340,6 +340,8 @@ def test_monitors_do_not_see_that_an_episode_is_played_again(tmp_path: Path) -> 
     resumed.learn(200, reset_num_timesteps=False)
     rows = (tmp_path / "monitor" / "0.monitor.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[2:]] == ["200", "200", "200"]
+    for each in (model, resumed):
+        each.get_env().close()  # type: ignore[union-attr]
 
 
 class Counting(BaseCallback):
