@@ -119,6 +119,7 @@ def test_finite_weights_stay_as_they_are(fused: Any) -> None:
     assert is_finite(model)
 
 
+@pytest.mark.filterwarnings("ignore:`n_steps=3` is ignored")  # by SB3
 def test_the_command_saves_finite_weights(tmp_path: Path) -> None:
     params = tuple(f"{k}={v}" for k, v in SMALL.items() if k not in ("seed", "policy_kwargs"))
     args = TrainArgs("Pendulum-v1", steps=200, params=(*params, "learning_rate=1e30"), log_dir=tmp_path, quiet=True)
