@@ -1,7 +1,6 @@
 """Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
 import copy
-import errno
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.env_checks import vectorized
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, one_line, unusable_action_space
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, is_full_disk, one_line, unusable_action_space
 from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.settings import NoiseSettings, Settings, algorithm_class
 
@@ -99,7 +98,7 @@ def make_env(
     except (SettingsError, FaultyEnvironmentError):
         raise
     except Exception as error:  # whatever environments and wrappers raise
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if is_full_disk(error):
             raise
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
 
