@@ -1,7 +1,6 @@
 """Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
 import copy
-import errno
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from sb3_ddpg_ext.errors import (
     FaultyEnvironmentError,
     SettingsError,
     UntrustedFileError,
+    is_full_disk,
     on_the_command_line,
     one_line,
     unusable_action_space,
@@ -109,7 +109,7 @@ def make_env(
     except (SettingsError, FaultyEnvironmentError):
         raise
     except Exception as error:  # whatever environments and wrappers raise
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if is_full_disk(error):
             raise
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
 

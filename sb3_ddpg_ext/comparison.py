@@ -17,11 +17,11 @@ from pathlib import Path
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.errors import SettingsError, require, unknown
-from sb3_ddpg_ext.files import LOCK, lock
+from sb3_ddpg_ext.files import LOCK, lock, make_directory
 from sb3_ddpg_ext.results.records import RunIdentity, RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.settings import Settings
-from sb3_ddpg_ext.training import TrainArgs, check, env_name, identity, settings_of, train_in
+from sb3_ddpg_ext.training import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of, train_in
 from sb3_ddpg_ext.variants import Variant, parse_variants
 
 MIN_EVAL_EPISODES = 10
@@ -139,8 +139,7 @@ def _first_run(args: CompareArgs, variant: Variant, env: str) -> PlannedRun:
             raise SettingsError(f"--steps {args.steps} is for all algorithms; leave it or n_timesteps= out")
         settings = settings_of(train_args)
         check(train_args, settings)
-        if args.eval_freq is not None and not 1 <= args.eval_freq <= settings.n_timesteps:
-            raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {args.eval_freq}")
+        check_is_evaluated(train_args, settings)
     except SettingsError as error:
         raise SettingsError(f"{variant.label} on {env}: {error}") from error
     folder = train_args.log_dir / variant.folder
@@ -209,10 +208,7 @@ def run_missing(
     :raises SettingsError: If the log directory cannot be written to, and as ``run_all``
     """
     for folder in dict.fromkeys(run.directory.parent for run in runs):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"cannot write to {folder}: {error.strerror}; choose another --log-dir") from error
+        make_directory(folder)
     for wait in (False, True):  # runs that another process is doing come last: they may be finished by then
         locked = []
         results = run_all(partial(execute, wait=wait), runs, workers=workers, scheduler=scheduler, on_start=on_start)

@@ -1,10 +1,11 @@
 """Errors, and their messages: one line that says what was wrong, what was expected and how to mend it."""
 
+import errno
 import traceback
 from collections.abc import Collection
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from gymnasium import spaces
@@ -79,6 +80,11 @@ def trace(error: BaseException) -> str:
     """:return: The traceback of an error. Of one in an environment, that of the original error, if there was one"""
     own = error.trace if isinstance(error, FaultyEnvironmentError) else ""
     return own or "".join(traceback.format_exception(error))
+
+
+def is_full_disk(error: object) -> TypeGuard[OSError]:
+    """:return: Whether this is the system's error for a disk without space"""
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
 def unusable_action_space(space: spaces.Box) -> str | None:

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ddpg_ext.building import make_env
 from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_command_line, one_line, require
+from sb3_ddpg_ext.files import make_directory
 from sb3_ddpg_ext.imports import check_origin
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.safe_files.algorithm import SafelySavedAlgorithm
@@ -180,10 +181,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     settings = saved.settings
     if args.video is not None:
         require("moviepy", "video")
-        try:
-            args.video.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"cannot write to {args.video}: {error.strerror}; choose another --video") from error
+        make_directory(args.video, "--video")
         recording = {
             "video_folder": str(args.video),
             "episode_trigger": lambda episode: episode < args.episodes,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sb3_ddpg_ext.errors import SettingsError
+
 LOCK = ".lock"
 _NEARLY_FULL = 2**20  # bytes
 
@@ -36,6 +38,20 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_directory(directory: Path, option: str = "--log-dir") -> None:
+    """
+    Make a directory for results, if there is none.
+
+    :param directory: The directory
+    :param option: The option that names it
+    :raises SettingsError: If it cannot be made
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"cannot write to {directory}: {error.strerror}; choose another {option}") from error
 
 
 def is_nearly_full(directory: Path) -> bool:

@@ -178,6 +178,17 @@ def check(args: TrainArgs, settings: Settings) -> None:
         make_model(settings, args.algo, env, seed=args.seed, device=args.device)
 
 
+def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:
+    """
+    :param args: What to train, and how
+    :param settings: Its settings
+    :raises SettingsError: If there is no evaluation during the run
+    """
+    freq = eval_freq(args, settings)
+    if not 1 <= freq <= settings.n_timesteps:
+        raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
+
+
 def _make_callbacks(settings: Settings) -> list[BaseCallback]:
     try:
         return [callback(**kwargs) for callback, kwargs in settings.callback]

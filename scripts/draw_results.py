@@ -1,8 +1,7 @@
-"""``python scripts/draw_results.py docs/results.png``: the README's picture, from docs/compare/evaluations.csv."""
+"""``python scripts/draw_results.py docs/results.png``: the README's picture, from the runs in docs/compare."""
 
-import csv
 import sys
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-EVALUATIONS = Path(__file__).parent.parent / "docs" / "compare" / "evaluations.csv"
-# Label in the file -> name, colour (Okabe and Ito's, which colour-blind readers can tell apart) and line style
+from sb3_ddpg_ext.results.records import Evaluations
+from sb3_ddpg_ext.results.result_file import read_runs
+from sb3_ddpg_ext.results.statistics import bootstrap, iqm
+
+LOG_DIR = Path(__file__).parent.parent / "docs" / "compare"
+# Label of the runs -> name, colour (Okabe and Ito's, which colour-blind readers can tell apart) and line style
 ALGORITHMS = {
     "custom_ddpg": ("CustomDDPG", "#D55E00", "-"),
     "ddpg": ("SB3 DDPG", "#000000", "-"),
@@ -27,48 +30,25 @@ ENVIRONMENTS = {
 }
 RESAMPLES, POINTS = 2_000, 200
 
-Run = tuple[np.ndarray, np.ndarray]
-"""CPU seconds of training at each evaluation, and its mean return."""
 
-
-def read(path: Path) -> dict[tuple[str, str], list[Run]]:
-    """:return: The runs of each environment and algorithm"""
-    points: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            points[row["env"], row["label"], row["seed"]].append((float(row["cpu_seconds"]), float(row["mean"])))
-    runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for (env, label, _), evaluations in points.items():
-        seconds, means = np.array(evaluations).T
-        runs[env, label].append((seconds, means))
-    return runs
-
-
-def iqm(scores: np.ndarray) -> np.ndarray:
-    """:return: The mean of the middle half of the runs, which are on the last axis: of five, of three of them"""
-    cut = scores.shape[-1] // 4
-    middle: np.ndarray = np.sort(scores)[..., cut : scores.shape[-1] - cut].mean(axis=-1)
-    return middle
-
-
-def draw(axes: Axes, runs: list[Run], name: str, colour: str, style: object) -> None:
+def draw(axes: Axes, runs: Sequence[Evaluations], name: str, colour: str, style: object) -> None:
     # All runs have been evaluated after the slowest one's first evaluation, and before the fastest one's end
-    start, end = max(seconds[0] for seconds, _ in runs), min(seconds[-1] for seconds, _ in runs)
+    start, end = max(run.cpu_seconds[0] for run in runs), min(run.cpu_seconds[-1] for run in runs)
     grid = np.geomspace(start, end, POINTS)
-    curves = np.stack([np.interp(grid, seconds, means) for seconds, means in runs], axis=-1)  # point, run
-    chosen = np.random.default_rng(0).integers(len(runs), size=(RESAMPLES, len(runs)))
-    low, high = np.quantile(iqm(curves[:, chosen]), (0.025, 0.975), axis=1)
+    curves = np.stack([np.interp(grid, run.cpu_seconds, run.means) for run in runs], axis=-1)  # [points, runs]
+    low, high = bootstrap(iqm, [curves], np.random.default_rng(0), RESAMPLES)
     axes.fill_between(grid, low, high, color=colour, alpha=0.12, linewidth=0)
-    axes.plot(grid, iqm(curves), color=colour, linestyle=style, linewidth=2.2, label=name)
+    axes.plot(grid, iqm([curves]), color=colour, linestyle=style, linewidth=2.2, label=name)
 
 
 def main(path: Path) -> None:
-    runs = read(EVALUATIONS)
+    runs = read_runs(LOG_DIR)
     figure = Figure(figsize=(11, 4.7), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(ENVIRONMENTS))
     for axes, (env, (steps, first_second)) in zip(panels, ENVIRONMENTS.items(), strict=True):
         for label, (name, colour, style) in ALGORITHMS.items():
-            draw(axes, runs[env, label], name, colour, style)
+            evaluations = [run.evaluations for run in runs if (run.env, run.label) == (env, label) and run.evaluations]
+            draw(axes, evaluations, name, colour, style)
         axes.set_title(f"{env}\n{steps}", fontsize=14)
         axes.set_xscale("log")
         axes.set_xlim(left=first_second)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from small_runs import FIXED, tune, tune_arguments
 from sb3_ddpg_ext.cli import main
 from sb3_ddpg_ext.comparison import PlannedRun
 from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.files import lock
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score
 from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file, load_settings, read_yaml
 from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, confirmation
@@ -198,6 +200,25 @@ def test_what_was_edited_meanwhile_is_not_overwritten(tuned: tuple[TuneArgs, Job
         with pytest.raises(SettingsError, match=r"mine.yml: the settings of Quick-v0 were changed since the study"):
             confirmation.write_winner(args, job, study, first)
         assert file.read_text() == edited
+
+
+def test_commands_that_name_one_file_by_different_links_exclude_each_other(
+    tuned: tuple[TuneArgs, Job], tmp_path: Path
+) -> None:
+    file, link = tmp_path / "shared" / "mine.yml", tmp_path / "mine" / "link.yml"
+    for folder in (file.parent, link.parent):
+        folder.mkdir()
+    shutil.copy(hyperparams_file("custom_ddpg"), file)
+    link.symlink_to(file)
+    args = replace(tuned[0], hyperparams=link)
+    job, study = prepare(args)
+    entry = WinningEntry("Quick-v0", {**study.incumbent, "gamma": 0.5}, ("why",))
+    with ThreadPoolExecutor(1) as pool:
+        with lock(file.parent, wait=True):
+            writing = pool.submit(confirmation.write_winner, args, job, study, entry)
+            assert not wait([writing], timeout=0.5).done
+        assert writing.result()
+    assert read_yaml(file)["Quick-v0"] == entry.values
 
 
 def test_an_anchor_moves_to_the_first_entry_that_refers_to_it(tmp_path: Path) -> None:

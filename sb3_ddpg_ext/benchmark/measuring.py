@@ -24,7 +24,7 @@ from sb3_ddpg_ext.benchmark import noise_cost
 from sb3_ddpg_ext.benchmark.presentation import describe, picture, table
 from sb3_ddpg_ext.benchmark.process import ALGORITHMS, OURS, SBX, ContestantProcess
 from sb3_ddpg_ext.errors import SettingsError, require
-from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.files import atomic, make_directory
 from sb3_ddpg_ext.results import provenance
 
 _CASES: dict[str, dict[str, Any]] = {
@@ -67,10 +67,7 @@ def benchmark(args: BenchmarkArgs) -> dict[str, Any]:
     _check(args)
     pythons = _pythons(args.sbx_python)
     sbx_versions = _sbx_versions(pythons[SBX]) if SBX in pythons else {}
-    try:
-        args.log_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"cannot write to {args.log_dir}: {error.strerror}; choose another --log-dir") from error
+    make_directory(args.log_dir)
     configurations = [
         {**_CASES[case], "threads": threads, "n_envs": n_envs}
         for threads, n_envs, case in product(args.threads, args.n_envs, args.cases)

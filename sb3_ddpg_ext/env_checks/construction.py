@@ -1,6 +1,6 @@
 """From functions that make environments to SB3's vectorized environments, with the checks around each of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_ddpg_ext.env_checks.processes import CheckedSubprocVecEnv
+from sb3_ddpg_ext.env_checks.processes import CheckedSubprocVecEnv, EnvFn
 from sb3_ddpg_ext.env_checks.wrappers import CheckedEnv, OutermostEnv, full_disk_error
-
-EnvFn = Callable[[], gym.Env[Any, Any]]
 
 _TRANSPARENT = Monitor, TimeLimit, OrderEnforcing, PassiveEnvChecker  # they pass on what an environment returns
 

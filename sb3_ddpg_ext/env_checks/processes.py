@@ -1,9 +1,7 @@
 """Environments in processes of their own, whose errors and deaths are reported."""
 
 import contextlib
-import errno
 import signal
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_ddpg_ext.env_checks.messages import code_location
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, describe
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, describe, is_full_disk, trace
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
 
@@ -29,11 +27,10 @@ def _make_or_return_error(env_fn: EnvFn, name: str, index: int) -> gym.Env[Any, 
     try:
         return env_fn()
     except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if is_full_disk(error):
             return _FailedEnv(error)
         when = f"while it was being made{code_location(error)}"
-        trace = "".join(traceback.format_exception(error))
-        return _FailedEnv(FaultyEnvironmentError(name, index, when, describe(error), trace))
+        return _FailedEnv(FaultyEnvironmentError(name, index, when, describe(error), trace(error)))
 
 
 class _CheckedPipe:

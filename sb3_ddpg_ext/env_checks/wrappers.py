@@ -1,7 +1,5 @@
 """Wrappers that check what an environment returns, and report what it raises."""
 
-import errno
-import traceback
 import warnings
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ from sb3_ddpg_ext.env_checks.messages import (
     wrong_number_of_values,
     wrong_reward,
 )
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, describe
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, describe, is_full_disk, trace
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -82,7 +80,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
     def _raised(self, error: BaseException, method: str) -> Exception:
-        return self._fault(describe(error), method, code_location(error), "".join(traceback.format_exception(error)))
+        return self._fault(describe(error), method, code_location(error), trace(error))
 
     def _fault(self, what: str, method: str, location: str = "", trace: str = "") -> FaultyEnvironmentError:
         (n_steps,) = self._n_steps
@@ -153,6 +151,6 @@ class OutermostEnv(CheckedEnv):
 
 def full_disk_error(error: BaseException, monitor: Path | None) -> OSError | None:
     """:return: For a full disk, the same error with the monitor's file name, which the original does not have"""
-    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename is not None or monitor is None:
+    if not is_full_disk(error) or error.filename is not None or monitor is None:
         return None
     return OSError(error.errno, error.strerror, str(monitor))

@@ -210,7 +210,8 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: WinningEntry) ->
     :raises SettingsError: If somebody has changed the settings since the study began, or as :func:`write_entry`
     """
     file = target(args)
-    with lock(file.parent, wait=True):  # studies of other environments may end at the same time
+    # Studies of other environments may end at the same time, and name the file by other links
+    with lock(file.resolve().parent, wait=True):
         current = read_entry(args)
         if current == entry.values:
             return False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.results.records import Array, Evaluations
+from sb3_ddpg_ext.results.records import AXES, Array, Evaluations
 from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of, threshold_of
 from sb3_ddpg_ext.results.statistics import area, first_at, iqm
 from sb3_ddpg_ext.tuning import ScoreKind
@@ -45,8 +45,8 @@ class _TimeScore:
 
 
 _TIME_SCORES: Mapping[ScoreKind, _TimeScore] = {
-    ScoreKind.STEPS_TO_THRESHOLD: _TimeScore(lambda run: run.steps, 1_000_000, "steps", 0),
-    ScoreKind.SECONDS_TO_THRESHOLD: _TimeScore(lambda run: run.cpu_seconds, 3_600, "CPU s", 1),
+    ScoreKind.STEPS_TO_THRESHOLD: _TimeScore(AXES["steps"], 1_000_000, "steps", 0),
+    ScoreKind.SECONDS_TO_THRESHOLD: _TimeScore(AXES["seconds"], 3_600, "CPU s", 1),
 }
 
 

@@ -11,24 +11,20 @@ is corrected.
 """
 
 import contextlib
-import errno
 import functools
 import platform
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeGuard
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError
+from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, is_full_disk
 from sb3_ddpg_ext.files import is_nearly_full
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
 from sb3_ddpg_ext.tuning.samplers import first_attempt
@@ -136,12 +132,7 @@ def search(job: Job, *, workers: int, scheduler: str | None = None) -> None:
 
 def _has_no_space(job: Job) -> bool:
     """SQLite reports a full disk, but Optuna does not pass that on."""
-    url = sqlalchemy.make_url(job.url)
-    return url.get_backend_name() == "sqlite" and is_nearly_full(Path(url.database or "").parent)
-
-
-def _is_full_disk(result: Exception | None) -> TypeGuard[OSError]:
-    return isinstance(result, OSError) and result.errno == errno.ENOSPC
+    return job.file is not None and is_nearly_full(job.file.parent)
 
 
 def _count_pending(study: optuna.Study, job: Job) -> int:
@@ -167,7 +158,7 @@ def _run_pending_trials(
         for _, result in results:
             if isinstance(result, WorkersDiedError):  # retried, up to MAX_RETRIES times
                 n_died += 1
-            elif isinstance(result, SettingsError | StorageInternalError) or _is_full_disk(result):
+            elif isinstance(result, SettingsError | StorageInternalError) or is_full_disk(result):
                 raise result
             elif isinstance(result, FaultyEnvironmentError):
                 what = f"{result.what}; {_STUDY_IS_KEPT}"

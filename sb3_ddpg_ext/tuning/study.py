@@ -17,9 +17,9 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from pydantic import TypeAdapter, ValidationError
 
 from sb3_ddpg_ext.errors import SettingsError, one_line
-from sb3_ddpg_ext.files import atomic, lock
+from sb3_ddpg_ext.files import atomic, lock, make_directory
 from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
-from sb3_ddpg_ext.training import TrainArgs, check, env_name, eval_freq, settings_of
+from sb3_ddpg_ext.training import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.tuning import PrunerName, ScoreKind, TuneArgs, require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleTPESampler
@@ -180,16 +180,11 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     train_args = _train_args(args)
     settings = settings_of(train_args)
     check(train_args, settings)
-    freq = eval_freq(train_args, settings)
-    if not 1 <= freq <= settings.n_timesteps:
-        raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
+    check_is_evaluated(train_args, settings)
     study = Study(StudyArguments.of(args), settings.raw, read_entry(args))
     check(train_args, study.incumbent_settings())
     directory = run_directory(args)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"cannot write to {directory}: {error.strerror}; choose another --log-dir") from error
+    make_directory(directory)
     file = directory / "study.db"
     job = Job(args.storage or f"sqlite:///{file}", directory.name, args.trials)
     with quiet(), lock(directory, wait=True):
