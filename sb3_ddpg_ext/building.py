@@ -45,6 +45,7 @@ def make_env(
     vec_env: str = "dummy",
     training: bool = True,
     monitor_dir: Path | None = None,
+    append: bool = False,
     vecnormalize: Path | None = None,
     trusted: bool = False,
     render_mode: str | None = None,
@@ -60,6 +61,7 @@ def make_env(
     :param vec_env: ``"dummy"`` or ``"subproc"``
     :param training: Whether ``VecNormalize`` updates its statistics and normalises rewards
     :param monitor_dir: Where to log episodes
+    :param append: Whether to add them to the files that are there
     :param vecnormalize: File of statistics to start from
     :param trusted: Whether code from that file may be run
     :param render_mode: Render mode of the environments; SB3's choice if not given
@@ -91,7 +93,7 @@ def make_env(
                 wrapper_class=wrap,
                 env_kwargs={**settings.env_kwargs, **render},
                 vec_env_cls=cast(Any, vectorize),
-                monitor_kwargs=dict(settings.monitor_kwargs),
+                monitor_kwargs={**settings.monitor_kwargs, **({"override_existing": False} if append else {})},
             )
         _check_action_space(env_id, env.action_space)
         for wrapper, kwargs in settings.vec_env_wrapper:

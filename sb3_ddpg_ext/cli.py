@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import tyro
 
 from sb3_ddpg_ext import display, report
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
+from sb3_ddpg_ext.callbacks import CHECKPOINTS
+from sb3_ddpg_ext.checkpoint import has_checkpoints
 from sb3_ddpg_ext.comparison import (
     CompareArgs,
     baseline_of,
@@ -98,6 +101,8 @@ def _train(args: TrainArgs) -> int:
     took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations"
     if record.score is None:
         print(f"Interrupted after {took}. What was reached is saved in {directory}")
+        if has_checkpoints(directory / CHECKPOINTS):
+            print(f"To go on: sb3-ddpg train --resume {shlex.quote(str(directory))}")
         return 130
     print(f"Trained {record.algo} on {record.env}: {took}")
     print(f"Last model: {_score(record.score)}")
@@ -132,7 +137,7 @@ def _compare(args: CompareArgs, with_traceback: bool) -> int:
     runs = plan(args)
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     missing = [run for run in runs if run.directory not in records]
-    for run, what in [(run, what) for run in missing if (what := unfinished_state(run)) is not None]:
+    for run, what in [(run, what) for run in missing if (what := unfinished_state(run, args.resume)) is not None]:
         print(f"{run.directory}: {what}")
     if args.dry_run:
         display.print_plan(args, runs, missing)

@@ -149,3 +149,9 @@ def _import_classes(value: Any, base: type, not_from: Path | None) -> tuple[tupl
         for path, kwargs in ({item: None} if isinstance(item, str) else item).items():
             classes.append((import_class(path, base, not_from), kwargs or {}))
     return tuple(classes)
+
+
+def why_invalid(error: ValidationError) -> str:
+    """:return: The first thing that is wrong, in one line: its name and what was expected"""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")

@@ -16,8 +16,8 @@ from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_comman
 from sb3_ddpg_ext.files import make_directory
 from sb3_ddpg_ext.imports import check_origin
 from sb3_ddpg_ext.results.records import Score
-from sb3_ddpg_ext.safe_files.algorithm import SafelySavedAlgorithm
-from sb3_ddpg_ext.safe_files.loading import is_sb3s, load_model
+from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
+from sb3_ddpg_ext.safe_files.loading import load_model
 from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_settings, read_yaml
 from sb3_ddpg_ext.training import check_device, set_threads
 
@@ -84,7 +84,7 @@ class SavedModel:
         """
         algorithm = algorithm_class(self.algo)
         try:
-            if is_sb3s(algorithm) or issubclass(algorithm, SafelySavedAlgorithm):
+            if is_saved_as_data(algorithm):
                 return load_model(algorithm, self.path, env, device, trusted=trusted)
             if not trusted:
                 raise UntrustedFileError(

@@ -11,6 +11,7 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 ``0.monitor.csv``            the episodes of training, one file for each environment
 ``<env>/config.yml``         the settings, which :func:`sb3_ddpg_ext.settings.parse_settings` reads again
 ``<env>/args.yml``           the arguments of the run
+``checkpoints/``             what an unfinished run goes on from
 ``result.json``              what came out: scores, times, versions, machine
 ===========================  ==========================================================================
 """
@@ -18,35 +19,50 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 import contextlib
 import json
 import math
+import shutil
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch as th
 import tyro
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.callbacks import Evaluation, InterruptedEvaluationError, StopOnSignal, save_model
+from sb3_ddpg_ext.callbacks import (
+    CHECKPOINTS,
+    Checkpoints,
+    Evaluation,
+    InterruptedEvaluationError,
+    StopOnSignal,
+    save_model,
+)
+from sb3_ddpg_ext.checkpoint import CheckpointError, has_checkpoints, record_episodes
+from sb3_ddpg_ext.conversion import why_invalid
 from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
-from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.files import atomic, lock
+from sb3_ddpg_ext.imports import check_origin
 from sb3_ddpg_ext.results.provenance import machine, versions
 from sb3_ddpg_ext.results.records import Evaluations, Protocol, RunIdentity, RunRecord, Score, Seconds
-from sb3_ddpg_ext.results.result_file import write_record
-from sb3_ddpg_ext.settings import Settings, load_settings
+from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
+from sb3_ddpg_ext.settings import Settings, algorithm_class, load_settings, parse_settings, read_yaml
+
+_STEPS_BETWEEN_CHECKPOINTS = 1_000  # at least: a shorter part of a run is trained again as fast as it is restored
 
 
 @dataclass(frozen=True)
 class TrainArgs:
     """Train an algorithm on an environment with the settings of hyperparams/, and write a run directory."""
 
-    env: str
+    env: Annotated[str, tyro.conf.arg(help_behavior_hint="(required, except with --resume)")] = ""
     """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
     algo: str = "custom_ddpg"
     """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
@@ -68,6 +84,11 @@ class TrainArgs:
     """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
     eval_episodes: int = 20
     """episodes of each evaluation, the final one included"""
+    checkpoint_freq: int | None = None
+    """environment steps between checkpoints, from which a run goes on after whatever has ended it, 0 for none; a
+    twentieth of the run, and at least 1,000, if not given"""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """go on with the run in this directory from its last checkpoint; all other arguments stay what they were"""
     log_dir: Path = Path("runs")
     """where run directories are made"""
     tensorboard: bool = False
@@ -120,19 +141,45 @@ def check_device(device: str) -> None:
 
 def train(args: TrainArgs) -> RunRecord:
     """
-    Train one model, in a new run directory.
+    Train one model, in a new run directory or, with ``args.resume``, in that of a run that was ended. If that one is
+    finished, nothing is done.
 
     :param args: What to train, and how
     :return: The record, as written to ``result.json``; its ``directory`` is the run directory
     :raises SettingsError: For anything that the caller has to mend before training begins
     :raises Exception: Whatever training raises, with an attribute ``run_directory``; the record there has it, too
     """
-    settings = settings_of(args)
+    resumes = args.resume is not None
+    if args.resume is not None:
+        directory, args, settings = args.resume, *_arguments_to_resume(args, args.resume)
+    elif not args.env:
+        raise SettingsError("say --env, the environment to train on, or --resume, the directory of a run to go on with")
+    else:
+        settings = settings_of(args)
     check(args, settings)
-    directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
+    if not resumes:
+        directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
+    with lock(directory / env_name(args.env), wait=False) as acquired:
+        if not acquired:
+            raise SettingsError(f"{directory}: another process is training this run")
+        if resumes and (record := read_run(directory)).is_finished:
+            return record
+        return _train_locked(directory, args, settings, resumes)
+
+
+def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, Settings]:
+    if replace(args, resume=None, quiet=False) != TrainArgs():
+        raise SettingsError("a run that is resumed keeps its arguments: beside --resume only --quiet can be given")
+    began, settings, _ = read_arguments(directory)
+    return replace(began, quiet=args.quiet), settings
+
+
+def _train_locked(directory: Path, args: TrainArgs, settings: Settings, resumes: bool) -> RunRecord:
     try:
         with StopOnSignal() as stop:
-            return train_in(directory, args, settings, label=args.algo, stop=stop)
+            return train_in(directory, args, settings, label=args.algo, stop=stop, resume=resumes)
+    except CheckpointError as error:
+        raise SettingsError(f"{directory} cannot be resumed: {error}") from error
     except (Exception, SystemExit) as error:
         with contextlib.suppress(OSError):  # the error may have been a full disk
             write_record(RunRecord.of_failure(identity(args, settings, args.algo), directory, error))
@@ -168,6 +215,8 @@ def check(args: TrainArgs, settings: Settings) -> None:
         raise SettingsError(f"--eval-freq must be 0 (for no evaluations) or more, got {args.eval_freq}")
     set_threads(args.threads)
     check_device(args.device)
+    if args.checkpoint_freq is not None and args.checkpoint_freq < 0:
+        raise SettingsError(f"--checkpoint-freq must be 0 (for none) or more, got {args.checkpoint_freq}")
     if args.tensorboard:
         require("tensorboard", "tensorboard")
     if not args.quiet:
@@ -187,6 +236,29 @@ def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:
     freq = eval_freq(args, settings)
     if not 1 <= freq <= settings.n_timesteps:
         raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
+
+
+def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
+    """
+    Read what a run was to do.
+
+    :param directory: Its directory
+    :return: Its arguments, its settings, and its label
+    :raises SettingsError: If it is no run directory, or its files are damaged
+    """
+    file = next(iter(sorted(directory.glob("*/args.yml"))), None)
+    if file is None:
+        raise SettingsError(f"{directory} is not a run directory: it holds no */args.yml")
+    content = read_yaml(file)
+    try:
+        args = TypeAdapter(TrainArgs).validate_python(content)
+    except ValidationError as error:
+        raise SettingsError(f"{file}: {why_invalid(error)}") from error
+    if ":" in args.env:  # Gymnasium imports what is before it
+        check_origin(args.env.split(":")[0], directory)
+    config_file = file.with_name("config.yml")
+    settings = parse_settings(args.algo, read_yaml(config_file), str(config_file), directory)
+    return args, settings, str(content.get("label", args.algo))
 
 
 def _make_callbacks(settings: Settings) -> list[BaseCallback]:
@@ -229,6 +301,7 @@ def train_in(
     *,
     label: str,
     stop: StopOnSignal,
+    resume: bool = False,
     on_evaluation: Callable[[Evaluations], object] = lambda _: None,
 ) -> RunRecord:
     """
@@ -239,32 +312,40 @@ def train_in(
     :param settings: Its settings
     :param label: What the user calls this algorithm with these settings
     :param stop: Ends the run early when a signal arrives
+    :param resume: Whether to go on from the last checkpoint in the directory, if there is one
     :param on_evaluation: Called after each evaluation with all of them so far; an exception from it ends the run
         without a record
     :return: The record
+    :raises CheckpointError: If no checkpoint is intact
     :raises NonFiniteError: If a return of an evaluation, or a number that CustomDDPG receives or computes, is not
         finite
     :raises FaultyEnvironmentError: If the environment raises, or returns what no environment may return
     """
     name = env_name(args.env)
     set_threads(args.threads)
-    _write_arguments(directory / name, args, settings, label)
-    with contextlib.ExitStack() as resources:
-        with _children_ignore_ctrl_c() if args.vec_env == "subproc" else contextlib.nullcontext():
-            env = make_env(args.env, settings, settings.n_envs, args.seed, vec_env=args.vec_env, monitor_dir=directory)
-        resources.callback(env.close)
-        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
-        resources.callback(eval_env.close)
-        tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
-        model = make_model(
-            settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
-        )
+    resume = resume and has_checkpoints(directory / CHECKPOINTS)  # it may have been ended before the first one
+    if not resume:
+        _write_arguments(directory / name, args, settings, label)
+    with _environments(directory, args, settings, append=resume) as (env, eval_env):
         # SB3 counts steps of the vectorized environment. Rounded up: at least so many environment steps
         frequency = math.ceil(eval_freq(args, settings) / settings.n_envs)
         evaluation = Evaluation(directory, eval_env, frequency, args.eval_episodes, stop, on_evaluation)
+        checkpoints = _make_checkpoints(directory, args, settings, evaluation)
+        tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
+        if resume and checkpoints is not None:
+            algorithm = algorithm_class(args.algo)
+            model = checkpoints.resume(algorithm, env, device=args.device, tensorboard_log=tensorboard_log)
+        else:
+            model = make_model(
+                settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
+            )
+        if checkpoints is not None:
+            record_episodes(env)
+        stop.checkpoints = checkpoints
+        callbacks = [*([] if checkpoints is None else [checkpoints]), *_make_callbacks(settings), evaluation, stop]
         files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
-            _learn(model, settings, evaluation, stop, progress_bar=not args.quiet)
+            _learn(model, settings, callbacks, progress_bar=not args.quiet)
         except BaseException:  # whatever ended training, the model so far is saved
             with contextlib.suppress(OSError):  # a full disk must not hide what ended training
                 save_model(model, *files)
@@ -288,7 +369,42 @@ def train_in(
         machine=machine(),
     )
     write_record(record)
+    if record.is_finished:
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return record
+
+
+@contextlib.contextmanager
+def _environments(
+    directory: Path, args: TrainArgs, settings: Settings, *, append: bool
+) -> Iterator[tuple[VecEnv, VecEnv]]:
+    """The environments for training and for evaluation, which are closed in the end."""
+    with _children_ignore_ctrl_c() if args.vec_env == "subproc" else contextlib.nullcontext():
+        env = make_env(
+            args.env,
+            settings,
+            settings.n_envs,
+            args.seed,
+            vec_env=args.vec_env,
+            monitor_dir=directory,
+            append=append,
+        )
+    with contextlib.closing(env):
+        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
+        with contextlib.closing(eval_env):
+            yield env, eval_env
+
+
+def _make_checkpoints(
+    directory: Path, args: TrainArgs, settings: Settings, evaluation: Evaluation
+) -> Checkpoints | None:
+    """:return: What writes the checkpoints; None if that is switched off, or not possible with SBX's algorithms"""
+    every = args.checkpoint_freq
+    if every == 0 or not is_saved_as_data(algorithm_class(args.algo)):
+        return None
+    if every is None:
+        every = max(settings.n_timesteps // 20, _STEPS_BETWEEN_CHECKPOINTS)
+    return Checkpoints(directory, every, lambda: evaluation.clock)
 
 
 def _write_arguments(directory: Path, args: TrainArgs, settings: Settings, label: str) -> None:
@@ -302,11 +418,15 @@ def _write_arguments(directory: Path, args: TrainArgs, settings: Settings, label
 
 
 def _learn(
-    model: OffPolicyAlgorithm, settings: Settings, evaluation: Evaluation, stop: StopOnSignal, *, progress_bar: bool
+    model: OffPolicyAlgorithm, settings: Settings, callbacks: Sequence[BaseCallback], *, progress_bar: bool
 ) -> None:
     bars = [ProgressBarCallback()] if progress_bar else []
     try:
-        model.learn(settings.n_timesteps, callback=[*_make_callbacks(settings), evaluation, stop, *bars])
+        model.learn(
+            settings.n_timesteps - model.num_timesteps,
+            callback=[*callbacks, *bars],
+            reset_num_timesteps=model.num_timesteps == 0,
+        )
     finally:
         for bar in bars:
             if hasattr(bar, "pbar"):  # after an error SB3 leaves it open, and it would be drawn below the message

@@ -19,7 +19,7 @@ from sb3_ddpg_ext.checkpoint.codec import is_data
 from sb3_ddpg_ext.checkpoint.object_state import set_space_states, space_states, state_of, with_state
 from sb3_ddpg_ext.checkpoint.recorder import episodes, put_back
 from sb3_ddpg_ext.checkpoint.segments import BufferLog
-from sb3_ddpg_ext.checkpoint.store import CheckpointDirectory, CheckpointError
+from sb3_ddpg_ext.checkpoint.store import CheckpointDirectory, CheckpointError, InexactResumeWarning
 
 _PROGRESS = (
     *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"),
@@ -178,6 +178,7 @@ def restore_now(model: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
         warnings.warn(
             f"Training goes on with new episodes, and not exactly as it would have, since the running one could not be "
             f"put back: {'; '.join(lost)}. An environment can offer get_state() and set_state().",
+            InexactResumeWarning,
             stacklevel=4,
         )
 

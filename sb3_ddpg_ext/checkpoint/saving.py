@@ -13,6 +13,7 @@ from sb3_ddpg_ext.checkpoint.codec import NoDataError
 from sb3_ddpg_ext.checkpoint.model_state import Resumption, model_state, restore_now
 from sb3_ddpg_ext.checkpoint.segments import BufferLog, buffer_state, restore_buffer
 from sb3_ddpg_ext.checkpoint.store import ROWS, CheckpointDirectory, CheckpointError, write_state
+from sb3_ddpg_ext.safe_files.model_file import write_model
 
 AnyModel = TypeVar("AnyModel", bound=OffPolicyAlgorithm)
 
@@ -36,6 +37,8 @@ def save_checkpoint(model: OffPolicyAlgorithm, resumption: Resumption, path: Pat
             "a checkpoint cannot be written in the middle of a step, before its transition is stored; a callback can "
             "write it in _on_rollout_start, as ResumableCheckpointCallback does, and not in _on_step"
         )
+    if model.use_sde:
+        raise CheckpointError("exploration that depends on the state (use_sde=True) cannot be resumed exactly")
     buffer = model.replay_buffer
     assert buffer is not None
     directory, log = resumption.directory(path)
@@ -47,7 +50,7 @@ def save_checkpoint(model: OffPolicyAlgorithm, resumption: Resumption, path: Pat
 
         def fill(folder: Path) -> None:
             write_state(folder, state)
-            model.save(folder / "model.zip")
+            write_model(model, folder / "model.zip")
 
         checkpoint = directory.write(fill, segments, keep, step)
     except NoDataError as error:

@@ -39,6 +39,10 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used. One line: what was wrong, and how to mend it."""
 
 
+class InexactResumeWarning(UserWarning):
+    """Training goes on, but not with the same bits as if it had not been interrupted."""
+
+
 @dataclass(frozen=True)
 class FileSum:
     """What a file of a checkpoint must be: its name below the directory of checkpoints or of one, size and SHA-256."""
@@ -236,6 +240,11 @@ class CheckpointDirectory:
             except OSError as error:
                 raise CheckpointError(f"{path.name}: {file.name} cannot be read: {error.strerror}") from error
         return manifest
+
+
+def has_checkpoints(path: Path) -> bool:
+    """:return: Whether there is a checkpoint in a directory, intact or not"""
+    return bool(CheckpointDirectory(path).checkpoints())
 
 
 def file_sum(path: Path) -> FileSum:

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_ddpg_ext.errors import UntrustedFileError
 from sb3_ddpg_ext.safe_files.buffer_file import read_buffer, write_buffer
-from sb3_ddpg_ext.safe_files.loading import load_model, name_of, put_parameters, read_parameters
+from sb3_ddpg_ext.safe_files.loading import is_sb3s, load_model, name_of, put_parameters, read_parameters
 from sb3_ddpg_ext.safe_files.model_file import File, opened, write_model
 from sb3_ddpg_ext.safe_files.plain import NotPlainError
 
@@ -135,3 +135,8 @@ class SafelySavedAlgorithm(OffPolicyAlgorithm):
             self.replay_buffer.set_env(self.env)
             if truncate_last_traj:
                 self.replay_buffer.truncate_last_trajectory()
+
+
+def is_saved_as_data(algorithm: type) -> bool:
+    """:return: Whether models of an algorithm are saved as plain data: those of SBX are not"""
+    return is_sb3s(algorithm) or issubclass(algorithm, SafelySavedAlgorithm)

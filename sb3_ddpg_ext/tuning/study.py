@@ -16,6 +16,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from pydantic import TypeAdapter, ValidationError
 
+from sb3_ddpg_ext.conversion import why_invalid
 from sb3_ddpg_ext.errors import SettingsError, one_line
 from sb3_ddpg_ext.files import atomic, lock, make_directory
 from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
@@ -113,10 +114,7 @@ class Study:
             arguments = TypeAdapter(StudyArguments).validate_json(texts["asked"], strict=True)
             entries = [TypeAdapter(dict[str, Any]).validate_json(texts[n], strict=True) for n in ("previous", "there")]
         except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
-            reason = one_line(error)
-            if isinstance(error, ValidationError):
-                first = error.errors()[0]
-                reason = f"{'.'.join(map(str, first['loc'])) or 'study'}: {first['msg']}"
+            reason = why_invalid(error) if isinstance(error, ValidationError) else one_line(error)
             raise SettingsError(
                 f"the database holds a study that sb3-ddpg tune has not written ({reason}); choose another --study"
             ) from error
