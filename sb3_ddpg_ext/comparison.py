@@ -7,15 +7,13 @@ releases when a process dies, keeps two comparisons from doing the same run at o
 """
 
 import contextlib
-import shutil
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sb3_ddpg_ext.callbacks import CHECKPOINTS, StopOnSignal
-from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints
+from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.errors import SettingsError, require, unknown
 from sb3_ddpg_ext.files import LOCK, lock, make_directory
@@ -24,13 +22,13 @@ from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import (
     TrainArgs,
+    can_resume,
     check,
     check_is_evaluated,
     env_name,
     identity,
-    read_arguments,
     settings_of,
-    train_in,
+    train_from_last_checkpoint,
 )
 from sb3_ddpg_ext.variants import Variant, parse_variants
 
@@ -200,20 +198,9 @@ def unfinished_state(run: PlannedRun, resume: bool = True) -> str | None:
             return "another process is at it, whose result is waited for"
     record = read_run(run.directory)
     reason = f" ({record.reason})" if record.status != "not finished" else ""
-    if resume and _was_killed(run):
+    if resume and can_resume(run.directory, run.identity()):
         return f"{record.status}{reason}, so it goes on from its last checkpoint"
     return f"{record.status}{reason}, so it is run again, from scratch"
-
-
-def _was_killed(run: PlannedRun) -> bool:
-    """Whether there are checkpoints of a run that did not come to an end of its own, and that it was the same run."""
-    if not has_checkpoints(run.directory / CHECKPOINTS) or read_run(run.directory).status != "not finished":
-        return False
-    try:
-        args, settings, label = read_arguments(run.directory)
-    except SettingsError:
-        return False
-    return not run.identity().differences(identity(args, settings, label))
 
 
 def run_missing(
@@ -269,31 +256,13 @@ def execute(run: PlannedRun, *, wait: bool = False, resume: bool = True) -> RunR
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the user saw those of the settings when the plan was made
-                warnings.simplefilter("error", InexactResumeWarning)
-                return _train(run, resume and _was_killed(run))
+                return train_from_last_checkpoint(
+                    run.directory, run.args, run.settings, label=run.label, stop=StopOnSignal(), resume=resume
+                )
         except (Exception, SystemExit) as error:  # environments raise anything
             record = RunRecord.of_failure(run.identity(), run.directory, error)
             write_record(record)
             return record
-
-
-def _train(run: PlannedRun, resume: bool) -> RunRecord:
-    if not resume:
-        _clear(run.directory)
-    try:
-        return train_in(run.directory, run.args, run.settings, label=run.label, stop=StopOnSignal(), resume=resume)
-    except (CheckpointError, InexactResumeWarning):  # a result must not depend on whether the run was killed
-        if not resume:
-            raise
-        return _train(run, resume=False)
-
-
-def _clear(directory: Path) -> None:
-    for path in directory.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
 
 
 def _record_failure(run: PlannedRun, error: Exception) -> RunRecord:

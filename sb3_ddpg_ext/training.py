@@ -21,10 +21,11 @@ import json
 import math
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch as th
 import tyro
@@ -43,11 +44,11 @@ from sb3_ddpg_ext.callbacks import (
     StopOnSignal,
     save_model,
 )
-from sb3_ddpg_ext.checkpoint import CheckpointError, has_checkpoints, record_episodes
+from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
 from sb3_ddpg_ext.conversion import why_invalid
 from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
-from sb3_ddpg_ext.files import atomic, lock
+from sb3_ddpg_ext.files import LOCK, atomic, lock
 from sb3_ddpg_ext.imports import check_origin
 from sb3_ddpg_ext.results.provenance import machine, versions
 from sb3_ddpg_ext.results.records import Evaluations, Protocol, RunIdentity, RunRecord, Score, Seconds
@@ -151,38 +152,40 @@ def train(args: TrainArgs) -> RunRecord:
     """
     resumes = args.resume is not None
     if args.resume is not None:
-        directory, args, settings = args.resume, *_arguments_to_resume(args, args.resume)
+        directory, (args, settings, label) = args.resume, _arguments_to_resume(args, args.resume)
     elif not args.env:
         raise SettingsError("say --env, the environment to train on, or --resume, the directory of a run to go on with")
     else:
-        settings = settings_of(args)
+        settings, label = settings_of(args), args.algo
     check(args, settings)
     if not resumes:
         directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
-    with lock(directory / env_name(args.env), wait=False) as acquired:
+    (directory / CHECKPOINTS).mkdir(exist_ok=True)
+    with lock(directory / CHECKPOINTS, wait=False) as acquired:
         if not acquired:
             raise SettingsError(f"{directory}: another process is training this run")
         if resumes and (record := read_run(directory)).is_finished:
+            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
             return record
-        return _train_locked(directory, args, settings, resumes)
+        return _train_locked(directory, args, settings, label, resumes)
 
 
-def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, Settings]:
+def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, Settings, str]:
     if replace(args, resume=None, quiet=False) != TrainArgs():
         raise SettingsError("a run that is resumed keeps its arguments: beside --resume only --quiet can be given")
-    began, settings, _ = read_arguments(directory)
-    return replace(began, quiet=args.quiet), settings
+    began, settings, label = read_arguments(directory)
+    return replace(began, quiet=args.quiet), settings, label
 
 
-def _train_locked(directory: Path, args: TrainArgs, settings: Settings, resumes: bool) -> RunRecord:
+def _train_locked(directory: Path, args: TrainArgs, settings: Settings, label: str, resumes: bool) -> RunRecord:
     try:
         with StopOnSignal() as stop:
-            return train_in(directory, args, settings, label=args.algo, stop=stop, resume=resumes)
+            return train_in(directory, args, settings, label=label, stop=stop, resume=resumes)
     except CheckpointError as error:
         raise SettingsError(f"{directory} cannot be resumed: {error}") from error
     except (Exception, SystemExit) as error:
         with contextlib.suppress(OSError):  # the error may have been a full disk
-            write_record(RunRecord.of_failure(identity(args, settings, args.algo), directory, error))
+            write_record(RunRecord.of_failure(identity(args, settings, label), directory, error))
         vars(error)["run_directory"] = directory
         raise
 
@@ -259,6 +262,49 @@ def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
     config_file = file.with_name("config.yml")
     settings = parse_settings(args.algo, read_yaml(config_file), str(config_file), directory)
     return args, settings, str(content.get("label", args.algo))
+
+
+def can_resume(directory: Path, run: RunIdentity) -> bool:
+    """
+    :param directory: A run directory
+    :param run: What is to be done
+    :return: Whether it has checkpoints of this very run, which was killed: it came to no end of its own
+    """
+    if not has_checkpoints(directory / CHECKPOINTS) or read_run(directory).status != "not finished":
+        return False
+    try:
+        args, settings, label = read_arguments(directory)
+    except SettingsError:
+        return False
+    return not run.differences(identity(args, settings, label))
+
+
+def train_from_last_checkpoint(
+    directory: Path, args: TrainArgs, settings: Settings, *, label: str, resume: bool, **kwargs: Any
+) -> RunRecord:
+    """
+    Train one model as :func:`train_in`: from the last checkpoint if this very run was killed, and otherwise from
+    scratch. It is from scratch, too, if training would not go on exactly as it would have, since the result of a
+    comparison must not depend on that.
+
+    :param directory: The run directory, which is cleared if the run begins from scratch
+    :param args: What to train, and how
+    :param settings: Its settings
+    :param label: What the user calls this algorithm with these settings
+    :param resume: False to begin from scratch in any case
+    :param kwargs: Further arguments of ``train_in``
+    :return: The record
+    """
+    if resume and can_resume(directory, identity(args, settings, label)):
+        with contextlib.suppress(CheckpointError, InexactResumeWarning), warnings.catch_warnings():
+            warnings.simplefilter("error", InexactResumeWarning)
+            return train_in(directory, args, settings, label=label, resume=True, **kwargs)
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    return train_in(directory, args, settings, label=label, **kwargs)
 
 
 def _make_callbacks(settings: Settings) -> list[BaseCallback]:

@@ -184,7 +184,10 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     directory = run_directory(args)
     make_directory(directory)
     file = directory / "study.db"
-    job = Job(args.storage or f"sqlite:///{file}", directory.name, args.trials)
+    runs = directory / "trials" if args.resume else None
+    if runs is not None:
+        make_directory(runs)
+    job = Job(args.storage or f"sqlite:///{file}", directory.name, args.trials, runs)
     with quiet(), lock(directory, wait=True):
         try:
             if args.storage is None and not os.path.lexists(file):

@@ -2,8 +2,8 @@
 A fault drill: processes are killed at random moments, files are damaged, a disk is full. Then the same command is given
 again, and what it ends with is compared, bit by bit, with a run to which nothing has happened.
 
-``make drill`` runs it; ``python tests/helpers/drill.py --help`` lists its options. Processes are forked from one that has
-imported everything, run the command line's ``main``, and are killed with SIGKILL.
+``make drill`` runs it; ``python tests/helpers/drill.py --help`` lists its options. Processes are forked from one that
+has imported everything, run the command line's ``main``, and are killed with SIGKILL.
 """
 
 import itertools
@@ -15,16 +15,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tyro
-from processes import ENVIRONMENT, forked
+from processes import ENVIRONMENT, forked, started
 from resumed_runs import digest
 from rich.console import Console
-from rich.progress import track
 
-from sb3_ddpg_ext.checkpoint import has_checkpoints
 from sb3_ddpg_ext.results.result_file import read_run
 from sb3_ddpg_ext.safe_files.loading import read_parameters
 from sb3_ddpg_ext.tuning.search import latest_attempts
@@ -37,11 +36,20 @@ TRAIN: dict[str, tuple[str, ...]] = {
     "Pendulum-v1, 4 environments": ("--env", "Pendulum-v1", "--n-envs", "4"),
     "Pendulum-v1, VecNormalize, autograd": ("--env", "Pendulum-v1", "-p", "normalize=true", "-p", "fused=false"),
     "LunarLanderContinuous-v3": ("--env", "LunarLanderContinuous-v3"),
-    "LunarLanderContinuous-v3, 4 processes": ("--env", "LunarLanderContinuous-v3", "--n-envs", "4", "--vec-env", "subproc"),
+    "LunarLanderContinuous-v3, 4 processes": (
+        "--env",
+        "LunarLanderContinuous-v3",
+        "--n-envs",
+        "4",
+        "--vec-env",
+        "subproc",
+    ),
     "HalfCheetah-v5": ("--env", "HalfCheetah-v5"),
     "HalfCheetah-v5, n-step, VecNormalize": ("--env", "HalfCheetah-v5", "-p", "n_steps=3", "-p", "normalize=true"),
 }
 COMMON = ("--quiet", "--eval-episodes", "2", "--threads", "1")
+Command = Callable[..., subprocess.CompletedProcess[str]]
+KILLED = -9
 KILLS_PER_RUN = 6  # then it may come to its end
 
 
@@ -61,7 +69,7 @@ class Drill:
     """seed of moments and damages"""
 
 
-class Failure(Exception):
+class DrillError(Exception):
     """Something was lost or different."""
 
 
@@ -70,12 +78,22 @@ def sb3_ddpg(arguments: Sequence[str], folder: Path, seconds: float = 600) -> su
     return forked(arguments, folder, ENVIRONMENT, seconds)
 
 
-def checked(arguments: Sequence[str], folder: Path) -> float:
+def tune_hastily(arguments: Sequence[str], folder: Path, seconds: float = 600) -> subprocess.CompletedProcess[str]:
+    """:return: How ``tune`` has ended, which soon takes a worker for dead, and which is killed after some seconds"""
+    with started([Path(__file__).with_name("tune_hastily.py"), *arguments], folder) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(arguments, KILLED, "", "")
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+def checked(arguments: Sequence[str], folder: Path, run: Command = sb3_ddpg) -> float:
     """:return: How many seconds a command takes that is left alone"""
     start = time.perf_counter()
-    result = sb3_ddpg(arguments, folder)
+    result = run(arguments, folder)
     if result.returncode != 0:
-        raise Failure(f"{' '.join(arguments)} ended with {result.returncode}: {result.stderr}")
+        raise DrillError(f"{' '.join(arguments)} ended with {result.returncode}: {result.stderr}")
     return time.perf_counter() - start
 
 
@@ -89,7 +107,7 @@ def contents(directory: Path) -> dict[str, str]:
         found[path.name] = digest([line.split(",")[:2] for line in path.read_text().splitlines()[2:]])
     record = read_run(directory)
     if record.score is None or record.evaluations is None:
-        raise Failure(f"{directory} has no score: {record.reason}")
+        raise DrillError(f"{directory} has no score: {record.reason}")
     found["record"] = digest([record.score.returns, record.steps, record.updates, record.evaluations.returns])
     return found
 
@@ -100,7 +118,12 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> str:
 
 
 def kill_until_finished(
-    command: Callable[[], Sequence[str]], folder: Path, seconds: float, kills: int, rng: random.Random
+    command: Callable[[], Sequence[str]],
+    folder: Path,
+    seconds: float,
+    kills: int,
+    rng: random.Random,
+    run: Command = sb3_ddpg,
 ) -> int:
     """
     Give a command again and again.
@@ -110,54 +133,134 @@ def kill_until_finished(
     :param seconds: How long it takes
     :param kills: How often it is killed at most
     :param rng: Chooses the moments
+    :param run: Runs it
     :return: How often it was killed
     """
     for n_kills in range(kills + 1):
         limit = rng.uniform(0, 0.7 * seconds) if n_kills < kills else 600
-        result = sb3_ddpg(command(), folder, limit)
+        result = run(command(), folder, limit)
         if result.returncode == 0:
             return n_kills
-        if result.returncode != -9:
-            raise Failure(f"{' '.join(command())} ended with {result.returncode}: {result.stderr}")
-    raise Failure(f"{' '.join(command())} did not end in 10 minutes")
+        if result.returncode != KILLED:
+            raise DrillError(f"{' '.join(command())} ended with {result.returncode}: {result.stderr}")
+    raise DrillError(f"{' '.join(command())} did not end in 10 minutes")
+
+
+def resume_command(folder: Path, new: Sequence[str]) -> Sequence[str]:
+    """:return: The command that begins a run in ``folder``, or goes on with it if there is one"""
+    begun = next(folder.glob("*/*_1/*/args.yml"), None)
+    if begun is not None:
+        return ["train", "--resume", str(begun.parents[1]), "--quiet"]
+    shutil.rmtree(folder, ignore_errors=True)
+    return [*new, str(folder)]
+
+
+def new_run(rng: random.Random, *arguments: str) -> list[str]:
+    """:return: The arguments of ``train`` for a small run, but for the value of the last one, ``--log-dir``"""
+    frequencies = ["--eval-freq", "500", "--checkpoint-freq", str(rng.choice([70, 200]))]
+    return ["train", *arguments, *SMALL, *COMMON, "--steps", "1500", *frequencies, "--log-dir"]
 
 
 def drill_train(kills: int, rng: random.Random) -> str:
     """:return: What has happened in runs of ``train`` that were killed and resumed"""
-    n_kills = n_runs = n_anew = 0
+    n_kills = n_runs = 0
     for arguments in itertools.cycle(TRAIN.values()):
         if n_kills >= kills:
-            return f"train: {n_kills} kills in {n_runs} runs ({n_anew} of them before the first checkpoint), no difference"
+            return f"train: {n_kills} kills in {n_runs} runs, no difference"
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            new = ["train", *arguments, *SMALL, *COMMON, "--steps", "1500", "--eval-freq", "500"]
-            new += ["--checkpoint-freq", str(rng.choice([70, 200])), "--log-dir"]
+            new = new_run(rng, *arguments)
             seconds = checked([*new, "alone"], folder)
-            (alone,) = folder.glob("alone/*/*_1")
-
-            def command(folder: Path = folder, new: list[str] = new) -> Sequence[str]:
-                nonlocal n_anew
-                begun = next(folder.glob("killed/*/*_1/*/args.yml"), None)
-                if begun is None:
-                    shutil.rmtree(folder / "killed", ignore_errors=True)
-                    return [*new, "killed"]
-                n_anew += not has_checkpoints(begun.parents[1] / "checkpoints")
-                return ["train", "--resume", str(begun.parents[1]), "--quiet"]
-
+            command = partial(resume_command, folder / "killed", new)
             n_kills += kill_until_finished(command, folder, seconds, min(kills - n_kills, KILLS_PER_RUN), rng)
             n_runs += 1
-            (killed,) = folder.glob("killed/*/*_1")
-            if what := differences(contents(alone), contents(killed)):
-                raise Failure(f"{arguments}: {what} of the run that was killed differ")
+            compare_runs(folder / "alone", folder / "killed", " ".join(arguments))
     raise AssertionError
+
+
+def compare_runs(alone: Path, killed: Path, what: str) -> None:
+    """:raises DrillError: If the runs in one directory have not ended with the same as those in the other"""
+    runs = [path.parent.relative_to(alone) for path in alone.glob("*/*/result.json")]
+    for run in runs:
+        if names := differences(contents(alone / run), contents(killed / run)):
+            raise DrillError(f"{what}: {names} of {run} are not those of a run that was left alone")
+
+
+def drill_compare(kills: int, rng: random.Random) -> str:
+    """:return: What has happened in a comparison that was killed and begun again"""
+    n_kills = n_plans = 0
+    while n_kills < kills:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            command = [
+                "compare",
+                "--algos",
+                "custom_ddpg,custom_ddpg:gamma=0.9",
+                "--envs",
+                "Pendulum-v1",
+                "--seeds",
+                "2",
+            ]
+            command += ["--steps", "3000", "--eval-freq", "1000", "--eval-episodes", "10", "--quiet"]
+            command += ["--workers", str(n_plans % 2), "--log-dir"]
+            seconds = checked([*command, "alone"], folder)
+            again = partial(list, [*command, "killed"])
+            n_kills += kill_until_finished(again, folder, seconds, kills - n_kills, rng)
+            n_plans += 1
+            compare_runs(folder / "alone", folder / "killed", "compare")
+    return f"compare: {n_kills} kills in {n_plans} comparisons of 4 runs, no difference"
+
+
+def drill_tune(kills: int, rng: random.Random) -> str:
+    """:return: What has happened in searches that were killed and begun again"""
+    n_kills = n_studies = 0
+    while n_kills < kills:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            command = ["--env", "Pendulum-v1", "--trials", "3", "--steps", "2500", "--eval-freq", "500"]
+            command += [
+                "--eval-episodes",
+                "2",
+                "--seeds",
+                "2",
+                "--top",
+                "1",
+                "--confirm-seeds",
+                "2",
+                "--no-write",
+                "--quiet",
+            ]
+            command += ["--workers", "0", "--fix", "batch_size=32", "--study", "study", "--log-dir"]
+            seconds = checked([*command, "alone"], folder, tune_hastily)
+            again = partial(list, [*command, "killed"])
+            n_kills += kill_until_finished(again, folder, seconds, kills - n_kills, rng, tune_hastily)
+            n_studies += 1
+            alone, killed = (trials(folder / name / "study" / "study.db") for name in ("alone", "killed"))
+            if names := differences(alone, killed):
+                raise DrillError(f"tune: the trials {names} are not those of a search that was left alone")
+            compare_runs(folder / "alone/study/confirm", folder / "killed/study/confirm", "tune")
+    return f"tune: {n_kills} kills in {n_studies} searches of 3 trials and their confirmation, no difference"
+
+
+def trials(database: Path) -> dict[str, str]:
+    """:return: Parameters, reports and values of the trials that count, by the number of their first attempt"""
+    with quiet():
+        study, _ = connect(Job(f"sqlite:///{database}", "study", 3))
+        return {
+            str(number): digest([trial.params, trial.value, list(trial.intermediate_values.items()), trial.state.name])
+            for number, trial in latest_attempts(study.trials).items()
+        }
 
 
 if __name__ == "__main__":
     options = tyro.cli(Drill)
     rng = random.Random(options.seed)
     console = Console()
+    parts = [(drill_train, options.kills), (drill_compare, options.compare_kills), (drill_tune, options.tune_kills)]
     try:
-        console.print(drill_train(options.kills, rng))
-    except Failure as failure:
-        console.print(f"[red]{failure}")
+        for part, number in parts:
+            if number:
+                console.print(part(number, rng))
+    except DrillError as error:
+        console.print(f"[red]{error}")
         sys.exit(1)
