@@ -6,20 +6,26 @@ again, and what it ends with is compared, bit by bit, with a run to which nothin
 has imported everything, run the command line's ``main``, and are killed with SIGKILL.
 """
 
+import contextlib
 import itertools
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import tyro
+from clusters import wait_until
 from processes import ENVIRONMENT, forked, started
 from resumed_runs import digest
 from rich.console import Console
@@ -35,6 +41,7 @@ TRAIN: dict[str, tuple[str, ...]] = {
     "Pendulum-v1": ("--env", "Pendulum-v1"),
     "Pendulum-v1, 4 environments": ("--env", "Pendulum-v1", "--n-envs", "4"),
     "Pendulum-v1, VecNormalize, autograd": ("--env", "Pendulum-v1", "-p", "normalize=true", "-p", "fused=false"),
+    "Pendulum-v1, 4 processes": ("--env", "Pendulum-v1", "--n-envs", "4", "--vec-env", "subproc"),
     "LunarLanderContinuous-v3": ("--env", "LunarLanderContinuous-v3"),
     "LunarLanderContinuous-v3, 4 processes": (
         "--env",
@@ -65,6 +72,10 @@ class Drill:
     """how often tune is killed"""
     corruptions: int = 200
     """how many damaged directories are resumed from"""
+    full_disks: int = 20
+    """how many runs are done on a disk that is too small; as root"""
+    workers: int = 5
+    """how many processes of environments are killed"""
     seed: int = 0
     """seed of moments and damages"""
 
@@ -204,7 +215,7 @@ def drill_compare(kills: int, rng: random.Random) -> str:
             command += ["--steps", "3000", "--eval-freq", "1000", "--eval-episodes", "10", "--quiet"]
             command += ["--workers", str(n_plans % 2), "--log-dir"]
             seconds = checked([*command, "alone"], folder)
-            again = partial(list, [*command, "killed"])
+            again: Callable[[], list[str]] = partial(list, [*command, "killed"])
             n_kills += kill_until_finished(again, folder, seconds, kills - n_kills, rng)
             n_plans += 1
             compare_runs(folder / "alone", folder / "killed", "compare")
@@ -232,7 +243,7 @@ def drill_tune(kills: int, rng: random.Random) -> str:
             ]
             command += ["--workers", "0", "--fix", "batch_size=32", "--study", "study", "--log-dir"]
             seconds = checked([*command, "alone"], folder, tune_hastily)
-            again = partial(list, [*command, "killed"])
+            again: Callable[[], list[str]] = partial(list, [*command, "killed"])
             n_kills += kill_until_finished(again, folder, seconds, kills - n_kills, rng, tune_hastily)
             n_studies += 1
             alone, killed = (trials(folder / name / "study" / "study.db") for name in ("alone", "killed"))
@@ -243,20 +254,147 @@ def drill_tune(kills: int, rng: random.Random) -> str:
 
 
 def trials(database: Path) -> dict[str, str]:
-    """:return: Parameters, reports and values of the trials that count, by the number of their first attempt"""
+    """:return: Parameters, reports and values of the trials that count, in their order"""
     with quiet():
-        study, _ = connect(Job(f"sqlite:///{database}", "study", 3))
+        study, _ = connect(Job(f"sqlite:///{database}", database.parent.name, 3))
         return {
             str(number): digest([trial.params, trial.value, list(trial.intermediate_values.items()), trial.state.name])
-            for number, trial in latest_attempts(study.trials).items()
+            for number, trial in enumerate(latest_attempts(study.trials).values())
         }
+
+
+def drill_corruptions(number: int, rng: random.Random) -> str:
+    """:return: What has happened to runs that were resumed after one of their checkpoints' files was damaged"""
+    outcomes = Counter[str]()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        new = new_run(rng, "--env", "Pendulum-v1", "-p", "normalize=true")
+        seconds = checked([*new, "alone"], folder)
+        while len(list(folder.glob("killed/*/*_1/checkpoints/checkpoint-*"))) < 2:
+            shutil.rmtree(folder / "killed", ignore_errors=True)
+            sb3_ddpg([*new, "killed"], folder, rng.uniform(0, seconds))
+        for _ in range(number):
+            shutil.copytree(folder / "killed", folder / "damaged")
+            (run,) = folder.glob("damaged/*/*_1")
+            what = damage(run / "checkpoints", rng)
+            result = sb3_ddpg(["train", "--resume", str(run), "--quiet"], folder)
+            outcomes[outcome(result, folder, what)] += 1
+            shutil.rmtree(folder / "damaged")
+    return f"{number} damages: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common())
+
+
+def damage(directory: Path, rng: random.Random) -> str:
+    """:return: What was done to a random file of a directory"""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.stat().st_size)
+    path, other = rng.sample(files, 2)
+    content = bytearray(path.read_bytes())
+    match kind := rng.choice(["truncated", "flipped", "removed", "emptied", "swapped"]):
+        case "truncated":
+            path.write_bytes(content[: rng.randrange(len(content))])
+        case "flipped":
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
+        case "removed":
+            path.unlink()
+        case "emptied":
+            path.write_bytes(b"")
+        case "swapped":
+            path.write_bytes(other.read_bytes())
+            other.write_bytes(content)
+    return f"{path.relative_to(directory)} {kind}"
+
+
+def ends_with_error(result: subprocess.CompletedProcess[str]) -> bool:
+    """:return: Whether a command has ended with one line of error, perhaps after warnings"""
+    *before, last = result.stderr.splitlines() or [""]
+    return result.returncode == 2 and last.startswith("error: ") and "Traceback" not in " ".join(before)
+
+
+def outcome(result: subprocess.CompletedProcess[str], folder: Path, what: str) -> str:
+    """:return: How a damage has ended, in words"""
+    if ends_with_error(result):
+        return "refused in one line"
+    if result.returncode != 0:
+        raise DrillError(f"{what}: {result.returncode}, {result.stderr}")
+    try:
+        compare_runs(folder / "alone", folder / "damaged", what)
+    except DrillError:
+        if "InexactResumeWarning" not in result.stderr:
+            raise
+        return "resumed with a warning that transitions are lost"
+    return "resumed from the checkpoint before" if "Resuming from step" in result.stderr else "resumed without effect"
+
+
+def drill_full_disk(number: int, rng: random.Random) -> str:
+    """:return: What has happened to runs on a file system that was too small for them, and then was enlarged"""
+    outcomes = Counter[str]()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        new = new_run(rng, "--env", "Pendulum-v1", "-p", "normalize=true")
+        checked([*new, "alone"], folder)
+        for _ in range(number):
+            with tmpfs(folder / "small", rng.randrange(50, 800)) as enlarge:
+                result = sb3_ddpg([*new, "small/runs"], folder)
+                if result.returncode != 0 and not ends_with_error(result):
+                    raise DrillError(f"a full disk: {result.returncode}, {result.stderr}")
+                outcomes["ended with an error" if result.returncode else "finished"] += 1
+                enlarge()
+                command = resume_command(folder / "small/runs", new)
+                checked(command, folder)
+                compare_runs(folder / "alone", folder / "small/runs", "a full disk")
+    return f"{number} full disks: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common()) + "; no difference"
+
+
+@contextlib.contextmanager
+def tmpfs(directory: Path, kilobytes: int) -> Iterator[Callable[[], object]]:
+    """:return: What enlarges the small file system that is mounted at a directory"""
+    directory.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(directory)], check=True)
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(directory)], check=True)
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def drill_workers(number: int, rng: random.Random) -> str:
+    """:return: What has happened to runs after one of the processes of their environments was killed"""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        new = new_run(rng, *TRAIN["Pendulum-v1, 4 processes"])
+        checked([*new, "alone"], folder)
+        for _ in range(number):
+            with started(["-m", "sb3_ddpg_ext", *new, "killed"], folder) as process:
+                wait_until(lambda: list(folder.glob("killed/*/*/checkpoints/checkpoint-*")))
+                os.kill(rng.choice(workers_of(process.pid)), signal.SIGKILL)
+                _, errors = process.communicate()
+            if not ends_with_error(subprocess.CompletedProcess(new, process.returncode, "", errors)):
+                raise DrillError(f"after an environment's process was killed: {process.returncode}, {errors}")
+            checked(resume_command(folder / "killed", new), folder)
+            compare_runs(folder / "alone", folder / "killed", "an environment's process")
+            shutil.rmtree(folder / "killed")
+    return f"{number} processes of environments killed: one error each, no difference"
+
+
+def workers_of(pid: int) -> list[int]:
+    """:return: The processes of SubprocVecEnv: children of a server which is a child of the process"""
+    children = [psutil.Process(pid), *psutil.Process(pid).children()]
+    return [
+        worker.pid for child in children for worker in child.children() if "forkserver" in " ".join(worker.cmdline())
+    ]
 
 
 if __name__ == "__main__":
     options = tyro.cli(Drill)
     rng = random.Random(options.seed)
     console = Console()
-    parts = [(drill_train, options.kills), (drill_compare, options.compare_kills), (drill_tune, options.tune_kills)]
+    parts = [
+        (drill_train, options.kills),
+        (drill_compare, options.compare_kills),
+        (drill_tune, options.tune_kills),
+        (drill_corruptions, options.corruptions),
+        (drill_full_disk, options.full_disks),
+        (drill_workers, options.workers),
+    ]
     try:
         for part, number in parts:
             if number:
