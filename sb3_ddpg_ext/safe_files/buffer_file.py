@@ -1,5 +1,11 @@
-"""Replay buffers as a zip archive of arrays (``.npy``) and JSON. Only the rows that are in use are written."""
+"""
+Replay buffers as a zip archive of arrays (``.npy``) and JSON. Only the rows that are in use are written.
 
+The JSON has the checksum of each array, and a member beside it has that of the JSON: zip's own do not see what somebody
+has changed and packed again.
+"""
+
+import hashlib
 import json
 import math
 import zipfile
@@ -18,6 +24,7 @@ from sb3_ddpg_ext.safe_files.plain import NotPlainError, integer
 
 _FORMAT = 1
 _JSON = "buffer.json"
+_DIGEST = "buffer.sha256"
 _SETTINGS = ("buffer_size", "n_envs", "pos", "full", "n_steps", "gamma", "handle_timeout_termination")
 _HER_SETTINGS = ("n_sampled_goal", "her_ratio", "goal_selection_strategy", "_current_ep_start")
 _MAX_DICTS = 10**7  # HER has one for each transition
@@ -59,18 +66,33 @@ def write_buffer(buffer: ReplayBuffer, file: BinaryIO) -> None:
         raise NotPlainError("the replay buffer", "one with objects in it, such as copies of infos")
     # With `optimize_memory_usage`, the row after the last one holds its next observation
     n_rows = buffer.buffer_size if buffer.full else min(buffer.pos + 1, buffer.buffer_size)
-    content = {
+    content: dict[str, Any] = {
         "format": _FORMAT,
         "class": classes.path_of(type(buffer)),
         "n_rows": n_rows,
         "settings": settings,
         "arrays": [[name, key] for name, key, _ in rows],
+        "sha256": [],
     }
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(_JSON, json.dumps(content, allow_nan=False))
         for i, (_, _, array) in enumerate(rows):
+            used = np.ascontiguousarray(array[:n_rows])
+            content["sha256"].append(_checksum(used.data))
             with archive.open(f"{i}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array[:n_rows]), (1, 0), allow_pickle=False)
+                np.lib.format.write_array(member, used, (1, 0), allow_pickle=False)
+        document = json.dumps(content, allow_nan=False).encode()
+        archive.writestr(_JSON, document)
+        archive.writestr(_DIGEST, _checksum(document))
+
+
+def _checksum(content: bytes | memoryview) -> str:
+    """:return: The SHA-256 of the bytes, which are not copied"""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _compare(content: bytes | memoryview, checksum: object, what: str) -> None:
+    if _checksum(content) != checksum:
+        raise SavedFileError(f"{what} is damaged: it has another checksum than when it was saved")
 
 
 def read_buffer(file: BinaryIO, what: str, like: ReplayBuffer) -> ReplayBuffer:
@@ -85,6 +107,7 @@ def read_buffer(file: BinaryIO, what: str, like: ReplayBuffer) -> ReplayBuffer:
     """
     archive = SafeArchive(file, what)
     content = archive.read_json(_JSON)
+    _compare(archive.read(_JSON), archive.read(_DIGEST).decode(errors="replace"), f"{what}: {_JSON}")
     try:
         return _read(archive, content, like)
     except SavedFileError:
@@ -113,6 +136,7 @@ def _read(archive: SafeArchive, content: Any, like: ReplayBuffer) -> ReplayBuffe
     state = {name: dict(value) if isinstance(value, dict) else value for name, value in state.items()} | settings
     for i, (name, key, own) in enumerate(own_rows):
         array = _read_rows(archive, f"{i}.npy", (size, n_envs, *own.shape[2:]), own.dtype, n_rows)
+        _compare(array[:n_rows].data, content["sha256"][i], f"{archive.what}: {i}.npy")
         if key is None:
             state[name] = array
         else:
