@@ -18,7 +18,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
 from sb3_ddpg_ext.errors import SavedFileError
 from sb3_ddpg_ext.safe_files import classes
-from sb3_ddpg_ext.safe_files.archive import SafeArchive, reason
+from sb3_ddpg_ext.safe_files.archive import SafeArchive, check_checksum, reason
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 from sb3_ddpg_ext.safe_files.plain import NotPlainError, integer
 
@@ -77,22 +77,12 @@ def write_buffer(buffer: ReplayBuffer, file: BinaryIO) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         for i, (_, _, array) in enumerate(rows):
             used = np.ascontiguousarray(array[:n_rows])
-            content["sha256"].append(_checksum(used.data))
+            content["sha256"].append(hashlib.sha256(used.data).hexdigest())
             with archive.open(f"{i}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, used, (1, 0), allow_pickle=False)
         document = json.dumps(content, allow_nan=False).encode()
         archive.writestr(_JSON, document)
-        archive.writestr(_DIGEST, _checksum(document))
-
-
-def _checksum(content: bytes | memoryview) -> str:
-    """:return: The SHA-256 of the bytes, which are not copied"""
-    return hashlib.sha256(content).hexdigest()
-
-
-def _compare(content: bytes | memoryview, checksum: object, what: str) -> None:
-    if _checksum(content) != checksum:
-        raise SavedFileError(f"{what} is damaged: it has another checksum than when it was saved")
+        archive.writestr(_DIGEST, hashlib.sha256(document).hexdigest())
 
 
 def read_buffer(file: BinaryIO, what: str, like: ReplayBuffer) -> ReplayBuffer:
@@ -107,7 +97,7 @@ def read_buffer(file: BinaryIO, what: str, like: ReplayBuffer) -> ReplayBuffer:
     """
     archive = SafeArchive(file, what)
     content = archive.read_json(_JSON)
-    _compare(archive.read(_JSON), archive.read(_DIGEST).decode(errors="replace"), f"{what}: {_JSON}")
+    check_checksum(archive.read(_JSON), archive.read(_DIGEST).decode(errors="replace"), f"{what}: {_JSON}")
     try:
         return _read(archive, content, like)
     except SavedFileError:
@@ -136,7 +126,7 @@ def _read(archive: SafeArchive, content: Any, like: ReplayBuffer) -> ReplayBuffe
     state = {name: dict(value) if isinstance(value, dict) else value for name, value in state.items()} | settings
     for i, (name, key, own) in enumerate(own_rows):
         array = _read_rows(archive, f"{i}.npy", (size, n_envs, *own.shape[2:]), own.dtype, n_rows)
-        _compare(array[:n_rows].data, content["sha256"][i], f"{archive.what}: {i}.npy")
+        check_checksum(array[:n_rows].data, content["sha256"][i], f"{archive.what}: {i}.npy")
         if key is None:
             state[name] = array
         else:
