@@ -14,6 +14,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from sb3_ddpg_ext.errors import NonFiniteError
 
 _UPDATES_BETWEEN_COPIES = 1_000
+State = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # of the policy, and of both optimizers
 _REMEDY = (
     "training has diverged. A lower learning_rate may help, or smaller rewards and observations (normalize: true, "
     "VecNormalize)"
@@ -45,12 +46,13 @@ class LastFiniteWeights:
     """A copy of the weights and of the optimizers' state, taken about every 1,000 updates while they are finite."""
 
     def __init__(self) -> None:
-        self._copy: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None = None
+        self._copy: State = ({}, {}, {})  # its memory is used again and again
+        self._is_valid = False
         self._step = self._updates = 0
 
     def forget(self) -> None:
         """Other weights may be trained from now on."""
-        self._copy = None
+        self._is_valid = False
 
     def keep(self, model: Model) -> None:
         """
@@ -59,12 +61,13 @@ class LastFiniteWeights:
         :param model: The model, before an update
         :raises NonFiniteError: If a weight is NaN or infinite
         """
-        if self._copy is not None and 0 <= model._n_updates - self._updates < _UPDATES_BETWEEN_COPIES:
+        if self._is_valid and 0 <= model._n_updates - self._updates < _UPDATES_BETWEEN_COPIES:
             return
         check_weights(model)
-        copy = _clone(_state(model))
-        if self._copy is None or _is_finite(copy):  # Adam's squares can overflow before the weights do
-            self._copy, self._step, self._updates = copy, model.num_timesteps, model._n_updates
+        state = _state(model)
+        if not self._is_valid or _is_finite(state[1:]):  # Adam's squares can overflow before the weights do
+            self._copy = _copied(state, self._copy)
+            self._is_valid, self._step, self._updates = True, model.num_timesteps, model._n_updates
 
     def restore(self, model: Model) -> int | None:
         """
@@ -73,9 +76,9 @@ class LastFiniteWeights:
         :param model: The model, after an error
         :return: The environment step that the copy was taken at; None if the model keeps its weights
         """
-        if self._copy is None or _is_finite(_state(model)):
+        if not self._is_valid or _is_finite(_state(model)):
             return None
-        weights, actor_optimizer, critic_optimizer = _clone(self._copy)
+        weights, actor_optimizer, critic_optimizer = _copied(self._copy)  # an optimizer keeps what it is given
         model.policy.load_state_dict(weights)
         model.policy.actor.optimizer.load_state_dict(actor_optimizer)
         model.policy.critic.optimizer.load_state_dict(critic_optimizer)
@@ -92,23 +95,38 @@ def check_weights(model: Model) -> None:
             raise NonFiniteError(f"The weights {name} are not finite at step {model.num_timesteps}: {_REMEDY}.")
 
 
-def _state(model: Model) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _state(model: Model) -> State:
     policy = model.policy
     return policy.state_dict(), policy.actor.optimizer.state_dict(), policy.critic.optimizer.state_dict()
 
 
-def _clone(value: Any) -> Any:
-    """A copy in which each tensor has memory of its own, also where several are views of one."""
+def _copied(value: Any, into: Any = None) -> Any:
+    """
+    :param value: Tensors, also such as are views of one, in dicts, lists and tuples
+    :param into: An earlier copy, whose tensors are written to where they have the same form: a process from which
+        memory is taken and given back all the time grows
+    :return: The copy, in which each tensor has memory of its own
+    """
     if isinstance(value, th.Tensor):
+        if isinstance(into, th.Tensor) and _form(into) == _form(value):
+            return into.copy_(value.detach())
         return value.detach().clone()
     if isinstance(value, dict):
-        return {key: _clone(inner) for key, inner in value.items()}
-    return type(value)(map(_clone, value)) if isinstance(value, list | tuple) else value
+        return {key: _copied(inner, into.get(key) if isinstance(into, dict) else None) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        places = into if isinstance(into, list | tuple) and len(into) == len(value) else [None] * len(value)
+        return type(value)(map(_copied, value, places))
+    return value
+
+
+def _form(tensor: th.Tensor) -> tuple[th.Size, th.dtype, th.device]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _is_finite(value: Any) -> bool:
     if isinstance(value, th.Tensor):
-        return not value.is_floating_point() or bool(th.isfinite(value).all())
+        # A sum is ten times as fast. If it overflows, each number has to be checked
+        return not value.is_floating_point() or math.isfinite(value.sum()) or bool(th.isfinite(value).all())
     if isinstance(value, dict):
         return all(map(_is_finite, value.values()))
     return all(map(_is_finite, value)) if isinstance(value, list | tuple) else True

@@ -92,6 +92,15 @@ def test_weights_are_looked_at_when_training_ends(fused: Any, network: str) -> N
 
 
 @both_paths
+def test_weights_of_an_earlier_call_are_not_given_back(fused: Any) -> None:
+    """Somebody may have put others in their place since then."""
+    model = CustomDDPG("MlpPolicy", "Pendulum-v1", fused=fused, **SMALL).learn(60)
+    with pytest.raises(NonFiniteError, match=r"not finite at step 10: [^.]*\. [^.]*\)\.$"):
+        model.learn(10, callback=Poison("critic", at=10))
+    assert not is_finite(model)
+
+
+@both_paths
 def test_rewards_whose_squares_overflow(fused: Any) -> None:
     class Large(gym.RewardWrapper):
         def reward(self, reward: Any) -> float:

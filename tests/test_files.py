@@ -38,6 +38,23 @@ def test_whole_files_appear(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut there is the old file or the new one, not a new name with nothing behind it."""
+    file, fsync = tmp_path / "file.txt", os.fsync
+    forced: list[tuple[str, bool]] = []
+
+    def observed(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        what = "directory" if os.path.samestat(status, tmp_path.stat()) else f"{status.st_size} bytes"
+        forced.append((what, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", observed)
+    with atomic(file) as partial:
+        partial.write_text("whole")
+    assert forced == [("5 bytes", False), ("directory", True)]
+
+
 def test_a_directory_is_had_by_one_at_a_time(tmp_path: Path) -> None:
     with lock(tmp_path, wait=False) as first:
         assert first

@@ -130,11 +130,18 @@ class Bomb:
         return Path.touch, (self.canary,)
 
 
-def rewritten(file: Path, **changes: bytes | None) -> None:
+def members(file: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(file) as archive:
-        content: dict[str, bytes | None] = {name: archive.read(name) for name in archive.namelist()}
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rewritten(file: Path, **changes: bytes | None) -> None:
+    """Pack a buffer's file again, with a checksum of its JSON that fits if that was changed."""
+    if "buffer.json" in changes:
+        changes["buffer.sha256"] = hashlib.sha256(changes["buffer.json"] or b"").hexdigest().encode()
+    content = members(file) | changes
     with zipfile.ZipFile(file, "w") as archive:
-        for name, value in (content | changes).items():
+        for name, value in content.items():
             if value is not None:
                 archive.writestr(name, value)
 
@@ -196,6 +203,31 @@ def test_a_buffer_of_another_model_is_refused(tmp_path: Path) -> None:
     rewritten(tmp_path / "buffer.pkl", **{"0.npy": None})
     with pytest.raises(SavedFileError, match="no member"):
         make().load_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize("case", ["rows", "Dict"])
+def test_a_flipped_bit_of_a_buffer_is_noticed(case: str, tmp_path: Path) -> None:
+    """Also if the file was packed again since then, so that zip's own checksums fit."""
+    model, file = make(**copy.deepcopy(BUFFERS[case])).learn(30), tmp_path / "buffer.pkl"
+    model.save_replay_buffer(file)
+    whole, content = file.read_bytes(), members(file)
+    for name, member in content.items():
+        for place in (0, len(member) // 3, len(member) // 2, len(member) - 1):
+            changed = bytearray(member)
+            changed[place] ^= 1
+            position = whole.index(member) + place
+            for repacked in (False, True):
+                file.write_bytes(whole)
+                if repacked:
+                    with zipfile.ZipFile(file, "w") as archive:
+                        for each in content:
+                            archive.writestr(each, bytes(changed) if each == name else content[each])
+                else:
+                    file.write_bytes(whole[:position] + changed[place : place + 1] + whole[position + 1 :])
+                with pytest.raises(SavedFileError) as error:
+                    make(**copy.deepcopy(BUFFERS[case])).load_replay_buffer(file)
+                assert str(error.value).startswith(str(file)), (name, place, repacked)
+                assert "\n" not in str(error.value)
 
 
 # --- VecNormalize ---

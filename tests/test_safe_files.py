@@ -8,6 +8,8 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections import deque
 from collections.abc import Callable
@@ -524,6 +526,61 @@ def test_fields_are_checked(case: str, saved: Path, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     if isinstance(error.value, SavedFileError):
         assert str(file) in str(error.value)
+
+
+def dict_space(**subspaces: Any) -> str:
+    return json.dumps({"$": "space", "class": "Dict", "spaces": subspaces, "generator": None})
+
+
+BEFORE, AFTER = dict_space(a=3).split("3")
+BITS = {"$": "space", "class": "MultiBinary", "n": [2**20, 2**20], "generator": None}
+LARGE_SPACES = {
+    "huge": (dict_space(a=space([100_000, 100_000])), "an array of the shape (100000, 100000) is too large"),
+    "many": (dict_space(**{str(i): space([1]) for i in range(10_000)}), "it has more than 1000 spaces"),
+    "deep": (BEFORE * 10_000 + json.dumps(space([1])) + AFTER * 10_000, "is nested too deeply"),
+    "bits": (dict_space(a=BITS), "Unable to allocate"),
+}
+# Prints what loading each file leads to, in 256 MB beyond those that PyTorch takes
+LIMITED = """
+import resource, sys
+from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext.errors import SavedFileError
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28,) * 2)
+for file in sys.argv[1:]:
+    try:
+        print(CustomDDPG.load(file, device="cpu").observation_space["image"])
+    except SavedFileError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_what_spaces_would_take_is_not_taken(tmp_path: Path) -> None:
+    class Seeing(gym.Env):  # type: ignore[type-arg]
+        observation_space = spaces.Dict(
+            image=spaces.Box(0, 255, (12, 84, 84), np.uint8), grid=spaces.Box(-1, 1, (84, 84, 12)), n=spaces.Discrete(5)
+        )
+        action_space = spaces.Box(-1, 1, (1,))
+
+    good = tmp_path / "good.zip"
+    CustomDDPG("MultiInputPolicy", Seeing(), policy_kwargs={"net_arch": [8]}, buffer_size=20).save(good)
+    content, files = members(good), [good]
+    document = json.loads(content["sb3_ddpg_ext.json"])
+    document["sha256"] = {name: hashlib.sha256(member).hexdigest() for name, member in content.items()}
+    document["fields"]["observation_space"] = "here"
+    for case, (text, _) in LARGE_SPACES.items():
+        changed = json.dumps(document).replace('"here"', text).encode()
+        digest = hashlib.sha256(changed).hexdigest().encode()
+        changes = {"sb3_ddpg_ext.json": changed, "sb3_ddpg_ext.sha256": digest}
+        files.append(write(tmp_path / f"{case}.zip", content | changes))
+    result = subprocess.run([sys.executable, "-c", LIMITED, *files], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    first, *refusals = result.stdout.splitlines()
+    assert first == "Box(0, 255, (12, 84, 84), uint8)"
+    for refusal, file, (_, reason) in zip(refusals, files[1:], LARGE_SPACES.values(), strict=True):
+        assert refusal.startswith(str(file))
+        assert reason in refusal
 
 
 def noise_state(**changes: Any) -> Callable[[Any], object]:

@@ -648,6 +648,69 @@ def test_what_others_wrote_into_the_database_is_checked(
             prepare(args)
 
 
+@pytest.mark.parametrize(
+    ("owner", "attribute", "value", "said"),
+    [
+        ("system", "failed_trial", ["x"], "failed_trial: Input should be a valid integer"),
+        ("system", "failed_trial", -3, "trial 0 retries one that was not before it"),
+        ("system", "failed_trial", 7, "trial 0 retries one that was not before it"),
+        ("system", "retry_history", "os.system", "retry_history: Input should be a valid array"),
+        ("system", "fixed_params", 3, "fixed_params: Input should be an object"),
+        ("user", "worker", "nobody", "worker: Input should be an object"),
+        (
+            "user",
+            "worker",
+            {"trial": "0", "command": "", "host": ""},
+            r"worker\.trial: Input should be ",
+        ),
+        ("user", "reason", {"__reduce__": "os.system"}, "reason: Input should be a valid string"),
+        ("user", "void", None, "void: Input should be a valid string"),
+        ("user", "previous", "yes", "previous: Input should be a valid boolean"),
+        ("study", "written", 3, "written: Input should be a valid array"),
+    ],
+)
+def test_what_others_wrote_into_a_trial_is_checked(
+    owner: str, attribute: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    job, _ = prepare(tune_arguments(tmp_path, trials=1))
+    with quiet():
+        storage = optuna.storages.RDBStorage(job.url)
+        study_id = storage.get_study_id_from_name(job.name)
+        trial_id = storage.get_all_trials(study_id)[0]._trial_id
+    match owner:
+        case "system":
+            storage.set_trial_system_attr(trial_id, attribute, value)
+        case "user":
+            storage.set_trial_user_attr(trial_id, attribute, value)
+        case "study":
+            storage.set_study_user_attr(study_id, attribute, value)
+    connect.cache_clear()
+    with pytest.raises(SettingsError, match=rf"has not written \({said}.*\); choose another --study$"):
+        connect(job)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE trial_user_attributes SET value_json = '{'", "Expecting property name"),
+        ("UPDATE study_user_attributes SET value_json = '{'", "Expecting property name"),
+        ("UPDATE trial_system_attributes SET value_json = printf('%.*c', 99999, '[')", "recursion"),
+        ('UPDATE trial_params SET distribution_json = \'{"name": "os.system", "attributes": {}}\'', "distribution"),
+        ("UPDATE trial_params SET param_value = 1e9", "(tuple index out of range|not in the search space)"),
+    ],
+)
+def test_what_optuna_cannot_read_is_one_line(statement: str, said: str, tmp_path: Path) -> None:
+    args = tune_arguments(tmp_path, trials=1)
+    tune(args)
+    job, _ = prepare(args)
+    assert job.file is not None
+    with contextlib.closing(sqlite3.connect(job.file)) as connection, connection:
+        assert connection.execute(statement).rowcount > 0
+    connect.cache_clear()
+    with pytest.raises(SettingsError, match=rf"has not written \(.*{said}.*\); choose another --study$"):
+        connect(job)
+
+
 def test_a_study_with_other_arguments_is_refused(tmp_path: Path) -> None:
     args = tune_arguments(tmp_path, trials=1)
     tune(args)

@@ -18,7 +18,8 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ddpg_ext.buffers import RowReplayBuffer
 from sb3_ddpg_ext.checkpoint.codec import is_data
 from sb3_ddpg_ext.checkpoint.object_state import state_of, with_state
-from sb3_ddpg_ext.checkpoint.store import ROWS, Checkpoint, CheckpointError, durable, sync
+from sb3_ddpg_ext.checkpoint.store import ROWS, Checkpoint, CheckpointError, durable
+from sb3_ddpg_ext.files import sync
 
 _SEGMENT_BYTES = 2**24  # at most: a segment is kept until all of its rows have been replaced
 _REWRITTEN = ("ep_start", "ep_length")  # Hindsight Experience Replay changes old rows of these

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sb3_ddpg_ext.checkpoint.codec import decode, encode
+from sb3_ddpg_ext.files import sync
 
 ROWS = "rows"
 FORMAT = 1
@@ -69,15 +70,6 @@ class Checkpoint:
         with np.load(self.path / "arrays.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return decode(json.loads((self.path / "state.json").read_text()), arrays)
-
-
-def sync(path: Path) -> None:
-    """Force a file or a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class HashingFile:

@@ -10,9 +10,10 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_ddpg_ext.errors import UntrustedFileError
 from sb3_ddpg_ext.safe_files.buffer_file import read_buffer, write_buffer
-from sb3_ddpg_ext.safe_files.loading import is_sb3s, load_model, name_of, put_parameters, read_parameters
-from sb3_ddpg_ext.safe_files.model_file import File, opened, write_model
+from sb3_ddpg_ext.safe_files.loading import is_sb3s, load_model, put_parameters, put_policy, read_parameters
+from sb3_ddpg_ext.safe_files.model_file import File, name_of, opened, write_model
 from sb3_ddpg_ext.safe_files.plain import NotPlainError
+from sb3_ddpg_ext.safe_files.policy_file import read_policy
 
 Self = TypeVar("Self", bound="SafelySavedAlgorithm")
 
@@ -76,8 +77,9 @@ class SafelySavedAlgorithm(OffPolicyAlgorithm):
         """
         Take weights from a file or from what ``get_parameters`` returned.
 
-        :param load_path_or_dict: The file, its path, or a nested dictionary
-        :param exact_match: Whether all of the model's parameters must be given, and no others
+        :param load_path_or_dict: The file, its path, or a nested dictionary. The file of ``policy.save`` has no
+            optimizers; the model keeps its own
+        :param exact_match: Whether all of the model's (or the policy's) parameters must be given, and no others
         :param device: Device on which the code should run
         :param trusted: Whether code from the file may be run, see :meth:`load`
         :raises UntrustedFileError: If code from the file would have to be run
@@ -85,6 +87,10 @@ class SafelySavedAlgorithm(OffPolicyAlgorithm):
         """
         if isinstance(load_path_or_dict, dict):
             super().set_parameters(load_path_or_dict, exact_match, device)
+            return
+        policy = read_policy(load_path_or_dict, trusted)
+        if policy is not None:
+            put_policy(self, policy["state_dict"], name_of(load_path_or_dict), exact_match=exact_match)
             return
         parameters = read_parameters(load_path_or_dict, trusted)
         if parameters is None:

@@ -3,6 +3,7 @@ Zip archives from strangers: what they say of themselves is checked before anyth
 allocated.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -160,6 +161,17 @@ def reason(error: Exception) -> str:
     """:return: What was wrong with something in a file, in one line that is not too long"""
     message = one_line(error)[:500]
     return f"{message} is missing or unknown" if isinstance(error, KeyError) else message
+
+
+def check_checksum(content: bytes | memoryview, checksum: object, what: str) -> None:
+    """
+    :param content: What was read
+    :param checksum: Its SHA-256 when it was saved
+    :param what: What it is called in errors
+    :raises SavedFileError: If that is another one
+    """
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise SavedFileError(f"{what} is damaged: it has another checksum than when it was saved")
 
 
 def parse_json(text: bytes, what: str) -> Any:

@@ -1,5 +1,11 @@
-"""Replay buffers as a zip archive of arrays (``.npy``) and JSON. Only the rows that are in use are written."""
+"""
+Replay buffers as a zip archive of arrays (``.npy``) and JSON. Only the rows that are in use are written.
 
+The JSON has the checksum of each array, and a member beside it has that of the JSON: zip's own do not see what somebody
+has changed and packed again.
+"""
+
+import hashlib
 import json
 import math
 import zipfile
@@ -12,12 +18,13 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
 from sb3_ddpg_ext.errors import SavedFileError
 from sb3_ddpg_ext.safe_files import classes
-from sb3_ddpg_ext.safe_files.archive import SafeArchive, reason
+from sb3_ddpg_ext.safe_files.archive import SafeArchive, check_checksum, reason
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 from sb3_ddpg_ext.safe_files.plain import NotPlainError, integer
 
 _FORMAT = 1
 _JSON = "buffer.json"
+_DIGEST = "buffer.sha256"
 _SETTINGS = ("buffer_size", "n_envs", "pos", "full", "n_steps", "gamma", "handle_timeout_termination")
 _HER_SETTINGS = ("n_sampled_goal", "her_ratio", "goal_selection_strategy", "_current_ep_start")
 _MAX_DICTS = 10**7  # HER has one for each transition
@@ -59,18 +66,23 @@ def write_buffer(buffer: ReplayBuffer, file: BinaryIO) -> None:
         raise NotPlainError("the replay buffer", "one with objects in it, such as copies of infos")
     # With `optimize_memory_usage`, the row after the last one holds its next observation
     n_rows = buffer.buffer_size if buffer.full else min(buffer.pos + 1, buffer.buffer_size)
-    content = {
+    content: dict[str, Any] = {
         "format": _FORMAT,
         "class": classes.path_of(type(buffer)),
         "n_rows": n_rows,
         "settings": settings,
         "arrays": [[name, key] for name, key, _ in rows],
+        "sha256": [],
     }
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(_JSON, json.dumps(content, allow_nan=False))
         for i, (_, _, array) in enumerate(rows):
+            used = np.ascontiguousarray(array[:n_rows])
+            content["sha256"].append(hashlib.sha256(used.data).hexdigest())
             with archive.open(f"{i}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array[:n_rows]), (1, 0), allow_pickle=False)
+                np.lib.format.write_array(member, used, (1, 0), allow_pickle=False)
+        document = json.dumps(content, allow_nan=False).encode()
+        archive.writestr(_JSON, document)
+        archive.writestr(_DIGEST, hashlib.sha256(document).hexdigest())
 
 
 def read_buffer(file: BinaryIO, what: str, like: ReplayBuffer) -> ReplayBuffer:
@@ -85,6 +97,7 @@ def read_buffer(file: BinaryIO, what: str, like: ReplayBuffer) -> ReplayBuffer:
     """
     archive = SafeArchive(file, what)
     content = archive.read_json(_JSON)
+    check_checksum(archive.read(_JSON), archive.read(_DIGEST).decode(errors="replace"), f"{what}: {_JSON}")
     try:
         return _read(archive, content, like)
     except SavedFileError:
@@ -113,6 +126,7 @@ def _read(archive: SafeArchive, content: Any, like: ReplayBuffer) -> ReplayBuffe
     state = {name: dict(value) if isinstance(value, dict) else value for name, value in state.items()} | settings
     for i, (name, key, own) in enumerate(own_rows):
         array = _read_rows(archive, f"{i}.npy", (size, n_envs, *own.shape[2:]), own.dtype, n_rows)
+        check_checksum(array[:n_rows].data, content["sha256"][i], f"{archive.what}: {i}.npy")
         if key is None:
             state[name] = array
         else:

@@ -20,7 +20,7 @@ from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 from torch import nn
 
-from sb3_ddpg_ext import buffers, policies
+from sb3_ddpg_ext import buffers
 
 
 def _defined(modules: Iterable[ModuleType], base: type) -> list[type]:
@@ -43,7 +43,7 @@ def _core() -> Mapping[str, type]:
         *_defined([nn.modules.activation, nn.modules.normalization, nn.modules.batchnorm], nn.Module),
         nn.Identity,
         *_defined([th.optim], th.optim.Optimizer),
-        *_defined([policies, td3, sac, dqn, sb3_policies], sb3_policies.BasePolicy),
+        *_defined([td3, sac, dqn, sb3_policies], sb3_policies.BasePolicy),
         *_defined([torch_layers], torch_layers.BaseFeaturesExtractor),
         *_defined([buffers, sb3_buffers], sb3_buffers.BaseBuffer),
         HerReplayBuffer,
@@ -55,9 +55,9 @@ def _core() -> Mapping[str, type]:
     return {path_of(cls): cls for cls in classes}
 
 
-def _contrib() -> Mapping[str, type]:
-    """The policies of sb3-contrib, once it is imported; who loads its models has done that."""
-    names = ("sb3_contrib.tqc.policies", "sb3_contrib.crossq.policies")
+def _imported() -> Mapping[str, type]:
+    """The policies of this package, which itself imports this module, and of sb3-contrib, once they are imported."""
+    names = ("sb3_ddpg_ext.policies", "sb3_contrib.tqc.policies", "sb3_contrib.crossq.policies")
     modules = [sys.modules[name] for name in names if name in sys.modules]
     return {path_of(cls): cls for cls in _defined(modules, sb3_policies.BasePolicy)}
 
@@ -65,7 +65,7 @@ def _contrib() -> Mapping[str, type]:
 def is_allowed(cls: type) -> bool:
     """:return: Whether a file may name this class"""
     path = path_of(cls)
-    return _core().get(path, _contrib().get(path)) is cls
+    return _core().get(path, _imported().get(path)) is cls
 
 
 def find(path: object) -> type:
@@ -76,6 +76,6 @@ def find(path: object) -> type:
     :return: The class
     :raises ValueError: If files may not name it
     """
-    if not isinstance(path, str) or path not in {**_core(), **_contrib()}:
+    if not isinstance(path, str) or path not in {**_core(), **_imported()}:
         raise ValueError(f"{str(path)[:200]!r} is not a class that a file may name")
-    return {**_core(), **_contrib()}[path]
+    return {**_core(), **_imported()}[path]

@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 from sb3_ddpg_ext.errors import SavedFileError
 from sb3_ddpg_ext.safe_files.archive import reason
 from sb3_ddpg_ext.safe_files.checks import AllocationLimit, check_network_arguments, check_optimizer
-from sb3_ddpg_ext.safe_files.model_file import VARIABLES, File, ModelFile, Parameters, opened
+from sb3_ddpg_ext.safe_files.model_file import VARIABLES, File, ModelFile, Parameters, name_of, opened
 from sb3_ddpg_ext.safe_files.tensors import count
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
@@ -22,11 +22,6 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 def is_sb3s(cls: type) -> bool:
     """:return: Whether an algorithm is one of SB3 or sb3-contrib itself, which can be saved and loaded as plain data"""
     return cls.__module__.split(".")[0] in ("stable_baselines3", "sb3_contrib")
-
-
-def name_of(path: File) -> str:
-    """:return: What a file is called in errors"""
-    return str(path) if not hasattr(path, "read") else "the file"
 
 
 def load_model(
@@ -150,6 +145,22 @@ def put_parameters(model: BaseAlgorithm, parameters: Parameters, what: str, *, e
             if isinstance(owner, th.optim.Optimizer):
                 check_optimizer(state, owner)
         BaseAlgorithm.set_parameters(model, parameters, exact_match, model.device)
+    except Exception as error:  # what PyTorch raises for the weights of another network
+        raise SavedFileError(f"{what}: its weights do not fit: {reason(error)}") from error
+
+
+def put_policy(model: BaseAlgorithm, weights: Mapping[str, Any], what: str, *, exact_match: bool) -> None:
+    """
+    Give a model the weights of a policy.
+
+    :param model: The model
+    :param weights: The weights
+    :param what: What the file is called in errors
+    :param exact_match: Whether all weights must be given
+    :raises SavedFileError: If they are not such a model's
+    """
+    try:
+        model.policy.load_state_dict(weights, strict=exact_match)
     except Exception as error:  # what PyTorch raises for the weights of another network
         raise SavedFileError(f"{what}: its weights do not fit: {reason(error)}") from error
 

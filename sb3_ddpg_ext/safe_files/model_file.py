@@ -28,7 +28,7 @@ from stable_baselines3.common.save_util import data_to_json, json_to_data, open_
 from stable_baselines3.common.utils import get_system_info
 
 from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError
-from sb3_ddpg_ext.safe_files.archive import SafeArchive, reason
+from sb3_ddpg_ext.safe_files.archive import SafeArchive, check_checksum, reason
 from sb3_ddpg_ext.safe_files.checks import check_field
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 from sb3_ddpg_ext.safe_files.plain import NotPlainError, integer
@@ -46,6 +46,11 @@ Parameters = dict[str, Any]
 def _is_derived(name: str) -> bool:
     """:return: Whether a model computes a field anew when it is set up"""
     return name == "lr_schedule" or "batch_norm_stats" in name
+
+
+def name_of(path: File) -> str:
+    """:return: What a file is called in errors"""
+    return str(path) if not hasattr(path, "read") else "the file"
 
 
 @contextlib.contextmanager
@@ -141,7 +146,14 @@ class ModelFile:
         self._content = self._read_content() if self.is_plain else {}
 
     def require_trust(self) -> None:
-        """:raises UntrustedFileError: If the file is SB3's, or of an earlier version, and is not trusted"""
+        """
+        :raises UntrustedFileError: If the file is SB3's, or of an earlier version, and is not trusted
+        :raises SavedFileError: If it is no model's
+        """
+        if not self.is_plain and "data" not in self._archive:
+            raise SavedFileError(
+                f"{self.what} holds no model; a file of policy.save is for the policy's own load or for set_parameters"
+            )
         if not self.is_plain and not self.trusted:
             raise UntrustedFileError(
                 f"{self.what} was saved by Stable-Baselines3 or by an early version of this package, so that loading "
@@ -150,7 +162,8 @@ class ModelFile:
 
     def _read_content(self) -> dict[str, Any]:
         content = self._archive.read_json(JSON)
-        self._compare(JSON, self._archive.read(JSON), self._archive.read(DIGEST).decode(errors="replace"))
+        digest = self._archive.read(DIGEST).decode(errors="replace")
+        check_checksum(self._archive.read(JSON), digest, f"{self.what}: {JSON}")
         if not isinstance(content, dict) or type(content.get("format")) is not int:
             raise SavedFileError(f"{self.what}: {JSON} is not what this package writes")
         if content["format"] > FORMAT:
@@ -160,13 +173,9 @@ class ModelFile:
                 raise SavedFileError(f"{self.what}: {JSON} has no {part}")
         return content
 
-    def _compare(self, name: str, member: bytes, digest: object) -> None:
-        if hashlib.sha256(member).hexdigest() != digest:
-            raise SavedFileError(f"{self.what}: {name} is damaged: it has another checksum than when it was saved")
-
     def _read(self, name: str) -> bytes:
         member = self._archive.read(name)
-        self._compare(name, member, self._content["sha256"].get(name))
+        check_checksum(member, self._content["sha256"].get(name), f"{self.what}: {name}")
         return member
 
     def system_info(self) -> str:

@@ -19,6 +19,7 @@ from sb3_ddpg_ext import noise
 from sb3_ddpg_ext.safe_files.plain import NotPlainError, PlainDecoder, PlainEncoder, integer
 
 _MAX_ENVS = 2**20
+_MAX_SPACES = 1_000  # Gymnasium takes a millisecond for each, which is of a few bytes in the file
 _BIT_GENERATORS: Mapping[str, type[np.random.BitGenerator]] = {
     cls.__name__: cls
     for cls in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
@@ -123,6 +124,8 @@ class Encoder(PlainEncoder):
 
 class Decoder(PlainDecoder):
     """:class:`PlainDecoder`, and the objects of this module."""
+
+    n_spaces = 0
 
     def _decode_object(self, entry: Mapping[str, Any]) -> Any:
         kind = entry["$"]
@@ -249,7 +252,10 @@ _SPACES: Mapping[type, Callable[[Any], dict[str, Any]]] = {
 _SPACE_CLASSES = {cls.__name__: cls for cls in _SPACES}
 
 
-def _decode_space(decode: PlainDecoder, entry: Mapping[str, Any]) -> spaces.Space[Any]:
+def _decode_space(decode: Decoder, entry: Mapping[str, Any]) -> spaces.Space[Any]:
+    decode.n_spaces += 1
+    if decode.n_spaces > _MAX_SPACES:
+        raise ValueError(f"it has more than {_MAX_SPACES} spaces")
     cls = _SPACE_CLASSES[entry["class"]]
     arguments = {name: decode(value) for name, value in entry.items() if name not in ("$", "class", "generator")}
     subspaces = arguments.get("spaces", [])
@@ -270,7 +276,7 @@ def _decode_space(decode: PlainDecoder, entry: Mapping[str, Any]) -> spaces.Spac
     return space
 
 
-_DECODERS: Mapping[str, Callable[[PlainDecoder, Mapping[str, Any]], Any]] = {
+_DECODERS: Mapping[str, Callable[[Decoder, Mapping[str, Any]], Any]] = {
     "process": _decode_process,
     "ProcessActionNoise": _decode_process_noise,
     "generator": _decode_generator,

@@ -20,7 +20,8 @@ from sb3_ddpg_ext.safe_files.archive import SafeArchive, reason
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
 from sb3_ddpg_ext.safe_files.plain import integer, shape_of
 
-_MAX_TENSORS = 20_000
+MAX_TENSORS = 20_000
+"""In one of PyTorch's files."""
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -68,21 +69,22 @@ def _name(dtype: th.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def write_tensors(content: Any, where: str) -> tuple[bytes, Any]:
+def write_tensors(content: Any, where: str, pickled: Mapping[str, Any] | None = None) -> tuple[bytes, Any]:
     """
     Write a state dict, or anything else that has tensors and plain data.
 
     :param content: What to write
     :param where: What it is called in errors
+    :param pickled: What the file has for SB3 in place of the parts of these names
     :return: The file, which ``torch.load`` reads, and the index, which :func:`read_tensors` reads
     :raises NotPlainError: If something else is in it
     """
     encoder = TensorEncoder()
     index = {"content": encoder(content, where), "n_tensors": len(encoder.tensors)}
     file = io.BytesIO()
-    th.save(_replace(content, encoder), file)
+    th.save(_replace(content if pickled is None else {**content, **pickled}, encoder), file)
     # PyTorch numbers tensors in the order in which it meets them, as the encoder does. Better to look than to trust
-    archive = SafeArchive(file, where, _MAX_TENSORS)
+    archive = SafeArchive(file, where, MAX_TENSORS)
     for number, tensor in enumerate(encoder.tensors):
         if archive.read(f"archive/data/{number}") != bytes(tensor.view(-1).view(th.uint8).numpy().data):
             raise RuntimeError(f"{where}: this version of PyTorch does not write tensors in order; please report it")
@@ -113,12 +115,12 @@ def read_tensors(file: BinaryIO, index: Any, what: str) -> Any:
     :return: The content, on the CPU
     :raises SavedFileError: If the file and the index do not belong together, or a number is not finite
     """
-    archive = SafeArchive(file, what, _MAX_TENSORS)
+    archive = SafeArchive(file, what, MAX_TENSORS)
     if archive.read("archive/byteorder").decode(errors="replace") != sys.byteorder:
         raise SavedFileError(f"{what} was written on a machine with another order of bytes")
     try:
         tensors: dict[int, th.Tensor] = {}
-        _read_all(archive, index["content"], integer(index["n_tensors"], 0, _MAX_TENSORS), tensors, what)
+        _read_all(archive, index["content"], integer(index["n_tensors"], 0, MAX_TENSORS), tensors, what)
         return TensorDecoder(tensors)(index["content"])
     except SavedFileError:
         raise

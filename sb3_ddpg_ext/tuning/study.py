@@ -14,10 +14,9 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from sb3_ddpg_ext.conversion import why_invalid
-from sb3_ddpg_ext.errors import SettingsError, one_line
+from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic, lock, make_directory
 from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
 from sb3_ddpg_ext.training import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
@@ -26,6 +25,7 @@ from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleTPESampler
 from sb3_ddpg_ext.tuning.space import Space, make_space
 from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage, reason_of
+from sb3_ddpg_ext.tuning.trial_checks import check_trials, legible
 
 IS_INCUMBENT = "previous"
 """The attribute of the trial that has the incumbent's settings."""
@@ -109,15 +109,10 @@ class Study:
         :return: The study
         :raises SettingsError: If it is not what :meth:`to_json` writes
         """
-        try:
+        with legible():
             texts = {name: json.dumps(stored[name]) for name in ("asked", "previous", "there")}
             arguments = TypeAdapter(StudyArguments).validate_json(texts["asked"], strict=True)
             entries = [TypeAdapter(dict[str, Any]).validate_json(texts[n], strict=True) for n in ("previous", "there")]
-        except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
-            reason = why_invalid(error) if isinstance(error, ValidationError) else one_line(error)
-            raise SettingsError(
-                f"the database holds a study that sb3-ddpg tune has not written ({reason}); choose another --study"
-            ) from error
         return cls(arguments, *entries)
 
     @functools.cached_property
@@ -269,7 +264,8 @@ def _initialise(optuna_study: optuna.Study, study: Study) -> None:
 def _stored_study(optuna_study: optuna.Study) -> Mapping[str, Any] | None:
     """What the database has; another process that is just creating the study is given some seconds."""
     for _ in range(10):
-        stored: Mapping[str, Any] | None = optuna_study.user_attrs.get(_STUDY)
+        with legible():
+            stored: Mapping[str, Any] | None = optuna_study.user_attrs.get(_STUDY)
         if stored:
             return stored
         time.sleep(0.5)
@@ -290,6 +286,7 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
         if stored is None:
             raise SettingsError(f"the study {job.name} is not one of sb3-ddpg tune; choose another --study")
         study = Study.from_json(stored)
+        check_trials(optuna_study, study.space)
         arguments = study.arguments
         optuna_study.sampler = ReproducibleTPESampler(arguments.seed)
         n_evaluations = study.n_evaluations(study.incumbent_settings())
