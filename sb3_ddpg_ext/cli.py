@@ -4,7 +4,8 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = tyro.cli(Options, prog="sb3-ddpg", args=argv, config=everywhere)
     command = options.command
     with_traceback = options.traceback or os.environ.get("SB3_DDPG_TRACEBACK", "0") not in ("", "0")
+    with _warnings_in_one_line():
+        return _run(command, with_traceback)
+
+
+def _run(command: Command, with_traceback: bool) -> int:
     try:
         match command:
             case TrainArgs():
@@ -82,6 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             remarks.append("--traceback shows more")
         print(f"error: {error}{' (' + '; '.join(remarks) + ')' if remarks else ''}", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Python shows the line of code that warns, too, of which a user of the command line knows nothing."""
+    before = warnings.formatwarning
+    vars(warnings)["formatwarning"] = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        vars(warnings)["formatwarning"] = before
 
 
 def _train(args: TrainArgs) -> int:
