@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from sb3_ddpg_ext import display, report
+from sb3_ddpg_ext.arguments import TrainArgs
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
 from sb3_ddpg_ext.callbacks import CHECKPOINTS
 from sb3_ddpg_ext.checkpoint import has_checkpoints
@@ -27,7 +28,7 @@ from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, Settings
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.results.records import Score
-from sb3_ddpg_ext.training import TrainArgs, train
+from sb3_ddpg_ext.training import train
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages
 
 Command = (

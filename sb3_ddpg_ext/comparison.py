@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.errors import SettingsError, require, unknown
@@ -20,16 +21,7 @@ from sb3_ddpg_ext.files import LOCK, lock, make_directory
 from sb3_ddpg_ext.results.records import RunIdentity, RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.settings import Settings
-from sb3_ddpg_ext.training import (
-    TrainArgs,
-    can_resume,
-    check,
-    check_is_evaluated,
-    env_name,
-    identity,
-    settings_of,
-    train_from_last_checkpoint,
-)
+from sb3_ddpg_ext.training import can_resume, train_from_last_checkpoint
 from sb3_ddpg_ext.variants import Variant, parse_variants
 
 MIN_EVAL_EPISODES = 10
@@ -88,7 +80,7 @@ class PlannedRun:
     directory: Path
 
     def identity(self) -> RunIdentity:
-        """:return: See :func:`sb3_ddpg_ext.training.identity`"""
+        """:return: See :func:`sb3_ddpg_ext.arguments.identity`"""
         return identity(self.args, self.settings, self.label)
 
 

@@ -10,6 +10,7 @@ from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ddpg_ext.arguments import check_device, set_threads
 from sb3_ddpg_ext.building import make_env
 from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_command_line, one_line, require
@@ -19,7 +20,6 @@ from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
 from sb3_ddpg_ext.safe_files.loading import load_model
 from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_settings, read_yaml
-from sb3_ddpg_ext.training import check_device, set_threads
 
 
 @dataclass(frozen=True)

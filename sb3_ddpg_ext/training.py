@@ -17,24 +17,31 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 """
 
 import contextlib
-import json
 import math
 import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import torch as th
-import tyro
-import yaml
-from pydantic import TypeAdapter, ValidationError
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_ddpg_ext.arguments import (
+    TrainArgs,
+    check,
+    env_name,
+    eval_freq,
+    identity,
+    make_callbacks,
+    read_arguments,
+    set_threads,
+    settings_of,
+    write_arguments,
+)
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.callbacks import (
     CHECKPOINTS,
@@ -45,61 +52,16 @@ from sb3_ddpg_ext.callbacks import (
     save_model,
 )
 from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
-from sb3_ddpg_ext.conversion import why_invalid
 from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
-from sb3_ddpg_ext.errors import SettingsError, one_line, require
-from sb3_ddpg_ext.files import LOCK, atomic, lock
-from sb3_ddpg_ext.imports import check_origin
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.files import LOCK, lock
 from sb3_ddpg_ext.results.provenance import machine, versions
-from sb3_ddpg_ext.results.records import Evaluations, Protocol, RunIdentity, RunRecord, Score, Seconds
+from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
 from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
-from sb3_ddpg_ext.settings import Settings, algorithm_class, load_settings, parse_settings, read_yaml
+from sb3_ddpg_ext.settings import Settings, algorithm_class
 
 _STEPS_BETWEEN_CHECKPOINTS = 1_000  # at least: a shorter part of a run is trained again as fast as it is restored
-
-
-@dataclass(frozen=True)
-class TrainArgs:
-    """Train an algorithm on an environment with the settings of hyperparams/, and write a run directory."""
-
-    env: Annotated[str, tyro.conf.arg(help_behavior_hint="(required, except with --resume)")] = ""
-    """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
-    algo: str = "custom_ddpg"
-    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
-    steps: int | None = None
-    """environment steps, over all environments; as the settings say if not given"""
-    seed: int = 0
-    """seed of networks, environments and exploration"""
-    n_envs: int | None = None
-    """parallel environments; as the settings say if not given"""
-    vec_env: Literal["dummy", "subproc"] = "dummy"
-    """step the environments in this process or in one process each"""
-    hyperparams: Path | None = None
-    """YAML file in RL Zoo's format; this package's own if not given"""
-    params: Annotated[
-        tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
-    ] = ()
-    """override of one setting, e.g. -p gamma=0.98 -p policy_kwargs="dict(net_arch=[64, 64])" """
-    eval_freq: int | None = None
-    """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
-    eval_episodes: int = 20
-    """episodes of each evaluation, the final one included"""
-    checkpoint_freq: int | None = None
-    """environment steps between checkpoints, from which a run goes on after whatever has ended it, 0 for none; a
-    twentieth of the run, and at least 1,000, if not given"""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """go on with the run in this directory from its last checkpoint; all other arguments stay what they were"""
-    log_dir: Path = Path("runs")
-    """where run directories are made"""
-    tensorboard: bool = False
-    """write TensorBoard logs into the run directory"""
-    device: str = "auto"
-    """cpu, cuda, or auto for the GPU where there is one"""
-    threads: int | None = None
-    """threads of PyTorch on the CPU; its own choice if not given"""
-    quiet: bool = False
-    """no progress bar, only the result"""
 
 
 @contextlib.contextmanager
@@ -114,30 +76,6 @@ def _children_ignore_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler_before)
-
-
-def set_threads(threads: int | None) -> None:
-    """
-    Set PyTorch's number of threads.
-
-    :param threads: How many; None changes nothing
-    :raises SettingsError: If it is not positive
-    """
-    if threads is not None:
-        if threads < 1:
-            raise SettingsError(f"--threads must be 1 or more, got {threads}")
-        th.set_num_threads(threads)
-
-
-def check_device(device: str) -> None:
-    """
-    Refuse a GPU that this machine does not have. SB3 would use the CPU instead, without a warning.
-
-    :param device: As PyTorch names it, or auto
-    :raises SettingsError: If there is none
-    """
-    if device.startswith("cuda") and not th.cuda.is_available():
-        raise SettingsError(f"--device {device}: PyTorch finds no CUDA device; use --device cpu, or auto")
 
 
 def train(args: TrainArgs) -> RunRecord:
@@ -190,80 +128,6 @@ def _train_locked(directory: Path, args: TrainArgs, settings: Settings, label: s
         raise
 
 
-def settings_of(args: TrainArgs) -> Settings:
-    """
-    Read the settings that the arguments of a run ask for.
-
-    :param args: What to train, and how
-    :return: The settings
-    :raises SettingsError: If they cannot be used
-    """
-    overrides = [*args.params]
-    overrides += [] if args.steps is None else [f"n_timesteps={args.steps}"]
-    overrides += [] if args.n_envs is None else [f"n_envs={args.n_envs}"]
-    return load_settings(args.algo, args.env, args.hyperparams, overrides)
-
-
-def check(args: TrainArgs, settings: Settings) -> None:
-    """
-    Find everything that can be wrong with the arguments of a run before anything is written.
-
-    :param args: What to train, and how
-    :param settings: Its settings
-    :raises SettingsError: For anything that the caller has to mend
-    """
-    if args.eval_episodes < 1:
-        raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
-    if args.eval_freq is not None and args.eval_freq < 0:
-        raise SettingsError(f"--eval-freq must be 0 (for no evaluations) or more, got {args.eval_freq}")
-    set_threads(args.threads)
-    check_device(args.device)
-    if args.checkpoint_freq is not None and args.checkpoint_freq < 0:
-        raise SettingsError(f"--checkpoint-freq must be 0 (for none) or more, got {args.checkpoint_freq}")
-    if args.tensorboard:
-        require("tensorboard", "tensorboard")
-    if not args.quiet:
-        require("tqdm", "train")
-        require("rich", "train")
-    _make_callbacks(settings)
-    with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
-        make_model(settings, args.algo, env, seed=args.seed, device=args.device)
-
-
-def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:
-    """
-    :param args: What to train, and how
-    :param settings: Its settings
-    :raises SettingsError: If there is no evaluation during the run
-    """
-    freq = eval_freq(args, settings)
-    if not 1 <= freq <= settings.n_timesteps:
-        raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
-
-
-def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
-    """
-    Read what a run was to do.
-
-    :param directory: Its directory
-    :return: Its arguments, its settings, and its label
-    :raises SettingsError: If it is no run directory, or its files are damaged
-    """
-    file = next(iter(sorted(directory.glob("*/args.yml"))), None)
-    if file is None:
-        raise SettingsError(f"{directory} is not a run directory: it holds no */args.yml")
-    content = read_yaml(file)
-    try:
-        args = TypeAdapter(TrainArgs).validate_python(content)
-    except ValidationError as error:
-        raise SettingsError(f"{file}: {why_invalid(error)}") from error
-    if ":" in args.env:  # Gymnasium imports what is before it
-        check_origin(args.env.split(":")[0], directory)
-    config_file = file.with_name("config.yml")
-    settings = parse_settings(args.algo, read_yaml(config_file), str(config_file), directory)
-    return args, settings, str(content.get("label", args.algo))
-
-
 def can_resume(directory: Path, run: RunIdentity) -> bool:
     """
     :param directory: A run directory
@@ -307,39 +171,6 @@ def train_from_last_checkpoint(
     return train_in(directory, args, settings, label=label, **kwargs)
 
 
-def _make_callbacks(settings: Settings) -> list[BaseCallback]:
-    try:
-        return [callback(**kwargs) for callback, kwargs in settings.callback]
-    except Exception as error:  # constructors check their arguments in many ways
-        raise SettingsError(f"callback: {one_line(error)}") from error
-
-
-def identity(args: TrainArgs, settings: Settings, label: str) -> RunIdentity:
-    """
-    :param args: What to train, and how
-    :param settings: Its settings
-    :param label: What the user calls this algorithm with these settings
-    :return: What the run is: runs with equal identities are the same run
-    """
-    return RunIdentity(
-        label=label,
-        algo=args.algo,
-        env=args.env,
-        seed=args.seed,
-        planned_steps=settings.n_timesteps,
-        # As it will be read back from the file. JSON has no infinities, which YAML has
-        settings=json.loads(json.dumps(settings.raw, default=str), parse_constant=str),
-        protocol=Protocol(eval_freq(args, settings), args.eval_episodes, (EVAL_SEED, FINAL_SEED)),
-        vec_env=args.vec_env,
-        threads=args.threads or th.get_num_threads(),
-    )
-
-
-def eval_freq(args: TrainArgs, settings: Settings) -> int:
-    """:return: Environment steps between two evaluations, 0 for none"""
-    return max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
-
-
 def train_in(
     directory: Path,
     args: TrainArgs,
@@ -371,7 +202,7 @@ def train_in(
     set_threads(args.threads)
     resume = resume and has_checkpoints(directory / CHECKPOINTS)  # it may have been ended before the first one
     if not resume:
-        _write_arguments(directory / name, args, settings, label)
+        write_arguments(directory / name, args, settings, label)
     with _environments(directory, args, settings, append=resume) as (env, eval_env):
         # SB3 counts steps of the vectorized environment. Rounded up: at least so many environment steps
         frequency = math.ceil(eval_freq(args, settings) / settings.n_envs)
@@ -388,7 +219,7 @@ def train_in(
         if checkpoints is not None:
             record_episodes(env)
         stop.checkpoints = checkpoints
-        callbacks = [*([] if checkpoints is None else [checkpoints]), *_make_callbacks(settings), evaluation, stop]
+        callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings), evaluation, stop]
         files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
             _learn(model, settings, callbacks, progress_bar=not args.quiet)
@@ -453,16 +284,6 @@ def _make_checkpoints(
     return Checkpoints(directory, every, lambda: evaluation.clock)
 
 
-def _write_arguments(directory: Path, args: TrainArgs, settings: Settings, label: str) -> None:
-    """The files from which RL Zoo, and :mod:`sb3_ddpg_ext.evaluation`, know what was trained."""
-    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
-    arguments |= {"label": label, "params": list(args.params)}
-    directory.mkdir(exist_ok=True)
-    for file, content in (("config.yml", dict(settings.raw)), ("args.yml", arguments)):
-        with atomic(directory / file) as partial:
-            partial.write_text(yaml.safe_dump(content))
-
-
 def _learn(
     model: OffPolicyAlgorithm, settings: Settings, callbacks: Sequence[BaseCallback], *, progress_bar: bool
 ) -> None:
@@ -490,11 +311,6 @@ def _final_score(
         return score(model, eval_env, episodes, FINAL_SEED, callback=stop.check)
     except InterruptedEvaluationError:
         return None
-
-
-def env_name(env_id: str) -> str:
-    """:return: The id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
-    return env_id.split(":")[-1].replace("/", "-")
 
 
 def _make_run_directory(parent: Path, name: str) -> Path:

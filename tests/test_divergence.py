@@ -11,8 +11,9 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext.arguments import TrainArgs
 from sb3_ddpg_ext.errors import NonFiniteError
-from sb3_ddpg_ext.training import TrainArgs, train
+from sb3_ddpg_ext.training import train
 
 SMALL: dict[str, Any] = {
     "learning_starts": 20,

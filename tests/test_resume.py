@@ -16,12 +16,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ddpg_ext import training
+from sb3_ddpg_ext.arguments import TrainArgs
 from sb3_ddpg_ext.checkpoint import has_checkpoints
 from sb3_ddpg_ext.comparison import plan, run_missing, unfinished_state
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import lock
 from sb3_ddpg_ext.results.result_file import read_run
-from sb3_ddpg_ext.training import TrainArgs, train
+from sb3_ddpg_ext.training import train
 from sb3_ddpg_ext.tuning.search import search
 from sb3_ddpg_ext.tuning.study import prepare
 

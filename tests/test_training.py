@@ -19,6 +19,7 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_ddpg_ext import CustomDDPG, evaluation, load_vecnormalize, report
+from sb3_ddpg_ext.arguments import TrainArgs, settings_of
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.callbacks import Evaluation, StopOnSignal
 from sb3_ddpg_ext.episodes import EVAL_SEED, score
@@ -27,7 +28,7 @@ from sb3_ddpg_ext.evaluation import EvaluateArgs, find_model
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.results.result_file import to_json
 from sb3_ddpg_ext.settings import parse_settings
-from sb3_ddpg_ext.training import TrainArgs, settings_of, train, train_in
+from sb3_ddpg_ext.training import train, train_in
 
 TINY = (
     "policy_kwargs={net_arch: [8]}",

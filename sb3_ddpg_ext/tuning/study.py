@@ -16,10 +16,10 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from pydantic import TypeAdapter
 
+from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic, lock, make_directory
 from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
-from sb3_ddpg_ext.training import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.tuning import PrunerName, ScoreKind, TuneArgs, require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleTPESampler
