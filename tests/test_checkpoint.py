@@ -419,6 +419,17 @@ FORGED_BUFFERS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+def test_what_hindsight_rewrites_takes_little_space(tmp_path: Path) -> None:
+    arguments = {**SMALL, **RUNS["her"][-1], "buffer_size": 2000, "gradient_steps": 0}
+    model = CustomDDPG(env=_env("her"), seed=0, **arguments).learn(3000)
+    model.save_checkpoint(tmp_path)
+    buffer, resumed = (vars(each.replay_buffer) for each in (model, CustomDDPG.resume(tmp_path, _env("her"))))
+    for name in ("ep_start", "ep_length"):
+        np.testing.assert_array_equal(resumed[name], buffer[name])
+    runs = CheckpointDirectory(tmp_path).newest()[0].state()["buffer"]["rewritten"]
+    assert sum(len(each["starts"]) for each in runs.values()) < 2000  # episodes have up to 6 steps
+
+
 @pytest.mark.parametrize("change", FORGED_BUFFERS.values(), ids=FORGED_BUFFERS)
 def test_a_forged_buffer(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
     small(gradient_steps=0).learn(20).save_checkpoint(tmp_path)

@@ -162,9 +162,24 @@ def buffer_state(buffer: ReplayBuffer) -> dict[str, Any]:
         "class": type(buffer).__name__,
         "rows": {name: [str(array.dtype), list(array.shape)] for name, array in row_arrays(buffer).items()},
         "attributes": state_of(buffer, skip=_NOT_STATE | rows),
-        "rewritten": {name: vars(buffer)[name][: buffer.size()] for name in _REWRITTEN if name in vars(buffer)},
+        "rewritten": {name: _runs(vars(buffer)[name][: buffer.size()]) for name in _REWRITTEN if name in vars(buffer)},
         "infos": _infos(buffer) if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict else [],
     }
+
+
+def _runs(array: np.ndarray) -> dict[str, Any]:
+    """:return: An array that is constant over episodes, in the size of how many there are: it is written every time"""
+    values = array.T.ravel()
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
+    return {"n_rows": len(array), "starts": starts, "values": values[starts]}
+
+
+def _from_runs(runs: dict[str, Any], like: np.ndarray) -> np.ndarray:
+    n_rows, starts = runs["n_rows"], runs["starts"]
+    n = n_rows * like.shape[1]
+    if n > like.size or (starts > n).any():
+        raise CheckpointError("the replay buffer of the checkpoint has more episodes than rows")
+    return np.repeat(runs["values"], np.diff(starts, append=n)).reshape(-1, n_rows).T
 
 
 def _infos(buffer: HerReplayBuffer) -> list[Any]:
@@ -199,8 +214,8 @@ def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], checkpoint: Chec
                 for part in _slices(segment["first"], segment["count"], sizes[0]):
                     begin = (part.start - offset) % sizes[0]
                     _read_into(file, arrays[name][begin : begin + part.stop - part.start])
-    for name, values in state["rewritten"].items():
-        vars(buffer)[name][: len(values)] = values
+    for name, runs in state["rewritten"].items():
+        vars(buffer)[name][: runs["n_rows"]] = _from_runs(runs, vars(buffer)[name])
     for i, infos in enumerate(state["infos"]):
         vars(buffer)["infos"][i] = infos
     if checkpoint.n_lost:

@@ -183,7 +183,7 @@ class CheckpointDirectory:
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        sync([self.path])
+        _sync(self.path)
         self._good.add(number)
         self._prune(keep)
         return Checkpoint(path, number, manifest)
