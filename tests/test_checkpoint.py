@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,16 @@ def test_rows_that_all_checkpoints_share_are_damaged(name: str, tmp_path: Path) 
         np.testing.assert_array_equal(row_arrays(again)[key][: again.size()], array[: again.size()])
 
 
+def test_no_whole_episode_is_left_for_hindsight(tmp_path: Path) -> None:
+    model = CustomDDPG(env=_env("her"), seed=0, **{**SMALL, **RUNS["her"][-1], "gradient_steps": 0})
+    for steps in (100, 2):
+        model.learn(steps, reset_num_timesteps=False).save_checkpoint(tmp_path)
+    segments = json.loads(json.loads((newest(tmp_path) / "manifest.json").read_text())["manifest"])["segments"]
+    flip(tmp_path / "rows" / segments[-2]["file"]["name"])
+    with pytest.raises(CheckpointError, match="no whole episode is left"):
+        CustomDDPG.resume(tmp_path, _env("her"))
+
+
 def train_until_full(directory: Path, fill: Callable[[], None]) -> CustomDDPG:
     class Fill(BaseCallback):
         def _on_step(self) -> bool:
@@ -354,6 +365,16 @@ def rewrite_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> 
     (path / "manifest.json").write_text(json.dumps({"sha256": digest, "manifest": content}))
 
 
+def is_refused(directory: Path) -> None:
+    """With one clear error, and without memory for what is not there."""
+    tracemalloc.start()
+    with pytest.raises(CheckpointError):
+        CustomDDPG.resume(directory, "Pendulum-v1")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
 FORGED_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a file elsewhere": lambda m: m["files"].append({**m["files"][0], "name": "../model.zip"}),
     "rows elsewhere": lambda m: m["segments"][0]["file"].update(name="../../rows-1.npy"),
@@ -364,6 +385,8 @@ FORGED_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "many rows": lambda m: m["segments"][0].update(count=10**12),
     "another list": lambda m: m.update(segments=3),
     "no step": lambda m: m.pop("step"),
+    "a step that is no number": lambda m: m.update(step="1; rm"),
+    "fewer than no new rows": lambda m: m["segments"][0].update(new=-1),
     "another version": lambda m: m.update(format=99),
 }
 
@@ -372,8 +395,7 @@ FORGED_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_a_forged_manifest(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
     small(gradient_steps=0).learn(20).save_checkpoint(tmp_path)
     rewrite_manifest(newest(tmp_path), change)
-    with pytest.raises(CheckpointError):
-        CustomDDPG.resume(tmp_path, "Pendulum-v1")
+    is_refused(tmp_path)
 
 
 def forged(**changes: Any) -> bytes:
@@ -390,7 +412,7 @@ FORGED_STATES = {
     "larger array": forged(arrays={"0": ["<f8", [2**40, 2**40]]}),
     "negative array": forged(arrays={"0": ["<f8", [-1]]}),
     "objects": forged(arrays={"0": ["O", [0]]}),
-    "nothing of it": forged(arrays={"0": ["<U0", [10**12]]}),
+    "nothing of it": forged(arrays={"0": ["<U0", [10**8]]}),
     "empty": forged(tree={}),
     "no array": forged(tree={"array": "7"}),
     "a deque": forged(tree={"deque": [], "maxlen": -1}),
@@ -404,12 +426,11 @@ def test_a_forged_state(content: bytes, tmp_path: Path) -> None:
     small(gradient_steps=0).learn(20).save_checkpoint(tmp_path)
     (newest(tmp_path) / "state.bin").write_bytes(content)
     rewrite_manifest(newest(tmp_path), lambda _: None)
-    with pytest.raises(CheckpointError, match="checkpoint-000001"):
-        CustomDDPG.resume(tmp_path, "Pendulum-v1")
+    is_refused(tmp_path)
 
 
 FORGED_BUFFERS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "large rows": lambda b: b["rows"].update(_rows=["float32", [120, 1, 10**12]]),
+    "large rows": lambda b: b["rows"].update(_rows=["float32", [120, 1, 10**6]]),
     "many rows": lambda b: b["rows"].update(_rows=["float32", [10**12, 1, 10]]),
     "other rows": lambda b: b["rows"].update(rewards=["float32", [120, 1]]),
     "objects": lambda b: b["rows"].update(_rows=["object", [120, 1, 10]]),
@@ -437,8 +458,7 @@ def test_a_forged_buffer(change: Callable[[dict[str, Any]], object], tmp_path: P
     change(state["buffer"])
     write_state(newest(tmp_path), state)
     rewrite_manifest(newest(tmp_path), lambda _: None)
-    with pytest.raises(CheckpointError):
-        CustomDDPG.resume(tmp_path, "Pendulum-v1")
+    is_refused(tmp_path)
 
 
 def test_a_pipe_in_place_of_a_file(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], checkpoint: Chec
         raise CheckpointError(f"the checkpoint has a {state['class']}, but the model a {type(buffer).__name__}")
     sizes, segments = (buffer.buffer_size, buffer.n_envs), checkpoint.segments()
     for segment in segments:
-        if not (segment["first"] < sizes[0] and segment["new"] <= segment["count"] <= sizes[0]):
+        if not (0 <= segment["first"] < sizes[0] and 0 <= segment["new"] <= segment["count"] <= sizes[0]):
             raise CheckpointError(f"{segment['file']['name']} has rows for a replay buffer of another size")
     _assign_arrays(buffer, state["rows"], segments)
     with_state(buffer, state["attributes"])
