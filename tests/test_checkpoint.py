@@ -308,6 +308,15 @@ def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
+def test_an_old_checkpoint_that_cannot_be_read_is_removed(tmp_path: Path) -> None:
+    model = small(gradient_steps=0)
+    for _ in range(3):
+        model.learn(20, reset_num_timesteps=False).save_checkpoint(tmp_path, keep=3)
+    flip(min(tmp_path.glob("checkpoint-*")) / "manifest.json")
+    CustomDDPG.resume(tmp_path, "Pendulum-v1").save_checkpoint(tmp_path, keep=4)
+    assert [path.name[-1] for path in sorted(tmp_path.glob("checkpoint-*"))] == ["2", "3", "4"]
+
+
 def test_a_full_buffer_does_not_let_the_directory_grow(tmp_path: Path) -> None:
     model = small(buffer_size=1000, gradient_steps=0).learn(1000)
     assert model.replay_buffer is not None
