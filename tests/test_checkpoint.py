@@ -1,13 +1,18 @@
 """A run that was interrupted, and goes on from a checkpoint, ends with the same bits as one that never was."""
 
+import contextlib
 import errno
+import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,8 @@ from sb3_ddpg_ext import CustomDDPG, ResumableCheckpointCallback
 from sb3_ddpg_ext.buffers import RowReplayBuffer
 from sb3_ddpg_ext.checkpoint import CheckpointError
 from sb3_ddpg_ext.checkpoint.codec import decode, encode, is_data
+from sb3_ddpg_ext.checkpoint.segments import row_arrays
+from sb3_ddpg_ext.checkpoint.store import CheckpointDirectory, write_state
 
 HELPERS = Path(__file__).parent / "helpers"
 STEPS = 260
@@ -99,6 +106,7 @@ def _env(name: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:. of 6 components of the action have been at one bound:UserWarning")  # of cheetahs
 @pytest.mark.parametrize("name", ["pendulum", "cheetah", "wandering 4"])
 def test_a_run_that_is_killed_again_and_again(name: str, tmp_path: Path) -> None:
     directory, steps, n_killed = tmp_path / "checkpoints", 3000, 0
@@ -139,7 +147,7 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, empty, Path.unlink])
-@pytest.mark.parametrize("file", ["model.zip", "state.json", "arrays.npz", "manifest.json", "rows"])
+@pytest.mark.parametrize("file", ["model.zip", "state.bin", "manifest.json", "rows"])
 def test_a_damaged_checkpoint(file: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
     directory = interrupted("pendulum", tmp_path / "checkpoints", every=70, interrupt=230)
     assert len(list(directory.glob("checkpoint-*"))) == 2
@@ -161,26 +169,135 @@ def test_no_checkpoint_is_intact(tmp_path: Path) -> None:
         CustomDDPG.resume(tmp_path, "Pendulum-v1")
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def kept_rows(name: str, directory: Path, warning: str) -> Any:
+    with pytest.warns(UserWarning, match=warning):
+        model = CustomDDPG.resume(directory, _env(name))
+    assert model.replay_buffer is not None
+    return model
+
+
+@pytest.mark.parametrize("name", ["pendulum", "pendulum frugal", "mountain car", "her", "her infos"])
+def test_rows_that_all_checkpoints_share_are_damaged(name: str, tmp_path: Path) -> None:
+    arguments = {"policy": "MlpPolicy", "seed": 0, **SMALL, **RUNS[name][-1], "gradient_steps": 1}
+    model = CustomDDPG(env=_env(name), **arguments)
+    for _ in range(3):
+        model.learn(110, reset_num_timesteps=model.num_timesteps == 0)
+        model.save_checkpoint(tmp_path)
+    segments = json.loads(json.loads((newest(tmp_path) / "manifest.json").read_text())["manifest"])["segments"]
+    flip(tmp_path / "rows" / segments[1]["file"]["name"])
+    n_rows = sum(segment["new"] for segment in segments[2:])
+    for path in sorted(tmp_path.glob("checkpoint-*"))[:-1]:
+        shutil.rmtree(path)
+    resumed = kept_rows(name, tmp_path, f"{n_rows * model.n_envs} left: checkpoint-000003: .* has changed")
+    before: Any = model.replay_buffer
+    after = resumed.replay_buffer
+    assert (after.size(), after.pos, after.full) == (n_rows, n_rows, False)
+    positions = np.arange(before.pos - n_rows, before.pos) % before.buffer_size
+    arrays = row_arrays(after)
+    for key, array in row_arrays(before).items():
+        np.testing.assert_array_equal(arrays[key][:n_rows], array[positions])
+    if name.startswith("her"):
+        for i, env in np.argwhere(after.ep_length > 0):
+            episode = np.arange(after.ep_start[i, env], after.ep_start[i, env] + after.ep_length[i, env])
+            assert episode[0] <= i <= episode[-1] < n_rows
+            np.testing.assert_array_equal(after.ep_start[episode, env], episode[0])
+        assert (after.ep_length > 0).sum() > n_rows / 2
+    resumed.learn(50, reset_num_timesteps=False)
+    resumed.save_checkpoint(tmp_path)
+    again: Any = CustomDDPG.resume(tmp_path, _env(name)).replay_buffer  # intact, without a warning
+    for key, array in row_arrays(resumed.replay_buffer).items():
+        np.testing.assert_array_equal(row_arrays(again)[key][: again.size()], array[: again.size()])
+
+
+def test_no_whole_episode_is_left_for_hindsight(tmp_path: Path) -> None:
+    model = CustomDDPG(env=_env("her"), seed=0, **{**SMALL, **RUNS["her"][-1], "gradient_steps": 0})
+    for steps in (100, 2):
+        model.learn(steps, reset_num_timesteps=False).save_checkpoint(tmp_path)
+    segments = json.loads(json.loads((newest(tmp_path) / "manifest.json").read_text())["manifest"])["segments"]
+    flip(tmp_path / "rows" / segments[-2]["file"]["name"])
+    with pytest.raises(CheckpointError, match="no whole episode is left"):
+        CustomDDPG.resume(tmp_path, _env("her"))
+
+
+def train_until_full(directory: Path, fill: Callable[[], None]) -> CustomDDPG:
+    class Fill(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 120:
+                fill()
+            return True
+
+    callbacks = [ResumableCheckpointCallback(directory, every=50), Fill()]
+    return small().learn(STEPS, callback=callbacks)
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("may not mount a small disk")
+    full = directory / "other data"
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    try:
+        checkpoints = directory / "checkpoints"
+        warning = r"The checkpoint of step 150 was not saved: .*No space left.*; the last one is of step 100"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = train_until_full(checkpoints, fill)
+        assert re.match(warning, str(caught[0].message))
+        assert model.num_timesteps == STEPS
+        assert CustomDDPG.resume(checkpoints, "Pendulum-v1").num_timesteps == 100
+        assert {path.name[:11] for path in (checkpoints / "rows").iterdir()} <= {"rows-000001", "rows-000002"}
+        assert not list(directory.rglob(".partial*"))
+        full.unlink()
+        model.save_checkpoint(checkpoints)
+        resumed: Any = CustomDDPG.resume(checkpoints, "Pendulum-v1")
+        np.testing.assert_array_equal(resumed.replay_buffer._rows, vars(model.replay_buffer)["_rows"])
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_disk_that_fails_when_data_are_forced_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     expected = digests(*train("pendulum", tmp_path / "none", STEPS))
-    fsync, calls = os.fsync, []
-
-    def full(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) in (12, 13):  # in the second checkpoint, and the third
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", full)
-    directory = tmp_path / "checkpoints"
-    with pytest.warns(UserWarning, match=r"was not saved: .*No space left.*; the last one is of step 50"):
+    directory = interrupted("pendulum", tmp_path / "checkpoints", every=50, interrupt=70)
+    monkeypatch.setattr(os, "fsync", fails)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         assert digests(*train("pendulum", directory, STEPS, every=50)) == expected
-    monkeypatch.undo()
-    assert not list(directory.rglob(".partial*"))
-    resumed = CustomDDPG.resume(directory, "Pendulum-v1")
-    assert resumed.num_timesteps == STEPS
-    assert resumed.replay_buffer is not None
-    assert resumed.replay_buffer.full
+    messages = [str(warning.message) for warning in caught]
+    assert all(f"of step {step} was not saved: [Errno 28] No space" in " ".join(messages) for step in (100, 150, 200))
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert CustomDDPG.resume(directory, "Pendulum-v1").num_timesteps == 50
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
+    model = small(gradient_steps=0).learn(20)
+    model.save_checkpoint(tmp_path)
+    (tmp_path / ".partial-checkpoint-000002").mkdir()
+    (tmp_path / ".partial-checkpoint-000009").mkdir()
+    (tmp_path / ".partial-checkpoint-000009" / "model.zip").write_bytes(b"PK")
+    (tmp_path / "rows" / "rows-000002-0000.npy").write_bytes(b"only half")
+    (tmp_path / "rows" / "rows-000002-0009.npy").write_bytes(b"of what was to come")
+    resumed = CustomDDPG.resume(tmp_path, "Pendulum-v1").learn(20, reset_num_timesteps=False)
+    resumed.save_checkpoint(tmp_path)
+    assert not list(tmp_path.rglob(".partial*"))
+    assert not list(tmp_path.rglob("rows-000002-0009.npy"))
+    again: Any = CustomDDPG.resume(tmp_path, "Pendulum-v1").replay_buffer
+    assert again.pos == 40
 
 
 def small(env: Any = "Pendulum-v1", **kwargs: Any) -> CustomDDPG:
@@ -189,6 +306,15 @@ def small(env: Any = "Pendulum-v1", **kwargs: Any) -> CustomDDPG:
 
 def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def test_an_old_checkpoint_that_cannot_be_read_is_removed(tmp_path: Path) -> None:
+    model = small(gradient_steps=0)
+    for _ in range(3):
+        model.learn(20, reset_num_timesteps=False).save_checkpoint(tmp_path, keep=3)
+    flip(min(tmp_path.glob("checkpoint-*")) / "manifest.json")
+    CustomDDPG.resume(tmp_path, "Pendulum-v1").save_checkpoint(tmp_path, keep=4)
+    assert [path.name[-1] for path in sorted(tmp_path.glob("checkpoint-*"))] == ["2", "3", "4"]
 
 
 def test_a_full_buffer_does_not_let_the_directory_grow(tmp_path: Path) -> None:
@@ -216,6 +342,192 @@ def test_only_new_rows_are_written(tmp_path: Path) -> None:
     assert first.items() <= second.items()
     (new,) = second.keys() - first.keys()
     assert (tmp_path / "rows" / new).stat().st_size < 50 * 10 * 4 + 200
+
+
+def test_many_checkpoints_leave_few_files_and_cost_little(tmp_path: Path) -> None:
+    model = small(buffer_size=20_000, gradient_steps=0)
+    written = []
+    for i in range(120):
+        model.learn(7 + i % 5, reset_num_timesteps=False)
+        before = {path.name for path in (tmp_path / "rows").glob("*")}
+        model.save_checkpoint(tmp_path)
+        written += [path.stat().st_size for path in (tmp_path / "rows").iterdir() if path.name not in before]
+    buffer: Any = model.replay_buffer
+    n_bytes = buffer._rows[: buffer.pos].nbytes
+    assert len(list((tmp_path / "rows").iterdir())) < 20
+    assert sum(written) < n_bytes * np.log2(120) + 120 * 200
+    for path in sorted(tmp_path.glob("checkpoint-*"), reverse=True):  # each kept one has all of its segments
+        resumed: Any = CustomDDPG.resume(tmp_path, "Pendulum-v1").replay_buffer
+        np.testing.assert_array_equal(resumed._rows[: resumed.pos], buffer._rows[: resumed.pos])
+        shutil.rmtree(path)
+
+
+def rewrite_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """What somebody can do who knows the format."""
+    manifest = json.loads(json.loads((path / "manifest.json").read_text())["manifest"])
+    change(manifest)
+    for file in manifest["files"]:
+        data = (path / Path(file["name"]).name).read_bytes()
+        file |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    content = json.dumps(manifest)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps({"sha256": digest, "manifest": content}))
+
+
+def is_refused(directory: Path) -> None:
+    """With one clear error, and without memory for what is not there."""
+    tracemalloc.start()
+    with pytest.raises(CheckpointError):
+        CustomDDPG.resume(directory, "Pendulum-v1")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+FORGED_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a file elsewhere": lambda m: m["files"].append({**m["files"][0], "name": "../model.zip"}),
+    "rows elsewhere": lambda m: m["segments"][0]["file"].update(name="../../rows-1.npy"),
+    "no files": lambda m: m["files"].clear(),
+    "a text": lambda m: m["segments"][0].update(first="0"),
+    "a negative number": lambda m: m["segments"][0].update(first=-1),
+    "beyond the end": lambda m: m["segments"][0].update(first=10**12),
+    "many rows": lambda m: m["segments"][0].update(count=10**12),
+    "another list": lambda m: m.update(segments=3),
+    "no step": lambda m: m.pop("step"),
+    "a step that is no number": lambda m: m.update(step="1; rm"),
+    "fewer than no new rows": lambda m: m["segments"][0].update(new=-1),
+    "another version": lambda m: m.update(format=99),
+}
+
+
+@pytest.mark.parametrize("change", FORGED_MANIFESTS.values(), ids=FORGED_MANIFESTS)
+def test_a_forged_manifest(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
+    small(gradient_steps=0).learn(20).save_checkpoint(tmp_path)
+    rewrite_manifest(newest(tmp_path), change)
+    is_refused(tmp_path)
+
+
+def forged(**changes: Any) -> bytes:
+    tree = {"arrays": {}, "tree": {"dict": {}}, **changes}
+    return json.dumps(tree).encode() + b"\n"
+
+
+FORGED_STATES = {
+    "no JSON": b"pickle",
+    "deep": b'{"arrays": {}, "tree": ' + b'{"list": [' * 100_000 + b"]}" * 100_000 + b"}",
+    "deep enough for JSON": b'{"arrays": {}, "tree": ' + b'{"list": [' * 900 + b"]}" * 900 + b"}",
+    "a large number": b'{"arrays": {}, "tree": ' + b"9" * 100_000 + b"}",
+    "large array": forged(arrays={"0": ["<f8", [10**12]]}),
+    "larger array": forged(arrays={"0": ["<f8", [2**40, 2**40]]}),
+    "negative array": forged(arrays={"0": ["<f8", [-1]]}),
+    "objects": forged(arrays={"0": ["O", [0]]}),
+    "nothing of it": forged(arrays={"0": ["<U0", [10**8]]}),
+    "empty": forged(tree={}),
+    "no array": forged(tree={"array": "7"}),
+    "a deque": forged(tree={"deque": [], "maxlen": -1}),
+    "keys": forged(tree={"items": [[{"list": []}, 1]]}),
+    "nothing": forged(),
+}
+
+
+@pytest.mark.parametrize("content", FORGED_STATES.values(), ids=FORGED_STATES)
+def test_a_forged_state(content: bytes, tmp_path: Path) -> None:
+    small(gradient_steps=0).learn(20).save_checkpoint(tmp_path)
+    (newest(tmp_path) / "state.bin").write_bytes(content)
+    rewrite_manifest(newest(tmp_path), lambda _: None)
+    is_refused(tmp_path)
+
+
+FORGED_BUFFERS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "large rows": lambda b: b["rows"].update(_rows=["float32", [120, 1, 10**6]]),
+    "many rows": lambda b: b["rows"].update(_rows=["float32", [10**12, 1, 10]]),
+    "other rows": lambda b: b["rows"].update(rewards=["float32", [120, 1]]),
+    "objects": lambda b: b["rows"].update(_rows=["object", [120, 1, 10]]),
+    "another size": lambda b: b["attributes"]["object"].update(buffer_size={"data": 10**12}),
+    "another position": lambda b: b["attributes"]["object"].update(pos={"data": 120}),
+    "no position": lambda b: b["attributes"]["object"].update(pos={"data": None}),
+}
+
+
+def test_what_hindsight_rewrites_takes_little_space(tmp_path: Path) -> None:
+    arguments = {**SMALL, **RUNS["her"][-1], "buffer_size": 2000, "gradient_steps": 0}
+    model = CustomDDPG(env=_env("her"), seed=0, **arguments).learn(3000)
+    model.save_checkpoint(tmp_path)
+    buffer, resumed = (vars(each.replay_buffer) for each in (model, CustomDDPG.resume(tmp_path, _env("her"))))
+    for name in ("ep_start", "ep_length"):
+        np.testing.assert_array_equal(resumed[name], buffer[name])
+    runs = CheckpointDirectory(tmp_path).newest()[0].state()["buffer"]["rewritten"]
+    assert sum(len(each["starts"]) for each in runs.values()) < 2000  # episodes have up to 6 steps
+
+
+@pytest.mark.parametrize("change", FORGED_BUFFERS.values(), ids=FORGED_BUFFERS)
+def test_a_forged_buffer(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
+    small(gradient_steps=0).learn(20).save_checkpoint(tmp_path)
+    state = CheckpointDirectory(tmp_path).newest()[0].state()
+    change(state["buffer"])
+    write_state(newest(tmp_path), state)
+    rewrite_manifest(newest(tmp_path), lambda _: None)
+    is_refused(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_file(tmp_path: Path) -> None:
+    small(gradient_steps=0).learn(20).save_checkpoint(tmp_path)
+    for name in ("model.zip", "manifest.json"):
+        (newest(tmp_path) / name).unlink()
+        os.mkfifo(newest(tmp_path) / name)
+        with pytest.raises(CheckpointError, match=name):
+            CustomDDPG.resume(tmp_path, "Pendulum-v1")
+
+
+def corrupt(directory: Path, rng: random.Random) -> None:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    path, other = rng.sample(files, 2)
+    data = bytearray(path.read_bytes())
+    match rng.choice(["truncate", "flip", "remove", "empty", "swap"]):
+        case "truncate":
+            path.write_bytes(data[: rng.randrange(len(data))])
+        case "flip":
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+        case "remove":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "swap":
+            path.write_bytes(other.read_bytes())
+            other.write_bytes(data)
+
+
+@pytest.mark.parametrize("n", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:Resuming from step|The replay buffer has lost:UserWarning")
+def test_whatever_is_damaged(n: int, tmp_path: Path) -> None:
+    model = small(gradient_steps=0)
+    original, rows, outcomes = tmp_path / "original", {}, []
+    for _ in range(4):
+        model.learn(60, reset_num_timesteps=False)
+        model.save_checkpoint(original)
+        rows[model.num_timesteps] = vars(model.replay_buffer)["_rows"].copy()
+    rng = random.Random(n)
+    for i in range(n):
+        directory = tmp_path / f"{i}"
+        shutil.copytree(original, directory)
+        for _ in range(rng.choice([1, 1, 1, 3])):
+            corrupt(directory, rng)
+        try:
+            resumed: Any = CustomDDPG.resume(directory, "Pendulum-v1")
+        except CheckpointError:
+            outcomes.append("refused")
+            continue
+        buffer, step = resumed.replay_buffer, resumed.num_timesteps
+        assert step in (180, 240)
+        if buffer.full:
+            np.testing.assert_array_equal(buffer._rows, rows[step])
+        else:  # the newest ones
+            newest_rows = np.roll(rows[step], -step % 120, axis=0)
+            np.testing.assert_array_equal(buffer._rows[: buffer.pos], newest_rows[120 - buffer.pos :])
+        outcomes.append("intact" if buffer.full else "in part")
+        shutil.rmtree(directory)
+    assert set(outcomes) == {"intact", "in part", "refused"}
 
 
 def test_rows_that_somebody_else_has_added(tmp_path: Path) -> None:

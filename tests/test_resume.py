@@ -207,8 +207,8 @@ def test_damaged_arguments(name: str, content: str, what: str, tmp_path: Path) -
 
 def test_no_checkpoint_is_intact(tmp_path: Path) -> None:
     run = end(arguments(tmp_path), 370)
-    for state in run.glob("checkpoints/*/state.json"):
-        state.write_text("")
+    for state in run.glob("checkpoints/*/state.bin"):
+        state.write_bytes(b"")
     with pytest.raises(SettingsError, match=r"cannot be resumed: no checkpoint in .* is intact"):
         resume(run)
 

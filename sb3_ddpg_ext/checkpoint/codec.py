@@ -2,11 +2,14 @@
 Data as JSON and arrays, both of which can be read without running anybody's code.
 
 JSON has no arrays, tuples, or keys that are not text, so every container is written with its kind. Python's JSON keeps
-floats (also NaN and infinity) and integers of any size exactly.
+floats (also NaN and infinity) and integers of any size exactly. In a file, the JSON is the first line, and the arrays'
+bytes follow.
 """
 
+import json
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,8 @@ class NoDataError(TypeError):
     """Something that is not plain data."""
 
 
+_KINDS = "biufcSUmM"  # of arrays: numbers, text, times
+_MAX_JSON_BYTES = 2**28
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -55,8 +60,8 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _store(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
-    if array.dtype.hasobject:
-        raise NoDataError("an array of objects is no array of numbers")
+    if array.dtype.kind not in _KINDS:
+        raise NoDataError(f"an array of {array.dtype} is no array of numbers")
     name = str(len(arrays))
     arrays[name] = array.copy()
     return name
@@ -103,3 +108,43 @@ def is_data(value: Any) -> bool:
     except NoDataError:
         return False
     return True
+
+
+def join(tree: Any, arrays: Mapping[str, np.ndarray]) -> Iterator[Any]:
+    """
+    Put what :func:`encode` returned into one file.
+
+    :param tree: The JSON
+    :param arrays: The arrays
+    :return: The parts of the file, one after the other
+    :raises NoDataError: If it is too much to be read again
+    """
+    index = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
+    line = json.dumps({"arrays": index, "tree": tree}).encode() + b"\n"
+    if len(line) > _MAX_JSON_BYTES:
+        raise NoDataError(f"{len(line)} bytes of data beside arrays, of which at most {_MAX_JSON_BYTES} are read again")
+    yield line
+    yield from (array.tobytes() for array in arrays.values())
+
+
+def split(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
+    """
+    The inverse of :func:`join`.
+
+    :param content: The content of a file
+    :return: The JSON, and the arrays
+    :raises ValueError: If it is no such file
+    """
+    line, _, rest = content.partition(b"\n")
+    if len(line) > _MAX_JSON_BYTES:
+        raise ValueError("it has too much data beside arrays")
+    outer = json.loads(line)
+    arrays: dict[str, np.ndarray] = {}
+    offset = 0
+    for name, (dtype_name, shape) in outer["arrays"].items():
+        dtype = np.dtype(dtype_name)
+        if dtype.kind not in _KINDS or dtype.itemsize == 0:
+            raise ValueError(f"it has an array of {dtype}")
+        arrays[name] = np.ndarray(shape, dtype, rest, offset).copy()  # which checks that there are as many bytes
+        offset += math.prod(shape) * dtype.itemsize
+    return outer["tree"], arrays

@@ -1,7 +1,8 @@
 """Writes a checkpoint of a model, and makes a model from one."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ddpg_ext.checkpoint.codec import NoDataError
 from sb3_ddpg_ext.checkpoint.model_state import Resumption, model_state, restore_now
 from sb3_ddpg_ext.checkpoint.segments import BufferLog, buffer_state, restore_buffer
-from sb3_ddpg_ext.checkpoint.store import ROWS, CheckpointDirectory, CheckpointError, write_state
+from sb3_ddpg_ext.checkpoint.store import (
+    ROWS,
+    Checkpoint,
+    CheckpointDirectory,
+    CheckpointError,
+    InexactResumeWarning,
+    write_state,
+)
 from sb3_ddpg_ext.safe_files.model_file import write_model
 
 AnyModel = TypeVar("AnyModel", bound=OffPolicyAlgorithm)
@@ -53,7 +61,10 @@ def save_checkpoint(model: OffPolicyAlgorithm, resumption: Resumption, path: Pat
             write_model(model, folder / "model.zip")
 
         checkpoint = directory.write(fill, segments, keep, step)
-    except NoDataError as error:
+    except BaseException as error:
+        directory.discard()
+        if not isinstance(error, NoDataError):
+            raise
         raise CheckpointError(f"the model holds what a checkpoint cannot: {error}") from error
     log.follow(buffer, step, segments)
     return checkpoint.path
@@ -78,7 +89,8 @@ def resume(
         step = checkpoint.manifest["step"]
         warnings.warn(f"Resuming from step {step}, not from the last checkpoint: {'; '.join(damages)}", stacklevel=3)
     state = checkpoint.state()
-    n_envs = state["model"]["n_envs"]
+    with _from_a_stranger(checkpoint):
+        n_envs = state["model"]["n_envs"]
     if env.num_envs != n_envs:
         raise CheckpointError(f"the checkpoint was made with {n_envs} environments, got {env.num_envs}")
     model = load(checkpoint.path / "model.zip", env=env)
@@ -87,10 +99,31 @@ def resume(
     check_for_correct_spaces(env, model.observation_space, model.action_space)
     # One object again, as before: environments may sample from it
     model.action_space = env.action_space
-    restore_buffer(buffer, state["buffer"], checkpoint)
-    restore_now(model, state["model"])
+    with _from_a_stranger(checkpoint):
+        restore_buffer(buffer, state["buffer"], checkpoint)
+        restore_now(model, state["model"])
     resumption = resumption_of(model)
     resumption.restore_later(state["model"])
     resumption.directories[path.resolve()] = directory, log = directory, BufferLog()
-    log.follow(buffer, model.num_timesteps, checkpoint.segments())
+    if checkpoint.damage:  # all rows are written again the next time
+        warnings.warn(
+            f"The replay buffer has lost its oldest transitions, and has {buffer.size() * n_envs} left: "
+            f"{checkpoint.damage}, and no other checkpoint is intact. Training goes on from step "
+            f"{model.num_timesteps}, but not exactly as it would have.",
+            InexactResumeWarning,
+            stacklevel=3,
+        )
+    else:
+        log.follow(buffer, model.num_timesteps, checkpoint.segments())
     return model
+
+
+@contextlib.contextmanager
+def _from_a_stranger(checkpoint: Checkpoint) -> Iterator[None]:
+    """One clear error for whatever comes of a state that nobody has written as it is."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path.name} does not hold the state of such a model: {error!r}") from error

@@ -1,10 +1,12 @@
 """
 The replay buffer as segments: files that each hold some rows of it, in the order in which they were added.
 
-A checkpoint writes only the rows since the last one. In a full buffer new rows replace old ones, and a segment whose
-rows have all been replaced belongs to no checkpoint any more.
+A checkpoint writes the rows since the last one. Together with them it writes those of the newest segments again while
+these are small, into one new segment, so that many checkpoints do not leave as many files. In a full buffer new rows
+replace old ones, and a segment whose rows have all been replaced belongs to no checkpoint any more.
 """
 
+import math
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +20,9 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ddpg_ext.buffers import RowReplayBuffer
 from sb3_ddpg_ext.checkpoint.codec import is_data
 from sb3_ddpg_ext.checkpoint.object_state import state_of, with_state
-from sb3_ddpg_ext.checkpoint.store import ROWS, Checkpoint, CheckpointError, durable
-from sb3_ddpg_ext.files import sync
+from sb3_ddpg_ext.checkpoint.store import ROWS, Checkpoint, CheckpointError, HashingFile
 
-_SEGMENT_BYTES = 2**24  # at most: a segment is kept until all of its rows have been replaced
+_SEGMENT_BYTES = 2**22  # a segment may have more in a large buffer, which has about 64 to 128 of them
 _REWRITTEN = ("ep_start", "ep_length")  # Hindsight Experience Replay changes old rows of these
 _NOT_STATE = {
     *("env", "device", "observation_space", "action_space", "obs_shape", "_views", "_rows", "_widths", "infos"),
@@ -53,7 +54,7 @@ class BufferLog:
 
     def write(self, directory: Path, buffer: ReplayBuffer, step: int, number: int) -> list[dict[str, Any]]:
         """
-        Write the rows that were added since the last call of :meth:`follow`.
+        Write the rows that were added since the last call of :meth:`follow`, and merge the newest segments.
 
         :param directory: The directory of checkpoints
         :param buffer: The replay buffer
@@ -69,24 +70,30 @@ class BufferLog:
             old, first = self.segments, self._end[0]
         old = _still_needed(old, size - n_new)
         arrays = row_arrays(buffer)
+        row_bytes = sum(array[:1].nbytes for array in arrays.values())
+        # Not more: a segment is kept until all of its rows have been replaced
+        per_segment = min(max(_SEGMENT_BYTES // max(row_bytes, 1), size // 64, 1), -(-size // 8))
+        # Sizes at least double from one small segment to the one before it, so that there are few of them, and a row
+        # is written again only as often as the size of its segment can grow by half
+        while old and old[-1]["new"] <= min(2 * n_new, per_segment - n_new):
+            segment = old.pop()
+            first, n_new = segment["first"], n_new + segment["new"]
         # With optimize_memory_usage the next observation is in the next row
         n_written = n_new + (buffer.optimize_memory_usage and n_new < size)
-        row_bytes = sum(array[:1].nbytes for array in arrays.values())
-        per_segment = min(max(_SEGMENT_BYTES // max(row_bytes, 1), 1), -(-size // 8))
         folder = directory / ROWS
         new = []
         for i, start in enumerate(range(0, n_written, per_segment)):
             count = min(per_segment, n_written - start)
             path = folder / f"rows-{number:06d}-{i:04d}.npy"
             begin = (first + start) % size
-            with durable(path) as file:
+            with path.open("wb") as opened:
+                file = HashingFile(opened)
                 for array in arrays.values():
                     for part in _slices(begin, count, size):
                         npy.write_array(file, array[part], version=(1, 0), allow_pickle=False)
-                written = vars(file.sum(path.name))
-            new.append({"file": written, "first": begin, "count": count, "new": min(count, n_new - start)})
-        if new:
-            sync(folder)
+            new.append(
+                {"file": vars(file.sum(path.name)), "first": begin, "count": count, "new": min(count, n_new - start)}
+            )
         return [*old, *new]
 
     def _n_new(self, buffer: ReplayBuffer, step: int) -> int | None:
@@ -155,9 +162,24 @@ def buffer_state(buffer: ReplayBuffer) -> dict[str, Any]:
         "class": type(buffer).__name__,
         "rows": {name: [str(array.dtype), list(array.shape)] for name, array in row_arrays(buffer).items()},
         "attributes": state_of(buffer, skip=_NOT_STATE | rows),
-        "rewritten": {name: vars(buffer)[name][: buffer.size()] for name in _REWRITTEN if name in vars(buffer)},
+        "rewritten": {name: _runs(vars(buffer)[name][: buffer.size()]) for name in _REWRITTEN if name in vars(buffer)},
         "infos": _infos(buffer) if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict else [],
     }
+
+
+def _runs(array: np.ndarray) -> dict[str, Any]:
+    """:return: An array that is constant over episodes, in the size of how many there are: it is written every time"""
+    values = array.T.ravel()
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
+    return {"n_rows": len(array), "starts": starts, "values": values[starts]}
+
+
+def _from_runs(runs: dict[str, Any], like: np.ndarray) -> np.ndarray:
+    n_rows, starts = runs["n_rows"], runs["starts"]
+    n = n_rows * like.shape[1]
+    if n > like.size or (starts > n).any():
+        raise CheckpointError("the replay buffer of the checkpoint has more episodes than rows")
+    return np.repeat(runs["values"], np.diff(starts, append=n)).reshape(-1, n_rows).T
 
 
 def _infos(buffer: HerReplayBuffer) -> list[Any]:
@@ -166,7 +188,8 @@ def _infos(buffer: HerReplayBuffer) -> list[Any]:
 
 def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], checkpoint: Checkpoint) -> None:
     """
-    Fill a replay buffer from the segments of a checkpoint, without another copy of it in memory.
+    Fill a replay buffer from the segments of a checkpoint, without another copy of it in memory. If some are lost, it
+    begins with the first row after them.
 
     :param buffer: A new replay buffer
     :param state: What :func:`buffer_state` returned
@@ -175,21 +198,60 @@ def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], checkpoint: Chec
     """
     if type(buffer).__name__ != state["class"]:
         raise CheckpointError(f"the checkpoint has a {state['class']}, but the model a {type(buffer).__name__}")
-    for name, (dtype, shape) in state["rows"].items():
-        current = row_arrays(buffer).get(name)
-        if current is None or [str(current.dtype), list(current.shape)] != [dtype, shape]:
-            _assign(buffer, name, np.zeros(shape, np.dtype(dtype)))  # the user had assigned this one
+    sizes, segments = (buffer.buffer_size, buffer.n_envs), checkpoint.segments()
+    for segment in segments:
+        if not (0 <= segment["first"] < sizes[0] and 0 <= segment["new"] <= segment["count"] <= sizes[0]):
+            raise CheckpointError(f"{segment['file']['name']} has rows for a replay buffer of another size")
+    _assign_arrays(buffer, state["rows"], segments)
     with_state(buffer, state["attributes"])
+    if (buffer.buffer_size, buffer.n_envs) != sizes or not 0 <= buffer.pos < sizes[0]:
+        raise CheckpointError("the replay buffer of the checkpoint has another size than the model's")
     arrays = row_arrays(buffer)
-    for segment in checkpoint.segments():
+    offset = segments[0]["first"] if checkpoint.n_lost and segments else 0
+    for segment in segments:
         with (checkpoint.path.parent / ROWS / segment["file"]["name"]).open("rb") as file:
             for name in state["rows"]:
-                for part in _slices(segment["first"], segment["count"], buffer.buffer_size):
-                    _read_into(file, arrays[name][part])
-    for name, values in state["rewritten"].items():
-        vars(buffer)[name][: len(values)] = values
+                for part in _slices(segment["first"], segment["count"], sizes[0]):
+                    begin = (part.start - offset) % sizes[0]
+                    _read_into(file, arrays[name][begin : begin + part.stop - part.start])
+    for name, runs in state["rewritten"].items():
+        vars(buffer)[name][: runs["n_rows"]] = _from_runs(runs, vars(buffer)[name])
     for i, infos in enumerate(state["infos"]):
         vars(buffer)["infos"][i] = infos
+    if checkpoint.n_lost:
+        _begin_at(buffer, offset, sum(segment["new"] for segment in segments))
+
+
+def _begin_at(buffer: ReplayBuffer, offset: int, n_rows: int) -> None:
+    """Let a buffer begin with a row that was elsewhere before, since those before it are lost."""
+    buffer.pos, buffer.full = n_rows, False
+    if not isinstance(buffer, HerReplayBuffer):
+        return
+    starts, lengths = (np.roll(array, -offset, axis=0) for array in (buffer.ep_start, buffer.ep_length))
+    starts = (starts - offset) % buffer.buffer_size
+    # Of an episode whose beginning is lost, no transition is sampled; the running one begins with what is left of it
+    cut = (starts > np.arange(len(starts))[:, None]) | (np.arange(len(starts)) >= n_rows)[:, None]
+    buffer.ep_start, buffer.ep_length = np.where(cut, 0, starts), np.where(cut, 0, lengths)
+    running = (buffer._current_ep_start - offset) % buffer.buffer_size
+    buffer._current_ep_start = np.where(running > n_rows, 0, running)
+    buffer.infos = np.roll(buffer.infos, -offset, axis=0)
+    if not buffer.ep_length.any():
+        raise CheckpointError("the replay buffer is damaged, and no whole episode is left for HER to sample from")
+
+
+def _assign_arrays(buffer: ReplayBuffer, rows: dict[str, Any], segments: list[dict[str, Any]]) -> None:
+    """Make arrays of another kind where the user had assigned them, if there are rows that they are needed for."""
+    row_bytes = 0
+    for name, (dtype, shape) in rows.items():
+        if shape[:2] != [buffer.buffer_size, buffer.n_envs] or np.dtype(dtype).hasobject:
+            raise CheckpointError(f"the replay buffer of the checkpoint has an array {name} of the shape {shape}")
+        row_bytes += math.prod(shape[1:]) * np.dtype(dtype).itemsize
+    if any(segment["count"] * row_bytes > segment["file"]["size"] for segment in segments):
+        raise CheckpointError("the replay buffer of the checkpoint has other rows than its segments")
+    for name, (dtype, shape) in rows.items() if segments else ():
+        current = row_arrays(buffer).get(name)
+        if current is None or [str(current.dtype), list(current.shape)] != [dtype, shape]:
+            _assign(buffer, name, np.zeros(shape, np.dtype(dtype)))
 
 
 def _assign(buffer: ReplayBuffer, name: str, array: np.ndarray) -> None:
@@ -209,6 +271,7 @@ def _read_into(file: Any, array: np.ndarray) -> None:
             f"a segment of the replay buffer has {dtype} {shape}, expected {array.dtype} {array.shape}"
         )
     if array.flags.c_contiguous and array.size:
-        file.readinto(memoryview(cast(Any, array)).cast("B"))
+        if file.readinto(memoryview(cast(Any, array)).cast("B")) != array.nbytes:
+            raise CheckpointError("a segment of the replay buffer is too short")
     else:
         array[:] = np.frombuffer(file.read(array.nbytes), dtype).reshape(shape)

@@ -3,36 +3,38 @@ A directory of checkpoints, each of which is complete or not there.
 
 ::
 
-    checkpoint-000007/   model.zip, state.json, arrays.npz, manifest.json
+    checkpoint-000007/   model.zip, state.bin, manifest.json
     checkpoint-000008/   ...
     rows/                the replay buffer's rows in segments, which both of them refer to
 
-Files are written under a temporary name, forced to the disk and renamed. The manifest has the size and the SHA-256 of
-every other file, those in ``rows/`` as well, so that a checkpoint is either what it was, or is known not to be.
+A checkpoint is written under a temporary name, forced to the disk together with its rows, and renamed: until then,
+nothing refers to new rows. The manifest has the size and the SHA-256 of every other file, those in ``rows/`` as well,
+so that a checkpoint is either what it was, or is known not to be. What is read may be from a stranger: it runs no code,
+and takes no more memory than its size allows for.
 """
 
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
-from sb3_ddpg_ext.checkpoint.codec import decode, encode
+from sb3_ddpg_ext.checkpoint.codec import decode, encode, join, split
 from sb3_ddpg_ext.files import sync
 
 ROWS = "rows"
 FORMAT = 1
 """Of the files. A later version that cannot be read by this one has a higher number."""
-_MANIFEST = "manifest.json"
+_MODEL, _STATE, _MANIFEST = "model.zip", "state.bin", "manifest.json"
+_MAX_MANIFEST_BYTES = 2**24
 _NAME = re.compile(r"checkpoint-(\d{6,})")
-_FILE = re.compile(r"[\w-]+\.\w+")
+_FILE = re.compile(r"rows-[\d-]+\.npy", re.ASCII)
+_PARTIAL = ".partial-"
 _CHUNK = 2**22  # bytes
 
 
@@ -55,21 +57,43 @@ class FileSum:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on the disk: where it is, its number, and its manifest."""
+    """
+    One checkpoint on the disk.
+
+    :ivar path: Where it is
+    :ivar number: Its number
+    :ivar manifest: Its manifest
+    :ivar damage: What is wrong with segments of the replay buffer, empty if nothing is
+    :ivar n_lost: How many segments cannot be used, the oldest ones: all up to the last one that is damaged
+    """
 
     path: Path
     number: int
     manifest: Mapping[str, Any]
+    damage: str = ""
+    n_lost: int = 0
 
     def segments(self) -> list[dict[str, Any]]:
-        """:return: The segments of the replay buffer, oldest first"""
-        return [dict(segment) for segment in self.manifest["segments"]]
+        """:return: The segments of the replay buffer that can be used, oldest first"""
+        return [dict(segment) for segment in self.manifest["segments"][self.n_lost :]]
 
     def state(self) -> Any:
-        """:return: The state, as it was given to :func:`write_state`"""
-        with np.load(self.path / "arrays.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return decode(json.loads((self.path / "state.json").read_text()), arrays)
+        """
+        :return: The state, as it was given to :func:`write_state`
+        :raises CheckpointError: If it is not one
+        """
+        try:
+            tree, arrays = split((self.path / _STATE).read_bytes())
+            return decode(tree, arrays)
+        except Exception as error:  # whatever NumPy raises for what are no arrays
+            raise CheckpointError(f"{self.path.name}: {_STATE} does not hold a state: {error!r}") from error
+
+
+def sync_all(paths: Iterable[Path]) -> None:
+    """Force files and directories to the disk, all at once, which takes it little longer than one."""
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(sync, paths):
+            pass
 
 
 class HashingFile:
@@ -95,37 +119,16 @@ class HashingFile:
         return FileSum(name, self.size, self._hash.hexdigest())
 
 
-@contextlib.contextmanager
-def durable(path: Path) -> Iterator[HashingFile]:
-    """
-    Write a file completely or not at all, and force it to the disk.
-
-    :param path: Where the file is to appear
-    :return: What to write to
-    """
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        with partial.open("wb") as file:
-            yield HashingFile(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_state(directory: Path, state: Any) -> None:
     """
     Write plain data.
 
-    :param directory: A folder, which gets ``state.json`` and ``arrays.npz``
+    :param directory: A folder, which gets the file
     :param state: The data
     """
-    arrays: dict[str, np.ndarray] = {}
-    tree = encode(state, arrays)
-    (directory / "state.json").write_text(json.dumps(tree))
-    with (directory / "arrays.npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    with (directory / _STATE).open("wb") as file:
+        arrays: dict[str, Any] = {}
+        file.writelines(join(encode(state, arrays), arrays))
 
 
 class CheckpointDirectory:
@@ -162,20 +165,17 @@ class CheckpointDirectory:
         """
         number = self.next_number()
         path = self.path / f"checkpoint-{number:06d}"
-        partial = self.path / f".partial-{path.name}"
+        partial = self.path / f"{_PARTIAL}{path.name}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
             fill(partial)
             files = [vars(file_sum(each)) for each in sorted(partial.iterdir())]
-            for file in files:
-                sync(partial / file["name"])
             manifest = {"format": FORMAT, "step": step, "files": files, "segments": segments}
             content = json.dumps(manifest)
             content = json.dumps({"sha256": hashlib.sha256(content.encode()).hexdigest(), "manifest": content})
             (partial / _MANIFEST).write_text(content)
-            sync(partial / _MANIFEST)
-            sync(partial)
+            sync_all([*self._rows_of(number), self.path / ROWS, *partial.iterdir(), partial])
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -184,54 +184,88 @@ class CheckpointDirectory:
         self._prune(keep)
         return Checkpoint(path, number, manifest)
 
+    def discard(self) -> None:
+        """Remove the rows of a checkpoint that could not be written: the disk may be full."""
+        for path in self._rows_of(self.next_number()):
+            path.unlink(missing_ok=True)
+
+    def _rows_of(self, number: int) -> list[Path]:
+        return list((self.path / ROWS).glob(f"rows-{number:06d}-*"))
+
     def _prune(self, keep: int) -> None:
-        """Remove all but the newest intact checkpoints, and the segments that none of them needs."""
+        """
+        Remove all but the newest intact checkpoints, the segments that none of them needs, and what a process that was
+        killed has left. The new checkpoint is complete, so that what cannot be removed now is left for the next time.
+        """
         self._good = set(sorted(self._good)[-keep:])
         needed: set[str] = set()
         for path in self.checkpoints():
-            if _number(path) in self._good:
-                needed |= {segment["file"]["name"] for segment in _manifest(path)["segments"]}
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(CheckpointError):
+                if _number(path) in self._good:
+                    needed |= {segment["file"]["name"] for segment in _manifest(path)["segments"]}
+                    continue
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.path.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(path, ignore_errors=True)
         for path in (self.path / ROWS).iterdir():
             if path.name not in needed:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def newest(self) -> tuple[Checkpoint, list[str]]:
         """
-        Find the newest checkpoint that is intact.
+        Find the newest checkpoint that is intact. If there is none, since they share segments of the replay buffer,
+        find the newest one of which nothing else is damaged.
 
         :return: The checkpoint, and what is wrong with newer ones
         :raises CheckpointError: If there is none
         """
         damages: list[str] = []
+        in_part: tuple[Checkpoint, list[str]] | None = None
         for path in self.checkpoints():
             try:
-                checkpoint = Checkpoint(path, _number(path), self._verified(path))
+                checkpoint = self._verified(path)
             except CheckpointError as error:
                 damages.append(str(error))
                 continue
-            self._good = {_number(each) for each in self.checkpoints() if _number(each) <= checkpoint.number}
-            return checkpoint, damages
+            if checkpoint.damage:
+                in_part = in_part or (checkpoint, [*damages])
+                damages.append(checkpoint.damage)
+                continue
+            return self._found(checkpoint), damages
+        if in_part is not None:
+            return self._found(in_part[0]), in_part[1]
         if damages:
             raise CheckpointError(f"no checkpoint in {self.path} is intact: {'; '.join(damages)}")
         raise CheckpointError(f"there is no checkpoint in {self.path}; model.save_checkpoint writes one")
 
-    def _verified(self, path: Path) -> dict[str, Any]:
+    def _found(self, checkpoint: Checkpoint) -> Checkpoint:
+        self._good = {number for number in map(_number, self.checkpoints()) if number <= checkpoint.number}
+        return checkpoint
+
+    def _verified(self, path: Path) -> Checkpoint:
         manifest = _manifest(path)
-        if manifest["format"] > FORMAT:
-            raise CheckpointError(f"{path.name} was written by a later version; update sb3_ddpg_ext")
-        expected = [(path, FileSum(**file)) for file in manifest["files"]]
-        expected += [(self.path / ROWS, FileSum(**segment["file"])) for segment in manifest["segments"]]
-        for folder, file in expected:
-            if not _FILE.fullmatch(file.name):
-                raise CheckpointError(f"{path.name}: {file.name!r} is no name of one of its files")
-            try:
-                if file_sum(folder / file.name) != file:
-                    raise CheckpointError(f"{path.name}: {file.name} has changed since it was written")
-            except OSError as error:
-                raise CheckpointError(f"{path.name}: {file.name} cannot be read: {error.strerror}") from error
-        return manifest
+        for file in manifest["files"]:
+            if problem := _problem(path, file):
+                raise CheckpointError(f"{path.name}: {problem}")
+        damage, n_lost = "", 0
+        for i, segment in enumerate(manifest["segments"]):
+            if problem := _problem(self.path / ROWS, segment["file"]):
+                damage, n_lost = f"{path.name}: {problem}", i + 1
+        return Checkpoint(path, _number(path), manifest, damage, n_lost)
+
+
+def _problem(folder: Path, expected: dict[str, Any]) -> str | None:
+    """:return: What is wrong with a file, None if it is what the manifest says"""
+    file = folder / expected["name"]
+    try:
+        # A pipe would never end
+        if file.is_file() and file.stat().st_size == expected["size"] and file_sum(file) == FileSum(**expected):
+            return None
+        file.stat()
+    except OSError as error:
+        return f"{file.name} cannot be read: {error.strerror}"
+    return f"{file.name} has changed since it was written"
 
 
 def has_checkpoints(path: Path) -> bool:
@@ -255,14 +289,33 @@ def _number(path: Path) -> int:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
+    file = path / _MANIFEST
     try:
-        outer = json.loads((path / _MANIFEST).read_text())
+        if file.exists() and not (file.is_file() and file.stat().st_size <= _MAX_MANIFEST_BYTES):
+            raise ValueError("it is no file, or too large")
+        outer = json.loads(file.read_text())
         content = outer["manifest"]
         if hashlib.sha256(content.encode()).hexdigest() != outer["sha256"]:
             raise CheckpointError(f"{path.name}: {_MANIFEST} has changed since it was written")
         manifest: dict[str, Any] = json.loads(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{path.name} was written by another version of sb3_ddpg_ext; use that one")
+        _check(manifest)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: {_MANIFEST} cannot be read: {error!r}") from error
     return manifest
+
+
+def _check(manifest: dict[str, Any]) -> None:
+    """Whoever made the manifest has also made its checksum."""
+    if {_MODEL, _STATE} != {file["name"] for file in manifest["files"]}:
+        raise ValueError("it does not name the files of a checkpoint")
+    for segment in manifest["segments"]:
+        if not _FILE.fullmatch(segment["file"]["name"]):
+            raise ValueError(f"{segment['file']['name']!r} is no name of one of its files")
+    for file in [*manifest["files"], *(segment["file"] for segment in manifest["segments"])]:
+        FileSum(**file)
+    if type(manifest["step"]) is not int:
+        raise ValueError("its step is no number")
