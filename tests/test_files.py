@@ -109,6 +109,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPA
 def train_in(directory: Path, width: int) -> subprocess.CompletedProcess[str]:
     params = [f"policy_kwargs={{net_arch: [{width}]}}", *NETWORK]
     command = ["train", "--env", "Pendulum-v1", "--steps", "300", "--eval-episodes", "1", *TINY]
+    command += ["--checkpoint-freq", "0"]
     command += [argument for param in params for argument in ("-p", param)]
     return forked([*command, "--log-dir", str(directory / "runs")], directory.parent, ENVIRONMENT, timeout=120)
 
@@ -140,7 +141,7 @@ def test_episodes_that_cannot_be_logged(vec_env: str, small_disk: Any) -> None:
         "--vec-env",
         vec_env,
     ]
-    command += ["-p", "policy_kwargs={net_arch: [8]}", "-p", "learning_starts=200000"]
+    command += ["-p", "policy_kwargs={net_arch: [8]}", "-p", "learning_starts=200000", "--checkpoint-freq", "0"]
     result = forked([*command, "--log-dir", str(directory)], directory.parent, ENVIRONMENT, timeout=120)
     assert result.returncode == 2
     run = directory / "custom_ddpg/Quick-v0_1"

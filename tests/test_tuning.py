@@ -76,7 +76,9 @@ def test_same_seed_same_trials_also_when_the_study_was_interrupted(tmp_path: Pat
     assert content(once)[1] != content(other)[1]
 
 
-@pytest.mark.parametrize(("module", "name"), [(objective, "train_in"), (search, "objective")], ids=["drawn", "new"])
+@pytest.mark.parametrize(
+    ("module", "name"), [(objective, "train_from_last_checkpoint"), (search, "objective")], ids=["drawn", "new"]
+)
 def test_a_trial_that_was_interrupted_changes_no_other(
     module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +160,7 @@ def test_a_lack_of_memory_is_a_failed_trial_with_its_reason(
     def train_in(*_: Any, **__: Any) -> None:
         raise SettingsError("custom_ddpg: Unable to allocate") from error  # as `make_model` does
 
-    monkeypatch.setattr(objective, "train_in", train_in)
+    monkeypatch.setattr(objective, "train_from_last_checkpoint", train_in)
     job, trials = tune(tune_arguments(tmp_path, trials=2))
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
     assert trials[0].user_attrs["reason"] == "out of memory: custom_ddpg: Unable to allocate"
@@ -174,7 +176,7 @@ def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
 
     args = tune_arguments(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "train_in", train_in)
+        patch.setattr(objective, "train_from_last_checkpoint", train_in)
         with pytest.raises(RuntimeError, match=f"a trial raised {type(error).__name__}, see above") as caught:
             tune(args)
     assert caught.value.__cause__ is error
@@ -215,7 +217,7 @@ def test_a_command_with_fewer_trials_ends_none_of_another(tmp_path: Path, monkey
 
     tune(dataclasses.replace(args, trials=2))
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "train_in", interrupt)
+        patch.setattr(objective, "train_from_last_checkpoint", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tune(args)
     job, _ = prepare(dataclasses.replace(args, trials=1))
@@ -310,7 +312,7 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> Curves:
             seconds = np.arange(1.0, n + 1)
             on_evaluation(Evaluations(30 * seconds, seconds, seconds, np.array(curve[:n])[:, None]))
 
-    monkeypatch.setattr(objective, "train_in", train_in)
+    monkeypatch.setattr(objective, "train_from_last_checkpoint", train_in)
     return given
 
 
@@ -620,8 +622,8 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("asked", {"score": "bogus"}, r"written \(score: Input should be "),
         ("asked", {"fix": "gamma=1"}, r"written \(fix: Input should be a valid "),
         ("asked", {"pruner": "os.system"}, r"written \(pruner: Input should be "),
-        ("asked", None, r"written \(study: Input should be an object"),
-        ("previous", None, r"written \(study: Input should be an object"),
+        ("asked", None, r"written \(Input should be an object"),
+        ("previous", None, r"written \(Input should be an object"),
         ("previous", {"gamma": "0.9"}, "^previous settings: gamma: expected float, got '0.9'$"),
         (
             "previous",
