@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import damages
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -479,25 +480,6 @@ def test_a_pipe_in_place_of_a_file(tmp_path: Path) -> None:
             CustomDDPG.resume(tmp_path, "Pendulum-v1")
 
 
-def corrupt(directory: Path, rng: random.Random) -> None:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    path, other = rng.sample(files, 2)
-    data = bytearray(path.read_bytes())
-    match rng.choice(["truncate", "flip", "remove", "empty", "swap"]):
-        case "truncate":
-            path.write_bytes(data[: rng.randrange(len(data))])
-        case "flip":
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-            path.write_bytes(data)
-        case "remove":
-            path.unlink()
-        case "empty":
-            path.write_bytes(b"")
-        case "swap":
-            path.write_bytes(other.read_bytes())
-            other.write_bytes(data)
-
-
 @pytest.mark.parametrize("n", [40, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:Resuming from step|The replay buffer has lost:UserWarning")
 def test_whatever_is_damaged(n: int, tmp_path: Path) -> None:
@@ -512,7 +494,7 @@ def test_whatever_is_damaged(n: int, tmp_path: Path) -> None:
         directory = tmp_path / f"{i}"
         shutil.copytree(original, directory)
         for _ in range(rng.choice([1, 1, 1, 3])):
-            corrupt(directory, rng)
+            damages.damage(directory, rng)
         try:
             resumed: Any = CustomDDPG.resume(directory, "Pendulum-v1")
         except CheckpointError:

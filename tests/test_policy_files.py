@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from damages import Bomb, members
 from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.td3 import policies as td3
@@ -131,21 +132,6 @@ def test_a_policy_is_no_model_nor_the_other_way_round(tmp_path: Path) -> None:
 
 
 # --- What strangers may try ---
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.canary,)
-
-
-def members(file: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(file) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def write(file: Path, content: dict[str, bytes]) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import drill
 import pytest
 from processes import ENVIRONMENT, forked
-from small_runs import compare_arguments, tune_arguments
+from small_runs import TINY_PARAMS, compare_arguments, tune_arguments
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -26,15 +26,6 @@ from sb3_ddpg_ext.training import train
 from sb3_ddpg_ext.tuning.search import search
 from sb3_ddpg_ext.tuning.study import prepare
 
-TINY = (
-    "policy_kwargs={net_arch: [8]}",
-    "learning_starts=50",
-    "batch_size=8",
-    "buffer_size=1000",
-    "train_freq=1",
-    "gradient_steps=1",
-)
-
 
 class EndedError(BaseException):
     """Ends a run in the middle of a step, as a kill would: nobody catches it."""
@@ -42,7 +33,9 @@ class EndedError(BaseException):
 
 def arguments(log_dir: Path, **kwargs: Any) -> TrainArgs:
     given = {"env": "Pendulum-v1", "steps": 450, "eval_freq": 100, "eval_episodes": 1, "checkpoint_freq": 150, **kwargs}
-    return TrainArgs(**{**given, "params": (*TINY, *kwargs.get("params", ())), "log_dir": log_dir, "quiet": True})
+    return TrainArgs(
+        **{**given, "params": (*TINY_PARAMS, *kwargs.get("params", ())), "log_dir": log_dir, "quiet": True}
+    )
 
 
 def resume(run: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from damages import Bomb, members
 from gymnasium import spaces
 from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -118,21 +119,6 @@ def test_what_cannot_be_written_is_pickled_and_needs_trust(tmp_path: Path) -> No
             other.load_replay_buffer(tmp_path / "buffer")
         other.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=False, trusted=True)
         assert other.replay_buffer.pos == 30
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.canary,)
-
-
-def members(file: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(file) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def rewritten(file: Path, **changes: bytes | None) -> None:

@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from damages import Bomb, members
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,11 +50,6 @@ SMALL: dict[str, Any] = {
 
 def small(**kwargs: Any) -> CustomDDPG:
     return CustomDDPG("MlpPolicy", "Pendulum-v1", **{**copy.deepcopy(SMALL), **kwargs})
-
-
-def members(file: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(file) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def sealed(content: dict[str, bytes]) -> dict[str, bytes]:
@@ -351,16 +347,6 @@ def test_sb3s_files_need_trust(algorithm: Any, tmp_path: Path) -> None:
 
 
 # --- What strangers may try ---
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.canary,)
 
 
 def bombs(canary: Path, data: bytes) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from small_runs import TINY_PARAMS
 from stable_baselines3 import DDPG
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -30,19 +31,10 @@ from sb3_ddpg_ext.results.result_file import to_json
 from sb3_ddpg_ext.settings import parse_settings
 from sb3_ddpg_ext.training import train, train_in
 
-TINY = (
-    "policy_kwargs={net_arch: [8]}",
-    "learning_starts=50",
-    "batch_size=8",
-    "buffer_size=1000",
-    "train_freq=1",
-    "gradient_steps=1",
-)
-
 
 def run(tmp_path: Path, *params: str, **kwargs: Any) -> dict[str, Any]:
     defaults = {"env": "Pendulum-v1", "steps": 300, "eval_freq": 100, "eval_episodes": 2, "quiet": True}
-    record = train(TrainArgs(**{**defaults, **kwargs, "log_dir": tmp_path, "params": (*TINY, *params)}))
+    record = train(TrainArgs(**{**defaults, **kwargs, "log_dir": tmp_path, "params": (*TINY_PARAMS, *params)}))
     return {**to_json(record), "directory": str(record.directory)}
 
 
@@ -403,7 +395,7 @@ def test_learning_curve_of_a_run_whose_last_episode_was_cut_off_by_a_full_disk(t
 
 
 def test_evaluations_are_told_as_they_come_and_what_that_raises_ends_the_run(tmp_path: Path) -> None:
-    args = TrainArgs("Pendulum-v1", steps=120, eval_freq=40, eval_episodes=1, params=TINY, quiet=True)
+    args = TrainArgs("Pendulum-v1", steps=120, eval_freq=40, eval_episodes=1, params=TINY_PARAMS, quiet=True)
     seen: list[Evaluations] = []
 
     def enough(evaluations: Evaluations) -> None:

@@ -63,6 +63,8 @@ class ResumableCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._last_try = self.model.num_timesteps
+        if self.directory.resolve() in self._resumption.directories:  # the model was resumed from there
+            self._last_saved = self.model.num_timesteps
         if not self._is_models_own:
             self._resumption.begin(self.locals["callback"])
 

@@ -1,7 +1,8 @@
 """From a model's file to a model, and from a model to its weights, without running code from the file."""
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch as th
@@ -137,7 +138,7 @@ def put_parameters(model: BaseAlgorithm, parameters: Parameters, what: str, *, e
     :raises SavedFileError: If they are not such a model's
     """
     known, _ = model._get_torch_save_params()
-    try:
+    with _fitting(what):
         for name, state in parameters.items():
             if name not in known:
                 raise ValueError(f"it has the weights {name[:100]!r}; a {type(model).__name__} has {', '.join(known)}")
@@ -145,8 +146,6 @@ def put_parameters(model: BaseAlgorithm, parameters: Parameters, what: str, *, e
             if isinstance(owner, th.optim.Optimizer):
                 check_optimizer(state, owner)
         BaseAlgorithm.set_parameters(model, parameters, exact_match, model.device)
-    except Exception as error:  # what PyTorch raises for the weights of another network
-        raise SavedFileError(f"{what}: its weights do not fit: {reason(error)}") from error
 
 
 def put_policy(model: BaseAlgorithm, weights: Mapping[str, Any], what: str, *, exact_match: bool) -> None:
@@ -159,8 +158,14 @@ def put_policy(model: BaseAlgorithm, weights: Mapping[str, Any], what: str, *, e
     :param exact_match: Whether all weights must be given
     :raises SavedFileError: If they are not such a model's
     """
-    try:
+    with _fitting(what):
         model.policy.load_state_dict(weights, strict=exact_match)
+
+
+@contextlib.contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # what PyTorch raises for the weights of another network
         raise SavedFileError(f"{what}: its weights do not fit: {reason(error)}") from error
 

@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 import tyro
 from clusters import wait_until
+from damages import damage
 from processes import ENVIRONMENT, forked, started
 from resumed_runs import digest
 from rich.console import Console
@@ -281,27 +282,6 @@ def drill_corruptions(number: int, rng: random.Random) -> str:
             outcomes[outcome(result, folder, what)] += 1
             shutil.rmtree(folder / "damaged")
     return f"{number} damages: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common())
-
-
-def damage(directory: Path, rng: random.Random) -> str:
-    """:return: What was done to a random file of a directory"""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.stat().st_size)
-    path, other = rng.sample(files, 2)
-    content = bytearray(path.read_bytes())
-    match kind := rng.choice(["truncated", "flipped", "removed", "emptied", "swapped"]):
-        case "truncated":
-            path.write_bytes(content[: rng.randrange(len(content))])
-        case "flipped":
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-            path.write_bytes(content)
-        case "removed":
-            path.unlink()
-        case "emptied":
-            path.write_bytes(b"")
-        case "swapped":
-            path.write_bytes(other.read_bytes())
-            other.write_bytes(content)
-    return f"{path.relative_to(directory)} {kind}"
 
 
 def ends_with_error(result: subprocess.CompletedProcess[str]) -> bool:
