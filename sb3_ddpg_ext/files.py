@@ -52,6 +52,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove_partial(directory: Path) -> None:
+    """
+    Remove what a process has left that was killed in :func:`atomic`.
+
+    :param directory: A directory in which nobody writes at the moment, with those inside of it
+    """
+    for path in directory.rglob(".partial-*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def make_directory(directory: Path, option: str = "--log-dir") -> None:
     """
     Make a directory for results, if there is none.

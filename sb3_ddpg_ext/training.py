@@ -54,7 +54,7 @@ from sb3_ddpg_ext.callbacks import (
 from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
 from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.files import LOCK, lock
+from sb3_ddpg_ext.files import LOCK, lock, remove_partial
 from sb3_ddpg_ext.results.provenance import machine, versions
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
 from sb3_ddpg_ext.results.result_file import read_run, write_record
@@ -102,6 +102,7 @@ def train(args: TrainArgs) -> RunRecord:
     with lock(directory / CHECKPOINTS, wait=False) as acquired:
         if not acquired:
             raise SettingsError(f"{directory}: another process is training this run")
+        remove_partial(directory)
         if resumes and (record := read_run(directory)).is_finished:
             shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
             return record
@@ -160,6 +161,7 @@ def train_from_last_checkpoint(
     :return: The record
     """
     if resume and can_resume(directory, identity(args, settings, label)):
+        remove_partial(directory)
         with contextlib.suppress(CheckpointError, InexactResumeWarning), warnings.catch_warnings():
             warnings.simplefilter("error", InexactResumeWarning)
             return train_in(directory, args, settings, label=label, resume=True, **kwargs)

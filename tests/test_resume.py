@@ -107,6 +107,14 @@ def test_what_the_drill_compares_is_not_always_equal(tmp_path: Path) -> None:
         drill.compare_runs(tmp_path / "alone", tmp_path / "other", "another seed")
 
 
+def test_what_was_being_written_when_a_run_was_killed_is_removed(tmp_path: Path) -> None:
+    run = end(arguments(tmp_path), 370)
+    for left in (run / ".partial-123-best_model.zip", run / "Pendulum-v1" / ".partial-123-vecnormalize.json"):
+        left.write_bytes(b"half of it")
+    resume(run)
+    assert not list(run.rglob(".partial-*"))
+
+
 def test_files_are_as_they_were_at_the_checkpoint(tmp_path: Path) -> None:
     run = end(arguments(tmp_path, eval_freq=100, checkpoint_freq=150), 290)
     (run / "best_model.zip").write_bytes(b"of an evaluation that is not done again")
