@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -167,10 +168,10 @@ def resume_command(folder: Path, new: Sequence[str]) -> Sequence[str]:
     return [*new, str(folder)]
 
 
-def new_run(rng: random.Random, *arguments: str) -> list[str]:
+def new_run(rng: random.Random, *arguments: str, steps: int = 1500) -> list[str]:
     """:return: The arguments of ``train`` for a small run, but for the value of the last one, ``--log-dir``"""
-    frequencies = ["--eval-freq", "500", "--checkpoint-freq", str(rng.choice([70, 200]))]
-    return ["train", *arguments, *SMALL, *COMMON, "--steps", "1500", *frequencies, "--log-dir"]
+    frequencies = ["--eval-freq", str(steps // 3), "--checkpoint-freq", str(rng.choice([70, 200]) * steps // 1500)]
+    return ["train", *arguments, *SMALL, *COMMON, "--steps", str(steps), *frequencies, "--log-dir"]
 
 
 def drill_train(kills: int, rng: random.Random) -> str:
@@ -191,11 +192,22 @@ def drill_train(kills: int, rng: random.Random) -> str:
 
 
 def compare_runs(alone: Path, killed: Path, what: str) -> None:
-    """:raises DrillError: If the runs in one directory have not ended with the same as those in the other"""
-    runs = [path.parent.relative_to(alone) for path in alone.glob("*/*/result.json")]
-    for run in runs:
-        if names := differences(contents(alone / run), contents(killed / run)):
-            raise DrillError(f"{what}: {names} of {run} are not those of a run that was left alone")
+    """
+    Compare runs in their order: a trial that was repeated has another number than one that was left alone.
+
+    :raises DrillError: If the runs in one directory have not ended with the same as those in the other
+    """
+    expected, found = (sorted(folder.glob("*/*/result.json"), key=in_order) for folder in (alone, killed))
+    if len(expected) != len(found):
+        raise DrillError(f"{what}: {len(found)} runs, and {len(expected)} of those that were left alone")
+    for path, other in zip(expected, found, strict=True):
+        if names := differences(contents(path.parent), contents(other.parent)):
+            raise DrillError(f"{what}: {names} of {other.parent} are not those of a run that was left alone")
+
+
+def in_order(path: Path) -> list[tuple[str, int]]:
+    """:return: What sorts paths by the numbers in them"""
+    return [(name, int(number)) for name, number in re.findall(r"(\D+)(\d*)", f"{path} 0") if number]
 
 
 def drill_compare(kills: int, rng: random.Random) -> str:
@@ -340,14 +352,15 @@ def drill_workers(number: int, rng: random.Random) -> str:
     """:return: What has happened to runs after one of the processes of their environments was killed"""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        new = new_run(rng, *TRAIN["Pendulum-v1, 4 processes"])
+        new = new_run(rng, *TRAIN["Pendulum-v1, 4 processes"], steps=30_000)
         checked([*new, "alone"], folder)
         for _ in range(number):
             with started(["-m", "sb3_ddpg_ext", *new, "killed"], folder) as process:
                 wait_until(lambda: list(folder.glob("killed/*/*/checkpoints/checkpoint-*")))
                 os.kill(rng.choice(workers_of(process.pid)), signal.SIGKILL)
                 _, errors = process.communicate()
-            if not ends_with_error(subprocess.CompletedProcess(new, process.returncode, "", errors)):
+            has_ended = process.returncode == 0  # training was over by then, and its processes were needed no more
+            if not has_ended and not ends_with_error(subprocess.CompletedProcess(new, process.returncode, "", errors)):
                 raise DrillError(f"after an environment's process was killed: {process.returncode}, {errors}")
             checked(resume_command(folder / "killed", new), folder)
             compare_runs(folder / "alone", folder / "killed", "an environment's process")
