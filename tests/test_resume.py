@@ -286,12 +286,12 @@ def test_a_trial_goes_on_with_what_a_killed_one_has_left(resumes: bool, pruner: 
 @pytest.mark.parametrize(
     ("part", "number"),
     [
-        (drill.drill_train, 16),
-        (drill.drill_compare, 4),
-        (drill.drill_tune, 3),
-        (drill.drill_corruptions, 20),
-        (drill.drill_full_disk, 4),
-        (drill.drill_workers, 2),
+        (drill.drill_train, 8),
+        (drill.drill_compare, 2),
+        (drill.drill_tune, 2),
+        (drill.drill_corruptions, 10),
+        (drill.drill_full_disk, 3),
+        (drill.drill_workers, 1),
     ],
 )
 def test_the_drill(part: Callable[[int, random.Random], str], number: int) -> None:
