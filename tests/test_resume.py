@@ -17,6 +17,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ddpg_ext import training
 from sb3_ddpg_ext.arguments import TrainArgs
+from sb3_ddpg_ext.callbacks import Checkpoints, TrainingClock
 from sb3_ddpg_ext.checkpoint import has_checkpoints
 from sb3_ddpg_ext.comparison import plan, run_missing, unfinished_state
 from sb3_ddpg_ext.errors import SettingsError
@@ -115,14 +116,19 @@ def test_what_was_being_written_when_a_run_was_killed_is_removed(tmp_path: Path)
     assert not list(run.rglob(".partial-*"))
 
 
-def test_files_are_as_they_were_at_the_checkpoint(tmp_path: Path) -> None:
-    run = end(arguments(tmp_path, eval_freq=100, checkpoint_freq=150), 290)
-    (run / "best_model.zip").write_bytes(b"of an evaluation that is not done again")
-    with (run / "0.monitor.csv").open("a") as file:
-        file.write("-1.0,200,3.0\n")
-    resume(run)
-    train(arguments(tmp_path / "alone"))
-    drill.compare_runs(tmp_path / "alone", tmp_path, "stale files")
+def test_files_are_put_back_to_what_they_were(tmp_path: Path) -> None:
+    best, evaluations, episodes = (tmp_path / name for name in ("best_model.zip", "evaluations.npz", "0.monitor.csv"))
+    best.write_bytes(b"best")
+    episodes.write_text("one episode\n")
+    checkpoints = Checkpoints(tmp_path, 1, TrainingClock)
+    state = checkpoints.get_state()
+    best.write_bytes(b"better")
+    evaluations.write_bytes(b"first")
+    episodes.write_text("one episode\nand another\n")
+    checkpoints.set_state(state)
+    assert best.read_bytes() == b"best"
+    assert not evaluations.exists()
+    assert episodes.read_text() == "one episode\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -254,7 +254,8 @@ def drill_tune(kills: int, rng: random.Random) -> str:
                 "--no-write",
                 "--quiet",
             ]
-            command += ["--workers", "0", "--fix", "batch_size=32", "--study", "study", "--log-dir"]
+            # A pruner compares a trial with those that are over, and after a kill these may be others
+            command += ["--pruner", "none", "--workers", "0", "--fix", "batch_size=32", "--study", "study", "--log-dir"]
             seconds = checked([*command, "alone"], folder, tune_hastily)
             again: Callable[[], list[str]] = partial(list, [*command, "killed"])
             n_kills += kill_until_finished(again, folder, seconds, kills - n_kills, rng, tune_hastily)
