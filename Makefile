@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow test-lowest lint docs clean
+.PHONY: train test test-slow test-lowest drill lint docs clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
@@ -9,6 +9,7 @@ help:
 	@echo "make test          lint, check types, run the tests"
 	@echo "make test-slow     run the tests that take long: kills, restarts, clusters, clean environments, documentation"
 	@echo "make test-lowest   run the core's tests with the lowest versions that are allowed"
+	@echo "make drill         kill commands, damage their files, fill their disk; takes about 40 minutes"
 	@echo "make lint          lint and check types only"
 	@echo "make docs          build the documentation in docs/_build/html"
 	@echo "make clean         remove the virtual environments and the built documentation"
@@ -21,6 +22,9 @@ test: lint
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -n 3 --dist worksteal -m slow
+
+drill: .venv/.dev
+	$(BIN)/python tests/helpers/drill.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

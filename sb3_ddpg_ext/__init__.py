@@ -1,5 +1,6 @@
 """Deep Deterministic Policy Gradient (DDPG) for Stable-Baselines3, as a drop-in replacement for its ``DDPG``."""
 
+from sb3_ddpg_ext.checkpoint import ResumableCheckpointCallback
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.noise import (
     ColoredNoise,
@@ -11,6 +12,7 @@ from sb3_ddpg_ext.noise import (
     UniformNoise,
 )
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize, save_vecnormalize
 
 __version__ = "0.1.0"
 
@@ -24,6 +26,9 @@ __all__ = [
     "MultiInputPolicy",
     "OrnsteinUhlenbeckNoise",
     "PinkNoise",
+    "ResumableCheckpointCallback",
     "ScheduledNoise",
     "UniformNoise",
+    "load_vecnormalize",
+    "save_vecnormalize",
 ]

@@ -16,8 +16,17 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.env_checks import vectorized
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, is_full_disk, one_line, unusable_action_space
+from sb3_ddpg_ext.errors import (
+    FaultyEnvironmentError,
+    SettingsError,
+    UntrustedFileError,
+    is_full_disk,
+    on_the_command_line,
+    one_line,
+    unusable_action_space,
+)
 from sb3_ddpg_ext.noise import NOISES
+from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize
 from sb3_ddpg_ext.settings import NoiseSettings, Settings, algorithm_class
 
 SB3_NOISES: Mapping[str, Callable[..., ActionNoise]] = {
@@ -36,7 +45,9 @@ def make_env(
     vec_env: str = "dummy",
     training: bool = True,
     monitor_dir: Path | None = None,
+    append: bool = False,
     vecnormalize: Path | None = None,
+    trusted: bool = False,
     render_mode: str | None = None,
 ) -> VecEnv:
     """
@@ -50,7 +61,9 @@ def make_env(
     :param vec_env: ``"dummy"`` or ``"subproc"``
     :param training: Whether ``VecNormalize`` updates its statistics and normalises rewards
     :param monitor_dir: Where to log episodes
+    :param append: Whether to add them to the files that are there
     :param vecnormalize: File of statistics to start from
+    :param trusted: Whether code from that file may be run
     :param render_mode: Render mode of the environments; SB3's choice if not given
     :return: The environment
     :raises SettingsError: If it cannot be built, or if DDPG and its kin cannot act in it
@@ -80,7 +93,7 @@ def make_env(
                 wrapper_class=wrap,
                 env_kwargs={**settings.env_kwargs, **render},
                 vec_env_cls=cast(Any, vectorize),
-                monitor_kwargs=dict(settings.monitor_kwargs),
+                monitor_kwargs={**settings.monitor_kwargs, **({"override_existing": False} if append else {})},
             )
         _check_action_space(env_id, env.action_space)
         for wrapper, kwargs in settings.vec_env_wrapper:
@@ -88,7 +101,7 @@ def make_env(
         if settings.frame_stack is not None:
             env = VecFrameStack(env, settings.frame_stack)
         if vecnormalize is not None:
-            env = _load_statistics(vecnormalize, env)
+            env = _load_statistics(vecnormalize, env, trusted)
         elif settings.normalize is not None:
             env = VecNormalize(env, **settings.normalize)
         if not training and isinstance(env, VecNormalize):
@@ -103,9 +116,11 @@ def make_env(
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
 
 
-def _load_statistics(file: Path, env: VecEnv) -> VecNormalize:
+def _load_statistics(file: Path, env: VecEnv, trusted: bool) -> VecNormalize:
     try:
-        return VecNormalize.load(str(file), env)
+        return load_vecnormalize(file, env, trusted=trusted)
+    except UntrustedFileError as error:
+        raise SettingsError(on_the_command_line(error)) from error
     except Exception as error:  # unpickling a damaged or foreign file can raise anything
         raise SettingsError(f"{file} cannot be loaded as VecNormalize statistics: {error!r}") from error
 

@@ -1,10 +1,11 @@
-"""What happens during training: evaluations, the clock that leaves them out, and signals that end it early."""
+"""What happens during training: evaluations, the clock that leaves them out, checkpoints, signals that end it early."""
 
 import contextlib
+import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,18 @@ import numpy.typing as npt
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ddpg_ext.checkpoint import ResumableCheckpointCallback
 from sb3_ddpg_ext.episodes import EVAL_SEED, check_returns
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.results.records import BestEvaluation, Evaluations
+from sb3_ddpg_ext.safe_files.loading import is_sb3s
+from sb3_ddpg_ext.safe_files.model_file import write_model
+from sb3_ddpg_ext.safe_files.statistics import save_vecnormalize
+
+CHECKPOINTS = "checkpoints"
+"""The directory of checkpoints in a run directory."""
+_REPLACED = "evaluations.npz", "best_model.zip", "best_model_vecnormalize.pkl", "best_model_vecnormalize.json"
+"""Files that are written anew during training."""
 
 
 class InterruptedEvaluationError(Exception):
@@ -24,14 +34,16 @@ class InterruptedEvaluationError(Exception):
 
 class StopOnSignal(BaseCallback):
     """
-    End training when Ctrl-C or SIGTERM arrives: training after the current step, so that what is saved is consistent,
-    and an evaluation at once. Used as a context manager it handles these signals; a second one has the effect that it
-    had before.
+    End training when Ctrl-C or SIGTERM arrives: training after the current rollout and its gradient steps, since a
+    checkpoint can be written only there, and an evaluation at once. Used as a context manager it handles these signals;
+    a second one has the effect that it had before.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.received = False
+        self.checkpoints: Checkpoints | None = None
+        self._ends = False
         self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
@@ -48,8 +60,14 @@ class StopOnSignal(BaseCallback):
         self.received = True
         self.__exit__()
 
+    def _on_rollout_start(self) -> None:
+        if self.received:
+            self._ends = True
+            if self.checkpoints is not None:
+                self.checkpoints.save()
+
     def _on_step(self) -> bool:
-        return not self.received
+        return not self._ends
 
     def check(self, *_: object) -> None:
         """
@@ -62,11 +80,15 @@ class StopOnSignal(BaseCallback):
 
 
 class TrainingClock:
-    """Wall-clock and CPU seconds of this process since the clock was made, without those spent on evaluations."""
+    """
+    Wall-clock and CPU seconds of training: those of this process, without evaluations and checkpoints, and those of the
+    parts of the run before it.
+    """
 
     def __init__(self) -> None:
         self._start = self._now()
         self.evaluations = np.zeros(2)
+        self._checkpoints = np.zeros(2)
 
     @staticmethod
     def _now() -> npt.NDArray[np.float64]:
@@ -74,17 +96,35 @@ class TrainingClock:
 
     def read(self) -> tuple[float, float]:
         """:return: Wall-clock and CPU seconds"""
-        wall, cpu = self._now() - self._start - self.evaluations
+        wall, cpu = self._now() - self._start - self.evaluations - self._checkpoints
         return float(wall), float(cpu)
 
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
+    def set(self, reading: Sequence[float], evaluations: Sequence[float]) -> None:
+        """
+        Go on from another clock.
+
+        :param reading: What it read
+        :param evaluations: Its seconds of evaluations
+        """
+        self._checkpoints[:] = 0
+        self.evaluations[:] = evaluations
+        self._start = self._now() - self.evaluations - reading
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """The time of the block counts as that of evaluations."""
+        return self._added_to(self.evaluations)
+
+    def stopped(self) -> contextlib.AbstractContextManager[None]:
         """The time of the block does not count."""
+        return self._added_to(self._checkpoints)
+
+    @contextlib.contextmanager
+    def _added_to(self, total: npt.NDArray[np.float64]) -> Iterator[None]:
         start = self._now()
         try:
             yield
         finally:
-            self.evaluations += self._now() - start
+            total += self._now() - start
 
 
 class Evaluation(EvalCallback):
@@ -133,7 +173,7 @@ class Evaluation(EvalCallback):
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return True
         reading = self.clock.read()
-        with self.clock.stopped():
+        with self.clock.evaluating():
             return self._evaluate(reading)
 
     def _evaluate(self, reading: tuple[float, float]) -> bool:
@@ -170,17 +210,76 @@ class Evaluation(EvalCallback):
         best = int(np.argmax(evaluations.means))
         return BestEvaluation(float(evaluations.means[best]), int(evaluations.steps[best]), EVAL_SEED)
 
+    def get_state(self) -> dict[str, Any]:
+        """:return: For a checkpoint: what SB3's callback does not count"""
+        seconds = list(self.clock.read()), self.clock.evaluations.tolist()
+        return {"seconds": seconds, "readings": [list(reading) for reading in self.clock_readings]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """:param state: What :meth:`get_state` returned"""
+        self.clock.set(*state["seconds"])
+        self.clock_readings = [(wall, cpu) for wall, cpu in state["readings"]]
+
+
+class Checkpoints(ResumableCheckpointCallback):
+    """
+    Checkpoints of a run, in its directory. They also hold its files that change during training: after
+    resuming, these are as they were, also if the run had gone on for a while before it was killed.
+
+    :param directory: The run directory
+    :param every: Environment steps between two checkpoints
+    :param clock: Returns the clock, which stands still while a checkpoint is written
+    """
+
+    def __init__(self, directory: Path, every: int, clock: Callable[[], TrainingClock]) -> None:
+        super().__init__(directory / CHECKPOINTS, every)
+        self._run_directory, self._clock = directory, clock
+
+    def save(self) -> bool:
+        """:return: Whether a checkpoint was written"""
+        with self._clock().stopped():
+            return super().save()
+
+    def get_state(self) -> dict[str, Any]:
+        """:return: The files of the best model and the evaluations, and how long the monitors' files are"""
+        directory = self._run_directory
+        return {
+            "files": {name: _content(directory / name) for name in _REPLACED if (directory / name).exists()},
+            "lengths": {path.name: path.stat().st_size for path in directory.glob("*.monitor.csv")},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """:param state: What :meth:`get_state` returned"""
+        for name in _REPLACED:
+            path = self._run_directory / name
+            if name not in state["files"]:
+                path.unlink(missing_ok=True)
+            elif not (path.exists() and np.array_equal(_content(path), state["files"][name])):
+                with atomic(path) as partial:
+                    partial.write_bytes(state["files"][name].tobytes())
+        for name, length in state["lengths"].items():
+            path = self._run_directory / Path(name).name
+            if path.exists() and path.stat().st_size > length:
+                os.truncate(path, length)
+
+
+def _content(path: Path) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(path.read_bytes(), np.uint8)
+
 
 def save_model(model: Any, path: Path, vecnormalize: Path) -> None:
     """
-    Save a model and, if it has any, its VecNormalize statistics: both files are complete, or neither is replaced.
+    Save a model and, if it has any, its VecNormalize statistics: all files are complete, or none is replaced. They are
+    read without pickle, but for SBX's models; RL Zoo's tools read the ``.pkl`` of the statistics.
 
     :param model: An SB3 algorithm
     :param path: File of the model
-    :param vecnormalize: File of the statistics
+    :param vecnormalize: File of the statistics for RL Zoo, ``.pkl``; what this package reads is beside it, ``.json``
     """
     normalize = model.get_vec_normalize_env()
-    with contextlib.ExitStack() as files:  # both are written, then both are renamed
-        model.save(files.enter_context(atomic(path)))
+    with contextlib.ExitStack() as files:  # all are written, then all are renamed
+        write = write_model if is_sb3s(type(model)) else type(model).save
+        write(model, files.enter_context(atomic(path)))
         if normalize is not None:
             normalize.save(str(files.enter_context(atomic(vecnormalize))))
+            save_vecnormalize(normalize, files.enter_context(atomic(vecnormalize.with_suffix(".json"))))

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +13,10 @@ from typing import Annotated
 import tyro
 
 from sb3_ddpg_ext import display, report
+from sb3_ddpg_ext.arguments import TrainArgs
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
+from sb3_ddpg_ext.callbacks import CHECKPOINTS
+from sb3_ddpg_ext.checkpoint import has_checkpoints
 from sb3_ddpg_ext.comparison import (
     CompareArgs,
     baseline_of,
@@ -23,7 +28,7 @@ from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, Settings
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.results.records import Score
-from sb3_ddpg_ext.training import TrainArgs, train
+from sb3_ddpg_ext.training import train
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages
 
 Command = (
@@ -57,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = tyro.cli(Options, prog="sb3-ddpg", args=argv, config=everywhere)
     command = options.command
     with_traceback = options.traceback or os.environ.get("SB3_DDPG_TRACEBACK", "0") not in ("", "0")
+    with _warnings_in_one_line():
+        return _run(command, with_traceback)
+
+
+def _run(command: Command, with_traceback: bool) -> int:
     try:
         match command:
             case TrainArgs():
@@ -81,6 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Python shows the line of code that warns, too, of which a user of the command line knows nothing."""
+    before = warnings.formatwarning
+    vars(warnings)["formatwarning"] = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        vars(warnings)["formatwarning"] = before
+
+
 def _train(args: TrainArgs) -> int:
     try:
         record = train(args)
@@ -98,6 +119,8 @@ def _train(args: TrainArgs) -> int:
     took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations"
     if record.score is None:
         print(f"Interrupted after {took}. What was reached is saved in {directory}")
+        if has_checkpoints(directory / CHECKPOINTS):
+            print(f"To go on: sb3-ddpg train --resume {shlex.quote(str(directory))}")
         return 130
     print(f"Trained {record.algo} on {record.env}: {took}")
     print(f"Last model: {_score(record.score)}")
@@ -132,7 +155,7 @@ def _compare(args: CompareArgs, with_traceback: bool) -> int:
     runs = plan(args)
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     missing = [run for run in runs if run.directory not in records]
-    for run, what in [(run, what) for run in missing if (what := unfinished_state(run)) is not None]:
+    for run, what in [(run, what) for run in missing if (what := unfinished_state(run, args.resume)) is not None]:
         print(f"{run.directory}: {what}")
     if args.dry_run:
         display.print_plan(args, runs, missing)

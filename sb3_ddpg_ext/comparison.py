@@ -7,13 +7,13 @@ releases when a process dies, keeps two comparisons from doing the same run at o
 """
 
 import contextlib
-import shutil
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.errors import SettingsError, require, unknown
@@ -21,7 +21,7 @@ from sb3_ddpg_ext.files import LOCK, lock, make_directory
 from sb3_ddpg_ext.results.records import RunIdentity, RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.settings import Settings
-from sb3_ddpg_ext.training import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of, train_in
+from sb3_ddpg_ext.training import can_resume, train_from_last_checkpoint
 from sb3_ddpg_ext.variants import Variant, parse_variants
 
 MIN_EVAL_EPISODES = 10
@@ -55,6 +55,8 @@ class CompareArgs:
     scheduler: str | None = None
     """Dask scheduler whose workers are used instead: tcp://host:8786; it and they need this package, and the workers
     the log directory"""
+    resume: bool = True
+    """go on with runs that were killed from their last checkpoint, not from scratch"""
     dry_run: bool = False
     """say what would be done, and about how long it takes"""
     quiet: bool = False
@@ -78,7 +80,7 @@ class PlannedRun:
     directory: Path
 
     def identity(self) -> RunIdentity:
-        """:return: See :func:`sb3_ddpg_ext.training.identity`"""
+        """:return: See :func:`sb3_ddpg_ext.arguments.identity`"""
         return identity(self.args, self.settings, self.label)
 
 
@@ -170,11 +172,12 @@ def finished(run: PlannedRun) -> RunRecord | None:
     return record
 
 
-def unfinished_state(run: PlannedRun) -> str | None:
+def unfinished_state(run: PlannedRun, resume: bool = True) -> str | None:
     """
     Say what there is of a run that is not finished, and what will be done with it.
 
     :param run: One run of the plan
+    :param resume: Whether it goes on from its last checkpoint, if it was killed
     :return: None if nobody has begun it
     :raises SettingsError: If its directory was not made by a comparison, so that it is not cleared
     """
@@ -187,6 +190,8 @@ def unfinished_state(run: PlannedRun) -> str | None:
             return "another process is at it, whose result is waited for"
     record = read_run(run.directory)
     reason = f" ({record.reason})" if record.status != "not finished" else ""
+    if resume and can_resume(run.directory, run.identity()):
+        return f"{record.status}{reason}, so it goes on from its last checkpoint"
     return f"{record.status}{reason}, so it is run again, from scratch"
 
 
@@ -195,14 +200,16 @@ def run_missing(
     *,
     workers: int,
     scheduler: str | None = None,
+    resume: bool = True,
     on_start: Callable[[PlannedRun], object] = lambda _: None,
 ) -> Generator[tuple[PlannedRun, RunRecord], None, None]:
     """
-    Do the runs that are not finished, from scratch. To be closed if it is not iterated to its end.
+    Do the runs that are not finished. To be closed if it is not iterated to its end.
 
     :param runs: Runs of a plan
     :param workers: See :func:`sb3_ddpg_ext.cluster.run_all`
     :param scheduler: Likewise
+    :param resume: Whether runs that were killed go on from their last checkpoint
     :param on_start: Called with a run when it begins
     :return: Each run with its record, in the order in which they end; their status is finished or failed
     :raises SettingsError: If the log directory cannot be written to, and as ``run_all``
@@ -211,7 +218,8 @@ def run_missing(
         make_directory(folder)
     for wait in (False, True):  # runs that another process is doing come last: they may be finished by then
         locked = []
-        results = run_all(partial(execute, wait=wait), runs, workers=workers, scheduler=scheduler, on_start=on_start)
+        do = partial(execute, wait=wait, resume=resume)
+        results = run_all(do, runs, workers=workers, scheduler=scheduler, on_start=on_start)
         with contextlib.closing(results):
             for run, result in results:
                 if result is None:
@@ -221,12 +229,13 @@ def run_missing(
         runs = locked
 
 
-def execute(run: PlannedRun, *, wait: bool = False) -> RunRecord | None:
+def execute(run: PlannedRun, *, wait: bool = False, resume: bool = True) -> RunRecord | None:
     """
     Do one run, unless it is finished. If training raises an exception, the record says so.
 
     :param run: What to do
     :param wait: Whether to wait if another process is doing it
+    :param resume: Whether to go on from the last checkpoint, if there is one
     :return: The record; None if another process is doing it and ``wait`` is false
     :raises SettingsError: If another run was finished in its directory meanwhile
     """
@@ -236,15 +245,12 @@ def execute(run: PlannedRun, *, wait: bool = False) -> RunRecord | None:
             return None
         if (record := finished(run)) is not None:
             return record
-        for path in run.directory.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the user saw those of the settings when the plan was made
-                return train_in(run.directory, run.args, run.settings, label=run.label, stop=StopOnSignal())
+                return train_from_last_checkpoint(
+                    run.directory, run.args, run.settings, label=run.label, stop=StopOnSignal(), resume=resume
+                )
         except (Exception, SystemExit) as error:  # environments raise anything
             record = RunRecord.of_failure(run.identity(), run.directory, error)
             write_record(record)

@@ -1,25 +1,31 @@
 """Values as YAML has them -> values of the types that constructors expect, or one line that says why not."""
 
-import importlib
+import itertools
 import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_ddpg_ext.errors import SettingsError, unknown
 from sb3_ddpg_ext.expressions import EXPONENT_NUMBER, evaluate
+from sb3_ddpg_ext.imports import import_class
 from sb3_ddpg_ext.noise import NOISES
 
 NOISE_TYPES = (*NOISES, "ornstein-uhlenbeck")  # the latter is RL Zoo's name for SB3's process
 
 _Path = str | dict[str, dict[str, Any] | None]
 Paths = _Path | list[_Path] | None
+# What an import path has to lead to. It is called with the arguments of the file alone
+_CLASSES: Mapping[str, type] = {"env_wrapper": gym.Wrapper, "vec_env_wrapper": VecEnvWrapper, "callback": BaseCallback}
 _COUNTS = ("n_timesteps", "n_envs", "frame_stack", "buffer_size", "batch_size", "n_steps", "policy_delay")
 # Values of the right type that Stable-Baselines3 would accept without a warning, or fail on much later.
 _RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
@@ -35,34 +41,43 @@ _RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value[0] >= 1 and value[1] in ("step", "episode") if isinstance(value, tuple) else value >= 1,
     ),
 }
+# Far above what anybody trains with: a mistake, or a file that means to use up the memory
+_MAX_COUNTS: Mapping[str, int] = {"n_envs": 10_000, "frame_stack": 1_000, "stats_window_size": 10**6}
+_MAX_LAYERS, _MAX_UNITS, _MAX_WEIGHTS = 100, 2**16, 10**8  # of one network, weights between hidden layers
+_MAX_CRITICS = 100
 
 
-def convert(name: str, given: Any, hint: Any) -> Any:
+def convert(name: str, given: Any, hint: Any, not_from: Path | None = None) -> Any:
     """
     Turn a value as YAML has it into one of another type.
 
     :param name: Name of the setting
     :param given: The value
     :param hint: The type, such as an annotation of a constructor
+    :param not_from: As in :func:`~sb3_ddpg_ext.imports.import_class`
     :return: A value of that type
     :raises SettingsError: If this is not possible
     """
     try:
-        value = _parse_text(name, given.strip()) if isinstance(given, str) else given
+        value = _parse_text(name, given.strip(), not_from) if isinstance(given, str) else given
         if name in ("policy_kwargs", "replay_buffer_kwargs") and isinstance(value, dict):
             classes = {k: v for k, v in value.items() if isinstance(v, str) and str(k).endswith(("_fn", "_class"))}
             value = value | {key: evaluate(text) for key, text in classes.items()}
         value = _validate(value, hint, given)
         if hint is Paths:
-            callables = _import_callables(value, callbacks=name == "callback")
-            if any(target is VecNormalize for target, _ in callables):
+            classes_with_arguments = _import_classes(value, _CLASSES[name], not_from)
+            if any(target is VecNormalize for target, _ in classes_with_arguments):
                 raise SettingsError("VecNormalize is set by normalize, so that its statistics are saved")
-            return callables
+            return classes_with_arguments
         start = value.start if isinstance(value, LinearSchedule) else value
         if name in _RANGES and isinstance(start, (int, float, tuple)):
             expected, holds = _RANGES[name]
             if not holds(start):
                 raise SettingsError(f"expected {expected}, got {given!r}")
+        if name in _MAX_COUNTS and isinstance(value, int) and value > _MAX_COUNTS[name]:
+            raise SettingsError(f"expected at most {_MAX_COUNTS[name]}, got {given!r}")
+        if name == "policy_kwargs" and value is not None:
+            _check_sizes(value)
         if name == "noise_type" and value is not None and value not in NOISE_TYPES:
             raise SettingsError(unknown("noise", value, NOISE_TYPES))
         return value
@@ -70,7 +85,7 @@ def convert(name: str, given: Any, hint: Any) -> Any:
         raise SettingsError(f"{name}: {error}") from error
 
 
-def _parse_text(name: str, text: str) -> Any:
+def _parse_text(name: str, text: str, not_from: Path | None) -> Any:
     if EXPONENT_NUMBER.match(text):
         return float(text)
     if name == "learning_rate" and text.startswith("lin_"):
@@ -81,7 +96,7 @@ def _parse_text(name: str, text: str) -> Any:
     if name.endswith("_kwargs") or name in ("normalize", "replay_buffer_class"):
         return evaluate(text)
     if name == "policy" and "." in text:
-        return _import_path(text)
+        return import_class(text, BasePolicy, not_from)
     return text
 
 
@@ -107,37 +122,36 @@ def _validate(value: Any, hint: Any, given: Any) -> Any:
     raise SettingsError(f"expected {expected}, got {reprlib.repr(given)}")
 
 
-def _import_callables(value: Any, callbacks: bool) -> tuple[tuple[Callable[..., Any], dict[str, Any]], ...]:
-    callables: list[tuple[Callable[..., Any], dict[str, Any]]] = []
+def _check_sizes(policy_kwargs: Mapping[str, Any]) -> None:
+    """Refuse networks that would take minutes or all memory to be built."""
+    net_arch = policy_kwargs.get("net_arch")
+    networks = net_arch.values() if isinstance(net_arch, dict) else [net_arch]
+    for layers in networks:
+        if layers is None:
+            continue
+        if not (isinstance(layers, list | tuple) and all(type(n) is int and 1 <= n <= _MAX_UNITS for n in layers)):
+            raise SettingsError(
+                f"net_arch: expected layers of 1 to {_MAX_UNITS} units, such as [64, 64] or dict(pi=[64, 64], "
+                f"qf=[64, 64]), got {reprlib.repr(net_arch)}"
+            )
+        if len(layers) > _MAX_LAYERS:
+            raise SettingsError(f"net_arch: expected at most {_MAX_LAYERS} layers, got {len(layers)}")
+        if (weights := sum(math.prod(pair) for pair in itertools.pairwise(layers))) > _MAX_WEIGHTS:
+            raise SettingsError(f"net_arch: expected at most {_MAX_WEIGHTS} weights, got {weights}")
+    n_critics = policy_kwargs.get("n_critics", 1)
+    if not (type(n_critics) is int and 1 <= n_critics <= _MAX_CRITICS):
+        raise SettingsError(f"n_critics: expected 1 to {_MAX_CRITICS}, got {reprlib.repr(n_critics)}")
+
+
+def _import_classes(value: Any, base: type, not_from: Path | None) -> tuple[tuple[type, dict[str, Any]], ...]:
+    classes: list[tuple[type, dict[str, Any]]] = []
     for item in value if isinstance(value, list) else [value or {}]:
         for path, kwargs in ({item: None} if isinstance(item, str) else item).items():
-            target = _import_path(path)
-            # A callback is called with the arguments of the file alone: it had better be one
-            if callbacks and not (isinstance(target, type) and issubclass(target, BaseCallback)):
-                raise SettingsError(f"expected a subclass of BaseCallback, got {path!r}")
-            callables.append((target, kwargs or {}))
-    return tuple(callables)
+            classes.append((import_class(path, base, not_from), kwargs or {}))
+    return tuple(classes)
 
 
-def _import_path(path: str) -> Any:
-    module, _, attribute = path.rpartition(".")
-    if not (module and all(part.isidentifier() for part in path.split("."))):
-        raise SettingsError(f"expected an import path such as package.module.Class, got {path!r}")
-    try:
-        target = load_attribute(f"{module}:{attribute}")
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"cannot import {path!r} ({error}); install its package or mend the path") from error
-    if not callable(target):
-        raise SettingsError(f"expected a class or a function, and {path!r} is neither")
-    return target
-
-
-def load_attribute(location: str) -> Any:
-    """
-    :param location: ``package.module:name``
-    :return: What has that name
-    :raises ImportError: If there is no such module
-    :raises AttributeError: If there is no such name in it
-    """
-    module, attribute = location.split(":")
-    return getattr(importlib.import_module(module), attribute)
+def why_invalid(error: ValidationError) -> str:
+    """:return: The first thing that is wrong, in one line: its name and what was expected"""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")

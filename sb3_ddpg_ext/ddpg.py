@@ -1,10 +1,13 @@
 """Deep Deterministic Policy Gradient as a Stable-Baselines3 algorithm."""
 
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
@@ -13,8 +16,10 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.checkpoint import resume, save_checkpoint
+from sb3_ddpg_ext.divergence import check_losses, check_weights
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
-from sb3_ddpg_ext.errors import unusable_action_space
+from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
 from sb3_ddpg_ext.fast_path import plain_rows, weights_trained_by_actor_loss, why_no_rows
 from sb3_ddpg_ext.noise import NoiseSpec
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -187,8 +192,10 @@ class CustomDDPG(ExploringAlgorithm):
 
         :param gradient_steps: Number of gradient steps, at least 1
         :param batch_size: Transitions in each minibatch
+        :raises NonFiniteError: If a loss or a weight is not finite
         """
         assert self.replay_buffer is not None
+        self._last_finite_weights.keep(self)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         fused = self._closed_form(to_train=True)
         rows = None if fused is None else plain_rows(self)
@@ -237,6 +244,8 @@ class CustomDDPG(ExploringAlgorithm):
             if fused is not None:
                 self._log_once("Gradient steps are computed by autograd: samples differ from SB3's in shape or type")
         self._n_updates += gradient_steps
+        check_losses(actor_total, critic_total, self.num_timesteps)
+        self._alarms.mean_value = -actor_total / gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/actor_loss", actor_total / gradient_steps)
         self.logger.record("train/critic_loss", critic_total / gradient_steps)
@@ -260,16 +269,62 @@ class CustomDDPG(ExploringAlgorithm):
         :param reset_num_timesteps: False to continue the count of steps and the running episode of a previous call
         :param progress_bar: Display a progress bar (tqdm and rich)
         :return: The trained model
-        :raises NonFiniteError: If an observation, a reward or an action is not finite
+        :raises NonFiniteError: If an observation, a reward, an action, a loss or a weight is not finite. The model then
+            has finite weights: those that it had at most about 1,000 updates before
         """
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
+        self._last_finite_weights.forget()
+        try:
+            super().learn(
+                total_timesteps=total_timesteps,
+                callback=callback,
+                log_interval=log_interval,
+                tb_log_name=tb_log_name,
+                reset_num_timesteps=reset_num_timesteps,
+                progress_bar=progress_bar,
+            )
+            check_weights(self)
+        except NonFiniteError as error:
+            if (step := self._last_finite_weights.restore(self)) is not None:
+                error.args = (f"{error} The model has its weights of step {step} again.",)
+            raise
+        self._resumption.in_learn = False
+        return self
+
+    def save_checkpoint(self, directory: str | Path, keep: int = 2) -> Path:
+        """
+        Write a checkpoint, from which :meth:`resume` goes on exactly here, into a directory of checkpoints of this run.
+        It is complete or not there. Of the replay buffer only the transitions since the last one in this directory are
+        written; if you change older ones in place, take another directory.
+
+        To be called between two calls of :meth:`learn`, or by a callback in ``_on_rollout_start``;
+        :class:`ResumableCheckpointCallback` does that.
+
+        :param directory: The directory, which is made if need be
+        :param keep: How many checkpoints to keep in it
+        :return: The folder of the checkpoint
+        :raises CheckpointError: In the middle of a step, or if the model holds what cannot be written as plain data
+        :raises OSError: If it cannot be written. The checkpoints before it stay
+        """
+        self._count_actions()  # two numbers take less space than the actions
+        return save_checkpoint(self, self._resumption, Path(directory), keep)
+
+    @classmethod
+    def resume(cls: type[SelfCustomDDPG], directory: str | Path, env: GymEnv | str, **kwargs: Any) -> SelfCustomDDPG:
+        """
+        Make a model from the newest checkpoint that is intact. If that is not the newest one, or if the running episode
+        could not be put back, a warning says so. Train on with
+        ``learn(total - model.num_timesteps, reset_num_timesteps=False)``, and the same callbacks as before.
+
+        On the CPU, training then ends with the same bits as if it had never been interrupted.
+
+        :param directory: The directory of checkpoints
+        :param env: The environment, made as for the first part of the run, with new ``VecNormalize`` and other wrappers
+        :param kwargs: Further arguments of :meth:`load`, such as ``device`` or ``custom_objects``
+        :return: The model
+        :raises CheckpointError: If there is no intact checkpoint, or it was made with another kind of environment
+        """
+        env = cls._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
+        return resume(partial(cls.load, **kwargs), Path(directory), env, lambda model: model._resumption)
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target", "_running_stats", "_running_stats_target"]

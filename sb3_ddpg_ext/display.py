@@ -46,7 +46,9 @@ def run_with_progress(
             show()
 
         show()
-        results = run_missing(missing, workers=args.workers, scheduler=args.scheduler, on_start=started)
+        results = run_missing(
+            missing, workers=args.workers, scheduler=args.scheduler, resume=args.resume, on_start=started
+        )
         try:
             with contextlib.closing(results):
                 for run, record in results:

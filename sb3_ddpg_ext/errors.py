@@ -24,6 +24,14 @@ class NonFiniteError(FloatingPointError, ValueError):
     """
 
 
+class SavedFileError(ValueError):
+    """A saved file that is damaged, or that does not hold what it should. One line, with the file and what is wrong."""
+
+
+class UntrustedFileError(SavedFileError):
+    """A saved file that could only be loaded by running code from it, which nobody has allowed."""
+
+
 class FaultyEnvironmentError(Exception):
     """
     An error in an environment, which its author has to mend.
@@ -99,6 +107,11 @@ def unusable_action_space(space: spaces.Box) -> str | None:
             f"{space.low[component]}), which leaves nothing to choose; leave that component out"
         )
     return None
+
+
+def on_the_command_line(error: UntrustedFileError) -> str:
+    """:return: The message of an error, which names an argument of Python, with the option of the command line"""
+    return str(error).replace("pass trusted=True", "say --trusted").replace("trusted=True", "--trusted")
 
 
 def one_line(error: BaseException) -> str:

@@ -10,13 +10,16 @@ from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ddpg_ext.arguments import check_device, set_threads
 from sb3_ddpg_ext.building import make_env
 from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
-from sb3_ddpg_ext.errors import SettingsError, one_line, require
+from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_command_line, one_line, require
 from sb3_ddpg_ext.files import make_directory
+from sb3_ddpg_ext.imports import check_origin
 from sb3_ddpg_ext.results.records import Score
+from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
+from sb3_ddpg_ext.safe_files.loading import load_model
 from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_settings, read_yaml
-from sb3_ddpg_ext.training import check_device, set_threads
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class EvaluateArgs:
     """cpu, cuda, or auto for the GPU where there is one"""
     threads: int | None = None
     """threads of PyTorch on the CPU; its own choice if not given"""
+    trusted: bool = False
+    """trust the author of the run: let its settings import modules that lie in its directory, and run code from the
+    model's files, where they are pickles: those of SB3, SBX and early versions"""
 
 
 @dataclass(frozen=True)
@@ -65,23 +71,40 @@ class SavedModel:
     env: str
     settings: Settings
 
-    def load(self, env: VecEnv, device: str = "auto") -> OffPolicyAlgorithm:
+    def load(self, env: VecEnv, device: str = "auto", *, trusted: bool = False) -> OffPolicyAlgorithm:
         """
         Load the model.
 
         :param env: The environment to act in
         :param device: Device of PyTorch
+        :param trusted: Whether code from the file may be run
         :return: The model
-        :raises SettingsError: If the file is damaged, or of another algorithm or environment
+        :raises SettingsError: If the file is damaged, or of another algorithm or environment; or if code from it would
+            have to be run
         """
+        algorithm = algorithm_class(self.algo)
         try:
-            return algorithm_class(self.algo).load(self.path, env=env, device=device)
+            if is_saved_as_data(algorithm):
+                return load_model(algorithm, self.path, env, device, trusted=trusted)
+            if not trusted:
+                raise UntrustedFileError(
+                    f"{self.path} is of {self.algo}, whose files are pickles, and loading it runs code from the file; "
+                    "pass trusted=True if you trust whoever made it"
+                )
+            return algorithm.load(self.path, env=env, device=device)
+        except UntrustedFileError as error:
+            raise SettingsError(on_the_command_line(error)) from error
         except Exception as error:  # unpickling a damaged or foreign file can raise anything
             raise SettingsError(f"{self.path} cannot be loaded as {self.algo} for {self.env}: {error!r}") from error
 
 
 def find_model(
-    path: Path, which: Literal["best", "last"] = "best", algo: str | None = None, env: str | None = None
+    path: Path,
+    which: Literal["best", "last"] = "best",
+    algo: str | None = None,
+    env: str | None = None,
+    *,
+    trusted: bool = False,
 ) -> SavedModel:
     """
     Find a model and the VecNormalize statistics that were saved with it.
@@ -90,6 +113,7 @@ def find_model(
     :param which: Which model of a run directory
     :param algo: Its algorithm; required for a file that is not in a run directory
     :param env: Its environment; required likewise
+    :param trusted: Whether its settings may import modules that lie in the run directory
     :return: The model with its settings
     :raises SettingsError: If there is no such model, or one of its files is missing
     """
@@ -103,12 +127,17 @@ def find_model(
         if algo is None or env is None:
             raise SettingsError(f"{path} is not in a run directory: say --algo and --env")
         settings = parse_settings(algo, {"n_timesteps": 1}, path.name)
-        statistics = path.with_name(f"{path.stem}_vecnormalize.pkl")
+        statistics = _without_pickle(path.with_name(f"{path.stem}_vecnormalize.pkl"))
         return SavedModel(path, statistics if statistics.exists() else None, algo, env, settings)
 
     args, config_file = read_yaml(args_file), args_file.with_name("config.yml")
-    algo, env = algo or str(args.get("algo")), env or str(args.get("env"))
-    settings = parse_settings(algo, read_yaml(config_file), str(config_file))
+    not_from = None if trusted else directory
+    if env is None:
+        env = str(args.get("env"))
+        if ":" in env:  # Gymnasium imports what is before it
+            check_origin(env.split(":")[0], not_from)
+    algo = algo or str(args.get("algo"))
+    settings = parse_settings(algo, read_yaml(config_file), str(config_file), not_from)
     name = args_file.parent.name
     if path.is_dir():
         path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")
@@ -122,9 +151,16 @@ def find_model(
     statistics = (
         args_file.with_name("vecnormalize.pkl") if is_last_model else path.with_name(f"{path.stem}_vecnormalize.pkl")
     )
+    statistics = _without_pickle(statistics)
     if not statistics.exists():
         raise SettingsError(f"{path} was trained with VecNormalize, but its statistics {statistics} are missing")
     return SavedModel(path, statistics, algo, env, settings)
+
+
+def _without_pickle(statistics: Path) -> Path:
+    """:return: The file of the same statistics that can be read without running code from it, if there is one"""
+    plain = statistics.with_suffix(".json")
+    return plain if plain.exists() else statistics
 
 
 def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
@@ -141,7 +177,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         raise SettingsError("--render and --video exclude each other; choose one")
     set_threads(args.threads)
     check_device(args.device)
-    saved = find_model(args.run_or_model, args.model, args.algo, args.env)
+    saved = find_model(args.run_or_model, args.model, args.algo, args.env, trusted=args.trusted)
     settings = saved.settings
     if args.video is not None:
         require("moviepy", "video")
@@ -160,10 +196,11 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         seed=args.seed,
         training=False,
         vecnormalize=saved.vecnormalize,
+        trusted=args.trusted,
         render_mode="human" if args.render else None,
     )
     try:
-        model = saved.load(env, args.device)
+        model = saved.load(env, args.device, trusted=args.trusted)
         result = score(model, env, args.episodes, args.seed, deterministic=not args.stochastic, render=args.render)
     except gym.error.Error as error:  # such as a package that rendering needs
         raise SettingsError(f"environment {saved.env!r}: {one_line(error)}") from error

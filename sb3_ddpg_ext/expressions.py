@@ -1,6 +1,7 @@
 """
 Text of hyperparameter files -> values. Nothing that a file says is executed: RL Zoo calls ``eval`` on a string such as
-``dict(net_arch=[64, 64])``; here it is parsed, and the only names that it can contain are those of one table.
+``dict(net_arch=[64, 64])``; here it is parsed, and the only names that it can contain are those of one table. Nor does
+a small file become a huge value: sizes are limited before anything is built.
 """
 
 import ast
@@ -35,12 +36,20 @@ _NAMES: Mapping[str, Any] = {
 EXPONENT_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z")
 
 
+MAX_BYTES = 2**18
+"""Size of a file. The longest of RL Zoo's files has a twentieth of it."""
+_MAX_EXPRESSION = 10_000  # characters
+_MAX_VALUES, _MAX_DEPTH = 50_000, 50  # of a YAML file, with all aliases written out
+
+
 def evaluate(text: str) -> Any:
     """
     :param text: A Python expression made of literals, ``dict(...)`` and the names of :data:`_NAMES`
     :return: Its value
     :raises SettingsError: If it is anything else
     """
+    if len(text) > _MAX_EXPRESSION:
+        raise SettingsError(f"expected an expression of at most {_MAX_EXPRESSION} characters, got {len(text)}")
     try:
         return _build(ast.parse(text, mode="eval").body)
     except SettingsError:
@@ -73,7 +82,50 @@ def _build(node: ast.expr) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that also reads 1e-3 as a number."""
+    """PyYAML's safe loader that also reads 1e-3 as a number, and limits what becomes of a file."""
+
+    def get_single_node(self) -> Any:
+        """
+        :return: The nodes of the file, before values are made of them
+        :raises ValueError: If it is too large or too deep, or has a key twice in one mapping, which means nothing
+        """
+        node = super().get_single_node()
+        if node is not None and _measure(node, {}, 0)[0] > _MAX_VALUES:
+            raise ValueError(f"it has more than {_MAX_VALUES} values, with those that its aliases repeat")
+        return node
+
+
+def _measure(node: yaml.Node, measured: dict[yaml.Node, tuple[int, int] | None], depth: int) -> tuple[int, int]:
+    """The number of values and of levels with all aliases written out. Quick, for each node is looked at once."""
+    if node not in measured:
+        measured[node] = None  # until it is measured to its end
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.MappingNode):
+            _refuse_repeated_keys(node)
+            children = [child for pair in node.value for child in pair]
+        sizes = [_measure(child, measured, depth + 1) for child in children] if depth < _MAX_DEPTH else [(0, depth)]
+        measured[node] = 1 + sum(values for values, _ in sizes), 1 + max((levels for _, levels in sizes), default=0)
+    size = measured[node]
+    if size is None:
+        raise ValueError(f"{_place(node)}it contains itself")
+    if size[1] > _MAX_DEPTH:
+        raise ValueError(f"{_place(node)}it is nested more than {_MAX_DEPTH} levels deep")
+    return size
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                raise ValueError(f"{_place(key)}the key {reprlib.repr(key.value)} is there twice")
+            seen.add((key.tag, key.value))
+
+
+def _place(node: yaml.Node) -> str:
+    return f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}: "
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT_NUMBER, list("-+.0123456789"))
@@ -83,8 +135,10 @@ def parse_yaml(text: str) -> Any:
     """
     :param text: YAML
     :return: Its value
-    :raises ValueError: If it is not YAML: one line that says what is wrong, and where
+    :raises ValueError: If it is not YAML, or too large: one line that says what is wrong, and where
     """
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it is longer than {MAX_BYTES // 1024} KiB")
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

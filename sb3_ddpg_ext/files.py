@@ -18,7 +18,8 @@ _NEARLY_FULL = 2**20  # bytes
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """
-    Write a file completely or not at all: under a temporary name first, which is then renamed.
+    Write a file completely or not at all, also if the power fails: under a temporary name first, which is forced to the
+    disk and then renamed.
 
     :param path: Where the file is to appear.
     :return: Where to write it (of the same suffix).
@@ -27,7 +28,9 @@ def atomic(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield partial
+        sync(partial)  # the new name could reach the disk before the content does
         partial.replace(path)
+        sync(path.parent)
     except OSError as error:
         if error.filename not in (None, str(partial)):  # of another file
             raise
@@ -38,6 +41,26 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial(directory: Path) -> None:
+    """
+    Remove what a process has left that was killed in :func:`atomic`.
+
+    :param directory: A directory in which nobody writes at the moment, with those inside of it
+    """
+    for path in directory.rglob(".partial-*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def make_directory(directory: Path, option: str = "--log-dir") -> None:

@@ -25,7 +25,7 @@ def check_transition(
     infos: list[dict[str, Any]],
     step: int,
     normalize: VecNormalize | None,
-) -> None:
+) -> float:
     """
     Check one step of all environments.
 
@@ -37,6 +37,7 @@ def check_transition(
     :param infos: One for each environment. After the end of an episode, with its last observation
     :param step: Number of environment steps up to now
     :param normalize: The VecNormalize wrapper of the environments, or None
+    :return: The sum of squares of the new observations, which may have overflowed; 0 where they are no array of floats
     :raises NonFiniteError: If an action, an observation or a reward is NaN or infinite
     """
     original: Any = observations if normalize is None else normalize.old_obs
@@ -46,9 +47,11 @@ def check_transition(
         is_float_array
         and normalize is None
         and not any(dones.tolist())
-        and math.isfinite(np.vdot(original, original) + np.vdot(actions, actions) + np.vdot(rewards, rewards))
+        and math.isfinite(
+            (squares := np.vdot(original, original)) + np.vdot(actions, actions) + np.vdot(rewards, rewards)
+        )
     ):
-        return
+        return float(squares)
     if not _is_finite(actions):
         raise NonFiniteError(
             f"The policy's action at step {step} is {actions.tolist()}: its weights have diverged; a lower "
@@ -67,6 +70,9 @@ def check_transition(
         raise NonFiniteError(
             f"Environment {env} returned the reward {rewards[env]} at step {step}; rewards must be finite {_HINT}."
         )
+    if isinstance(observations, np.ndarray) and observations.dtype.kind == "f":
+        return float(np.vdot(observations, observations))
+    return 0.0
 
 
 def check_observations(

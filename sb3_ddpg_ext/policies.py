@@ -1,5 +1,5 @@
 """
-Stable-Baselines3's TD3 policies with DDPG's default of one critic. Everything else is the same.
+Stable-Baselines3's TD3 policies with DDPG's default of one critic, saved without pickle. Everything else is the same.
 
 The default belongs to the class, so that a saved policy is rebuilt with one critic even by SB3's own ``DDPG.load``.
 """
@@ -13,9 +13,10 @@ from stable_baselines3.td3 import policies as td3
 from torch import nn
 
 from sb3_ddpg_ext.module_tree import ModuleTree
+from sb3_ddpg_ext.safe_files.policy_file import SafelySavedPolicy
 
 
-class MlpPolicy(td3.TD3Policy):
+class MlpPolicy(SafelySavedPolicy, td3.TD3Policy):
     """
     Actor and critic for flat observations.
 

@@ -10,12 +10,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
+from sb3_ddpg_ext.alarms import LARGE_SQUARES, Alarms
+from sb3_ddpg_ext.checkpoint import Resumption, record_episodes
+from sb3_ddpg_ext.divergence import LastFiniteWeights
 from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
 from sb3_ddpg_ext.fused import FusedUpdate
 from sb3_ddpg_ext.guards import check_observations, check_transition
@@ -30,11 +32,12 @@ from sb3_ddpg_ext.noise import (
     without_reset,
 )
 from sb3_ddpg_ext.policies import MlpPolicy
+from sb3_ddpg_ext.safe_files.algorithm import SafelySavedAlgorithm
 
 _ACTIONS_PER_COUNT = 500  # counting one action takes as long as counting many
 
 
-class ExploringAlgorithm(OffPolicyAlgorithm):
+class ExploringAlgorithm(SafelySavedAlgorithm):
     """
     SB3's ``OffPolicyAlgorithm`` with this package's way of collecting experience.
 
@@ -53,7 +56,10 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         super().__init__(*args, **kwargs)
         self.fused = fused
         self._fast_path = FastPath()
+        self._last_finite_weights = LastFiniteWeights()
+        self._alarms = Alarms()
         self._logged: set[str] = set()
+        self._resumption = Resumption()
         self._rollout_noise: ActionNoise | None = None  # of the last rollout
         self._actions: list[np.ndarray] = []  # since they were counted last
         # Since the last log: the number of actions' components, and of those within 1% of a bound
@@ -110,17 +116,22 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
                 f"Choose {', '.join(map(repr, NOISES))}, or an ActionNoise.",
                 stacklevel=4,
             )
+        self._alarms.check_bounds(cast(spaces.Box, self.action_space))
+        first_episode = reset_num_timesteps or self._last_obs is None
         self.action_noise = self._setup_action_noise(self.action_noise)
+        self._resumption.before_learn(self, from_scratch=reset_num_timesteps, reset=first_episode)
         if self.seed is None and owns_generator(self.action_noise):
             # Without a seed, noise depends on NumPy's global generator, like SB3's noise
             reseed(self.action_noise, int(np.random.randint(2**31)))  # noqa: NPY002
-        first_episode = reset_num_timesteps or self._last_obs is None
+        assert self.env is not None, "You must set the environment before calling learn()"
+        record_episodes(self.env)
         # SB3 resets the noise at every call of `learn`, even if that continues a running episode
         continues = not reset_num_timesteps and owns_generator(self.action_noise)
         with without_reset(self.action_noise) if continues else contextlib.nullcontext():
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+        self._resumption.begin(callback)
         if first_episode:
             assert self._last_obs is not None
             first = np.ones(self.n_envs, dtype=bool)
@@ -166,13 +177,17 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         if self._fast_path.why_autograd is None and not self.policy.training and isinstance(self.policy, MlpPolicy):
             # SB3 would set all modules to evaluation mode. The closed form needs no mode, and `predict` sets it itself
             self.policy.keep_mode_once()
-        return super().collect_rollouts(
+        self._resumption.restore(self)
+        rollout = super().collect_rollouts(
             env, callback, train_freq, replay_buffer, self._rollout_noise, learning_starts, log_interval
         )
+        self._resumption.at_boundary = rollout.continue_training
+        return rollout
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        self._resumption.at_boundary = False
         if isinstance(action_noise, ScheduledNoise):
             action_noise.update(self._current_progress_remaining)
         fused = None
@@ -200,7 +215,9 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         normalize = self._vec_normalize_env
-        check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
+        squares = check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
+        if squares > LARGE_SQUARES:
+            self._alarms.check_observations(cast(np.ndarray, new_obs), self.num_timesteps)
         self._actions.append(buffer_action)
         if len(self._actions) == _ACTIONS_PER_COUNT:
             self._count_actions()
@@ -217,6 +234,8 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
             actions = np.concatenate(self._actions)
             self._actions.clear()
             self._n_actions += actions.size
+            if self._n_updates:
+                self._alarms.count_actions(actions)
             self._n_saturated += int(np.count_nonzero(np.abs(actions) >= 0.99))
 
     def dump_logs(self) -> None:
@@ -227,7 +246,20 @@ class ExploringAlgorithm(OffPolicyAlgorithm):
         if self._n_actions:
             self.logger.record("rollout/action_saturation", self._n_saturated / self._n_actions)
         self._n_actions = self._n_saturated = 0
+        self._alarms.check_actions(self.num_timesteps)
+        if self.replay_buffer is not None:
+            normalize = self._vec_normalize_env
+            self._alarms.check_critic(self.replay_buffer, self.gamma, normalize, self.num_timesteps)
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actions", "_fast_path", "_logged", "_rollout_noise"]
+        return [
+            *super()._excluded_save_params(),
+            "_actions",
+            "_alarms",
+            "_fast_path",
+            "_last_finite_weights",
+            "_logged",
+            "_resumption",
+            "_rollout_noise",
+        ]

@@ -13,9 +13,10 @@ from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_ddpg_ext.conversion import Paths, convert, load_attribute
+from sb3_ddpg_ext.conversion import Paths, convert
 from sb3_ddpg_ext.errors import SettingsError, unknown
-from sb3_ddpg_ext.expressions import parse_yaml
+from sb3_ddpg_ext.expressions import MAX_BYTES, parse_yaml
+from sb3_ddpg_ext.imports import load_attribute
 
 ALGORITHMS: Mapping[str, str] = {
     "custom_ddpg": "sb3_ddpg_ext.ddpg:CustomDDPG",
@@ -174,7 +175,8 @@ def read_yaml(file: Path) -> dict[Any, Any]:
     :raises SettingsError: If it cannot be read, is not YAML or is something else than a mapping
     """
     try:
-        content = parse_yaml(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            content = parse_yaml(opened.read(MAX_BYTES + 1).decode())
     except OSError as error:
         raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -184,13 +186,14 @@ def read_yaml(file: Path) -> dict[Any, Any]:
     return content
 
 
-def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
+def parse_settings(algo: str, raw: Mapping[str, Any], source: str, not_from: Path | None = None) -> Settings:
     """
     Check and convert one entry of a hyperparameter file, or the ``config.yml`` of a run.
 
     :param algo: A name in :data:`ALGORITHMS`
     :param raw: The entry, as YAML has it
     :param source: Where it comes from; error messages begin with it
+    :param not_from: The run directory that it comes from, see :func:`~sb3_ddpg_ext.imports.import_class`
     :return: The settings
     :raises SettingsError: If a name is not known or a value cannot be used
     """
@@ -199,7 +202,7 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str) -> Settings:
         raw = _spell_out_noise(raw)
         types = _types(algorithm)
         _check_names(raw, types)
-        values = {name: convert(name, value, types[name]) for name, value in raw.items()}
+        values = {name: convert(name, value, types[name], not_from) for name, value in raw.items()}
         hyperparams = {name: value for name, value in values.items() if name not in _RUN_KEYS}
         hyperparams.setdefault("policy", "MlpPolicy")
         run_values = {name: value for name, value in values.items() if name in _RUN_KEYS and value is not None}

@@ -4,79 +4,64 @@ One training run: settings -> environments, model, learn -> one run directory wi
 The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 
 ===========================  ==========================================================================
-``<env>.zip``                the last model; its VecNormalize statistics in ``<env>/vecnormalize.pkl``
-``best_model.zip``           the model of the best evaluation; ``best_model_vecnormalize.pkl`` beside it
+``<env>.zip``                the last model; its VecNormalize statistics in ``<env>/vecnormalize.json``
+``best_model.zip``           the model of the best evaluation; ``best_model_vecnormalize.json`` beside it
+``*vecnormalize.pkl``        the same statistics for RL Zoo's tools
 ``evaluations.npz``          the evaluations during training (``timesteps``, ``results``, ``ep_lengths``)
 ``0.monitor.csv``            the episodes of training, one file for each environment
 ``<env>/config.yml``         the settings, which :func:`sb3_ddpg_ext.settings.parse_settings` reads again
 ``<env>/args.yml``           the arguments of the run
+``checkpoints/``             what an unfinished run goes on from
 ``result.json``              what came out: scores, times, versions, machine
 ===========================  ==========================================================================
 """
 
 import contextlib
-import json
 import math
+import shutil
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
-import torch as th
-import tyro
-import yaml
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_ddpg_ext.arguments import (
+    TrainArgs,
+    check,
+    env_name,
+    eval_freq,
+    identity,
+    make_callbacks,
+    read_arguments,
+    set_threads,
+    settings_of,
+    write_arguments,
+)
 from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.callbacks import Evaluation, InterruptedEvaluationError, StopOnSignal, save_model
+from sb3_ddpg_ext.callbacks import (
+    CHECKPOINTS,
+    Checkpoints,
+    Evaluation,
+    InterruptedEvaluationError,
+    StopOnSignal,
+    save_model,
+)
+from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
 from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
-from sb3_ddpg_ext.errors import SettingsError, one_line, require
-from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.files import LOCK, lock, remove_partial
 from sb3_ddpg_ext.results.provenance import machine, versions
-from sb3_ddpg_ext.results.records import Evaluations, Protocol, RunIdentity, RunRecord, Score, Seconds
-from sb3_ddpg_ext.results.result_file import write_record
-from sb3_ddpg_ext.settings import Settings, load_settings
+from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
+from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
+from sb3_ddpg_ext.settings import Settings, algorithm_class
 
-
-@dataclass(frozen=True)
-class TrainArgs:
-    """Train an algorithm on an environment with the settings of hyperparams/, and write a run directory."""
-
-    env: str
-    """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
-    algo: str = "custom_ddpg"
-    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
-    steps: int | None = None
-    """environment steps, over all environments; as the settings say if not given"""
-    seed: int = 0
-    """seed of networks, environments and exploration"""
-    n_envs: int | None = None
-    """parallel environments; as the settings say if not given"""
-    vec_env: Literal["dummy", "subproc"] = "dummy"
-    """step the environments in this process or in one process each"""
-    hyperparams: Path | None = None
-    """YAML file in RL Zoo's format; this package's own if not given"""
-    params: Annotated[
-        tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
-    ] = ()
-    """override of one setting, e.g. -p gamma=0.98 -p policy_kwargs="dict(net_arch=[64, 64])" """
-    eval_freq: int | None = None
-    """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
-    eval_episodes: int = 20
-    """episodes of each evaluation, the final one included"""
-    log_dir: Path = Path("runs")
-    """where run directories are made"""
-    tensorboard: bool = False
-    """write TensorBoard logs into the run directory"""
-    device: str = "auto"
-    """cpu, cuda, or auto for the GPU where there is one"""
-    threads: int | None = None
-    """threads of PyTorch on the CPU; its own choice if not given"""
-    quiet: bool = False
-    """no progress bar, only the result"""
+_STEPS_BETWEEN_CHECKPOINTS = 1_000  # at least: a shorter part of a run is trained again as fast as it is restored
 
 
 @contextlib.contextmanager
@@ -93,132 +78,99 @@ def _children_ignore_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler_before)
 
 
-def set_threads(threads: int | None) -> None:
-    """
-    Set PyTorch's number of threads.
-
-    :param threads: How many; None changes nothing
-    :raises SettingsError: If it is not positive
-    """
-    if threads is not None:
-        if threads < 1:
-            raise SettingsError(f"--threads must be 1 or more, got {threads}")
-        th.set_num_threads(threads)
-
-
-def check_device(device: str) -> None:
-    """
-    Refuse a GPU that this machine does not have. SB3 would use the CPU instead, without a warning.
-
-    :param device: As PyTorch names it, or auto
-    :raises SettingsError: If there is none
-    """
-    if device.startswith("cuda") and not th.cuda.is_available():
-        raise SettingsError(f"--device {device}: PyTorch finds no CUDA device; use --device cpu, or auto")
-
-
 def train(args: TrainArgs) -> RunRecord:
     """
-    Train one model, in a new run directory.
+    Train one model, in a new run directory or, with ``args.resume``, in that of a run that was ended. If that one is
+    finished, nothing is done.
 
     :param args: What to train, and how
     :return: The record, as written to ``result.json``; its ``directory`` is the run directory
     :raises SettingsError: For anything that the caller has to mend before training begins
     :raises Exception: Whatever training raises, with an attribute ``run_directory``; the record there has it, too
     """
-    settings = settings_of(args)
+    resumes = args.resume is not None
+    if args.resume is not None:
+        directory, (args, settings, label) = args.resume, _arguments_to_resume(args, args.resume)
+    elif not args.env:
+        raise SettingsError("say --env, the environment to train on, or --resume, the directory of a run to go on with")
+    else:
+        settings, label = settings_of(args), args.algo
     check(args, settings)
-    directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
+    if not resumes:
+        directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
+    (directory / CHECKPOINTS).mkdir(exist_ok=True)
+    with lock(directory / CHECKPOINTS, wait=False) as acquired:
+        if not acquired:
+            raise SettingsError(f"{directory}: another process is training this run")
+        remove_partial(directory)
+        if resumes and (record := read_run(directory)).is_finished:
+            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+            return record
+        return _train_locked(directory, args, settings, label, resumes)
+
+
+def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, Settings, str]:
+    if replace(args, resume=None, quiet=False) != TrainArgs():
+        raise SettingsError("a run that is resumed keeps its arguments: beside --resume only --quiet can be given")
+    began, settings, label = read_arguments(directory)
+    return replace(began, quiet=args.quiet), settings, label
+
+
+def _train_locked(directory: Path, args: TrainArgs, settings: Settings, label: str, resumes: bool) -> RunRecord:
     try:
         with StopOnSignal() as stop:
-            return train_in(directory, args, settings, label=args.algo, stop=stop)
+            return train_in(directory, args, settings, label=label, stop=stop, resume=resumes)
+    except CheckpointError as error:
+        raise SettingsError(f"{directory} cannot be resumed: {error}") from error
     except (Exception, SystemExit) as error:
         with contextlib.suppress(OSError):  # the error may have been a full disk
-            write_record(RunRecord.of_failure(identity(args, settings, args.algo), directory, error))
+            write_record(RunRecord.of_failure(identity(args, settings, label), directory, error))
         vars(error)["run_directory"] = directory
         raise
 
 
-def settings_of(args: TrainArgs) -> Settings:
+def can_resume(directory: Path, run: RunIdentity) -> bool:
     """
-    Read the settings that the arguments of a run ask for.
-
-    :param args: What to train, and how
-    :return: The settings
-    :raises SettingsError: If they cannot be used
+    :param directory: A run directory
+    :param run: What is to be done
+    :return: Whether it has checkpoints of this very run, which was killed: it came to no end of its own
     """
-    overrides = [*args.params]
-    overrides += [] if args.steps is None else [f"n_timesteps={args.steps}"]
-    overrides += [] if args.n_envs is None else [f"n_envs={args.n_envs}"]
-    return load_settings(args.algo, args.env, args.hyperparams, overrides)
-
-
-def check(args: TrainArgs, settings: Settings) -> None:
-    """
-    Find everything that can be wrong with the arguments of a run before anything is written.
-
-    :param args: What to train, and how
-    :param settings: Its settings
-    :raises SettingsError: For anything that the caller has to mend
-    """
-    if args.eval_episodes < 1:
-        raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
-    if args.eval_freq is not None and args.eval_freq < 0:
-        raise SettingsError(f"--eval-freq must be 0 (for no evaluations) or more, got {args.eval_freq}")
-    set_threads(args.threads)
-    check_device(args.device)
-    if args.tensorboard:
-        require("tensorboard", "tensorboard")
-    if not args.quiet:
-        require("tqdm", "train")
-        require("rich", "train")
-    _make_callbacks(settings)
-    with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
-        make_model(settings, args.algo, env, seed=args.seed, device=args.device)
-
-
-def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:
-    """
-    :param args: What to train, and how
-    :param settings: Its settings
-    :raises SettingsError: If there is no evaluation during the run
-    """
-    freq = eval_freq(args, settings)
-    if not 1 <= freq <= settings.n_timesteps:
-        raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
-
-
-def _make_callbacks(settings: Settings) -> list[BaseCallback]:
+    if not has_checkpoints(directory / CHECKPOINTS) or read_run(directory).status != "not finished":
+        return False
     try:
-        return [callback(**kwargs) for callback, kwargs in settings.callback]
-    except Exception as error:  # constructors check their arguments in many ways
-        raise SettingsError(f"callback: {one_line(error)}") from error
+        args, settings, label = read_arguments(directory)
+    except SettingsError:
+        return False
+    return not run.differences(identity(args, settings, label))
 
 
-def identity(args: TrainArgs, settings: Settings, label: str) -> RunIdentity:
+def train_from_last_checkpoint(
+    directory: Path, args: TrainArgs, settings: Settings, *, label: str, resume: bool, **kwargs: Any
+) -> RunRecord:
     """
+    Train one model as :func:`train_in`: from the last checkpoint if this very run was killed, and otherwise from
+    scratch. It is from scratch, too, if training would not go on exactly as it would have, since the result of a
+    comparison must not depend on that.
+
+    :param directory: The run directory, which is cleared if the run begins from scratch
     :param args: What to train, and how
     :param settings: Its settings
     :param label: What the user calls this algorithm with these settings
-    :return: What the run is: runs with equal identities are the same run
+    :param resume: False to begin from scratch in any case
+    :param kwargs: Further arguments of ``train_in``
+    :return: The record
     """
-    return RunIdentity(
-        label=label,
-        algo=args.algo,
-        env=args.env,
-        seed=args.seed,
-        planned_steps=settings.n_timesteps,
-        # As it will be read back from the file. JSON has no infinities, which YAML has
-        settings=json.loads(json.dumps(settings.raw, default=str), parse_constant=str),
-        protocol=Protocol(eval_freq(args, settings), args.eval_episodes, (EVAL_SEED, FINAL_SEED)),
-        vec_env=args.vec_env,
-        threads=args.threads or th.get_num_threads(),
-    )
-
-
-def eval_freq(args: TrainArgs, settings: Settings) -> int:
-    """:return: Environment steps between two evaluations, 0 for none"""
-    return max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
+    if resume and can_resume(directory, identity(args, settings, label)):
+        remove_partial(directory)
+        with contextlib.suppress(CheckpointError, InexactResumeWarning), warnings.catch_warnings():
+            warnings.simplefilter("error", InexactResumeWarning)
+            return train_in(directory, args, settings, label=label, resume=True, **kwargs)
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    return train_in(directory, args, settings, label=label, **kwargs)
 
 
 def train_in(
@@ -228,6 +180,7 @@ def train_in(
     *,
     label: str,
     stop: StopOnSignal,
+    resume: bool = False,
     on_evaluation: Callable[[Evaluations], object] = lambda _: None,
 ) -> RunRecord:
     """
@@ -238,32 +191,40 @@ def train_in(
     :param settings: Its settings
     :param label: What the user calls this algorithm with these settings
     :param stop: Ends the run early when a signal arrives
+    :param resume: Whether to go on from the last checkpoint in the directory, if there is one
     :param on_evaluation: Called after each evaluation with all of them so far; an exception from it ends the run
         without a record
     :return: The record
+    :raises CheckpointError: If no checkpoint is intact
     :raises NonFiniteError: If a return of an evaluation, or a number that CustomDDPG receives or computes, is not
         finite
     :raises FaultyEnvironmentError: If the environment raises, or returns what no environment may return
     """
     name = env_name(args.env)
     set_threads(args.threads)
-    _write_arguments(directory / name, args, settings, label)
-    with contextlib.ExitStack() as resources:
-        with _children_ignore_ctrl_c() if args.vec_env == "subproc" else contextlib.nullcontext():
-            env = make_env(args.env, settings, settings.n_envs, args.seed, vec_env=args.vec_env, monitor_dir=directory)
-        resources.callback(env.close)
-        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
-        resources.callback(eval_env.close)
-        tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
-        model = make_model(
-            settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
-        )
+    resume = resume and has_checkpoints(directory / CHECKPOINTS)  # it may have been ended before the first one
+    if not resume:
+        write_arguments(directory / name, args, settings, label)
+    with _environments(directory, args, settings, append=resume) as (env, eval_env):
         # SB3 counts steps of the vectorized environment. Rounded up: at least so many environment steps
         frequency = math.ceil(eval_freq(args, settings) / settings.n_envs)
         evaluation = Evaluation(directory, eval_env, frequency, args.eval_episodes, stop, on_evaluation)
+        checkpoints = _make_checkpoints(directory, args, settings, evaluation)
+        tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
+        if resume and checkpoints is not None:
+            algorithm = algorithm_class(args.algo)
+            model = checkpoints.resume(algorithm, env, device=args.device, tensorboard_log=tensorboard_log)
+        else:
+            model = make_model(
+                settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
+            )
+        if checkpoints is not None:
+            record_episodes(env)
+        stop.checkpoints = checkpoints
+        callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings), evaluation, stop]
         files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
-            _learn(model, settings, evaluation, stop, progress_bar=not args.quiet)
+            _learn(model, settings, callbacks, progress_bar=not args.quiet)
         except BaseException:  # whatever ended training, the model so far is saved
             with contextlib.suppress(OSError):  # a full disk must not hide what ended training
                 save_model(model, *files)
@@ -287,25 +248,54 @@ def train_in(
         machine=machine(),
     )
     write_record(record)
+    if record.is_finished:
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return record
 
 
-def _write_arguments(directory: Path, args: TrainArgs, settings: Settings, label: str) -> None:
-    """The files from which RL Zoo, and :mod:`sb3_ddpg_ext.evaluation`, know what was trained."""
-    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
-    arguments |= {"label": label, "params": list(args.params)}
-    directory.mkdir(exist_ok=True)
-    for file, content in (("config.yml", dict(settings.raw)), ("args.yml", arguments)):
-        with atomic(directory / file) as partial:
-            partial.write_text(yaml.safe_dump(content))
+@contextlib.contextmanager
+def _environments(
+    directory: Path, args: TrainArgs, settings: Settings, *, append: bool
+) -> Iterator[tuple[VecEnv, VecEnv]]:
+    """The environments for training and for evaluation, which are closed in the end."""
+    with _children_ignore_ctrl_c() if args.vec_env == "subproc" else contextlib.nullcontext():
+        env = make_env(
+            args.env,
+            settings,
+            settings.n_envs,
+            args.seed,
+            vec_env=args.vec_env,
+            monitor_dir=directory,
+            append=append,
+        )
+    with contextlib.closing(env):
+        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
+        with contextlib.closing(eval_env):
+            yield env, eval_env
+
+
+def _make_checkpoints(
+    directory: Path, args: TrainArgs, settings: Settings, evaluation: Evaluation
+) -> Checkpoints | None:
+    """:return: What writes the checkpoints; None if that is switched off, or not possible with SBX's algorithms"""
+    every = args.checkpoint_freq
+    if every == 0 or not is_saved_as_data(algorithm_class(args.algo)):
+        return None
+    if every is None:
+        every = max(settings.n_timesteps // 20, _STEPS_BETWEEN_CHECKPOINTS)
+    return Checkpoints(directory, every, lambda: evaluation.clock)
 
 
 def _learn(
-    model: OffPolicyAlgorithm, settings: Settings, evaluation: Evaluation, stop: StopOnSignal, *, progress_bar: bool
+    model: OffPolicyAlgorithm, settings: Settings, callbacks: Sequence[BaseCallback], *, progress_bar: bool
 ) -> None:
     bars = [ProgressBarCallback()] if progress_bar else []
     try:
-        model.learn(settings.n_timesteps, callback=[*_make_callbacks(settings), evaluation, stop, *bars])
+        model.learn(
+            settings.n_timesteps - model.num_timesteps,
+            callback=[*callbacks, *bars],
+            reset_num_timesteps=model.num_timesteps == 0,
+        )
     finally:
         for bar in bars:
             if hasattr(bar, "pbar"):  # after an error SB3 leaves it open, and it would be drawn below the message
@@ -323,11 +313,6 @@ def _final_score(
         return score(model, eval_env, episodes, FINAL_SEED, callback=stop.check)
     except InterruptedEvaluationError:
         return None
-
-
-def env_name(env_id: str) -> str:
-    """:return: The id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
-    return env_id.split(":")[-1].replace("/", "-")
 
 
 def _make_run_directory(parent: Path, name: str) -> Path:

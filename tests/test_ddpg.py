@@ -64,7 +64,8 @@ def test_signature_is_sb3s() -> None:
 def test_signatures_of_methods_are_sb3s(method: str) -> None:
     theirs = inspect.signature(getattr(DDPG, method)).parameters
     ours = inspect.signature(getattr(CustomDDPG, method)).parameters
-    assert list(ours) == list(theirs)
+    ours_only = ["trusted"] if method in ("load", "set_parameters") else []
+    assert [name for name in ours if name not in ours_only] == list(theirs)
     assert {n for n in theirs if ours[n].default != theirs[n].default} <= {"tb_log_name"}
 
 
@@ -169,9 +170,7 @@ def test_a_reward_that_is_not_finite_is_named_with_its_step_and_environment(rewa
 
 
 def test_weights_that_diverge_are_named() -> None:
-    with pytest.raises(
-        FloatingPointError, match=r"policy's action at step \d+ is \[\[nan\]\]: its weights have diverged"
-    ):
+    with pytest.raises(FloatingPointError, match=r"actor's loss at step \d+ is inf: training has diverged"):
         small(learning_rate=1e30, action_noise="normal").learn(100)
 
 

@@ -38,6 +38,23 @@ def test_whole_files_appear(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut there is the old file or the new one, not a new name with nothing behind it."""
+    file, fsync = tmp_path / "file.txt", os.fsync
+    forced: list[tuple[str, bool]] = []
+
+    def observed(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        what = "directory" if os.path.samestat(status, tmp_path.stat()) else f"{status.st_size} bytes"
+        forced.append((what, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", observed)
+    with atomic(file) as partial:
+        partial.write_text("whole")
+    assert forced == [("5 bytes", False), ("directory", True)]
+
+
 def test_a_directory_is_had_by_one_at_a_time(tmp_path: Path) -> None:
     with lock(tmp_path, wait=False) as first:
         assert first
@@ -92,6 +109,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPA
 def train_in(directory: Path, width: int) -> subprocess.CompletedProcess[str]:
     params = [f"policy_kwargs={{net_arch: [{width}]}}", *NETWORK]
     command = ["train", "--env", "Pendulum-v1", "--steps", "300", "--eval-episodes", "1", *TINY]
+    command += ["--checkpoint-freq", "0"]
     command += [argument for param in params for argument in ("-p", param)]
     return forked([*command, "--log-dir", str(directory / "runs")], directory.parent, ENVIRONMENT, timeout=120)
 
@@ -123,7 +141,7 @@ def test_episodes_that_cannot_be_logged(vec_env: str, small_disk: Any) -> None:
         "--vec-env",
         vec_env,
     ]
-    command += ["-p", "policy_kwargs={net_arch: [8]}", "-p", "learning_starts=200000"]
+    command += ["-p", "policy_kwargs={net_arch: [8]}", "-p", "learning_starts=200000", "--checkpoint-freq", "0"]
     result = forked([*command, "--log-dir", str(directory)], directory.parent, ENVIRONMENT, timeout=120)
     assert result.returncode == 2
     run = directory / "custom_ddpg/Quick-v0_1"

@@ -235,7 +235,7 @@ def test_parity_goes_on_from_a_model_that_sb3_saved(tmp_path: Any) -> None:
     make(DDPG, make_env, kwargs).learn(300).save(tmp_path / "model")
 
     def continued(algorithm: type[OffPolicyAlgorithm]) -> OffPolicyAlgorithm:
-        kwargs = {"fused": False} if algorithm is CustomDDPG else {}
+        kwargs = {"fused": False, "trusted": True} if algorithm is CustomDDPG else {}
         model = algorithm.load(tmp_path / "model", env=make_env(), device="cpu", **kwargs)
         return model.learn(500, reset_num_timesteps=False)
 

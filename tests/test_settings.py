@@ -2,8 +2,10 @@ import contextlib
 import copy
 import inspect
 import pickle
+import re
 import string
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -630,7 +632,10 @@ def test_wrappers(value, expected):
         ("os; print.x", "expected an import path"),
         ("no_such_package.Wrapper", "cannot import 'no_such_package.Wrapper' (No module named 'no_such_package')"),
         ("gymnasium.wrappers.NoSuch", "cannot import 'gymnasium.wrappers.NoSuch' (module 'gymnasium.wrappers' has"),
-        ("gymnasium.wrappers.__name__", "expected a class or a function, and 'gymnasium.wrappers.__name__' is neither"),
+        (
+            "gymnasium.wrappers.__name__",
+            "expected a subclass of gymnasium's Wrapper, got 'gymnasium.wrappers.__name__'",
+        ),
         (3, "expected an import path, a mapping from import path to arguments, or a list of these"),
         # arguments that are not indented below their wrapper
         ([{"gymnasium.wrappers.TimeLimit": None, "max_episode_steps": 5}], "expected an import path, a mapping"),
@@ -644,7 +649,108 @@ def test_callbacks_are_callbacks():
     path = "stable_baselines3.common.callbacks.EveryNTimesteps"
     assert parse(callback=[{path: {"n_steps": 3}}]).callback == ((EveryNTimesteps, {"n_steps": 3}),)
     message = error_of(callback={"subprocess.Popen": {"args": "false"}})
-    assert message == "callback: expected a subclass of BaseCallback, got 'subprocess.Popen'"
+    assert message == "callback: expected a subclass of stable_baselines3's BaseCallback, got 'subprocess.Popen'"
+
+
+CALLABLES = ["os.system", "pydoc.pipepager", "subprocess.run", "subprocess.Popen", "builtins.eval", "shutil.rmtree"]
+
+
+@pytest.mark.parametrize("path", [*CALLABLES, "gymnasium.make", "stable_baselines3.DDPG"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("env_wrapper", "gymnasium's Wrapper"),
+        ("vec_env_wrapper", "stable_baselines3's VecEnvWrapper"),
+        ("callback", "stable_baselines3's BaseCallback"),
+        ("policy", "stable_baselines3's BasePolicy"),
+    ],
+)
+def test_what_is_no_class_of_the_expected_kind_is_refused(name, expected, path):
+    """A building block of attacks: a file could otherwise call any function there is, with arguments of its own."""
+    message = f"{name}: expected a subclass of {expected}, got {path!r}"
+    assert error_of(**{name: path}) == message
+    if name != "policy":
+        assert error_of(**{name: [{path: {"command": "false"}}]}) == message
+        with pytest.raises(SettingsError, match=re.escape(message)):
+            load_settings("ddpg", "Other-v0", overrides=[f"{name}={{{path}: {{command: 'false'}}}}"])
+
+
+# Small files that mean something huge
+
+NINE = "x, x, x, x, x, x, x, x, x"
+NESTED_ALIASES = f"a0: &a0 [{NINE}]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9)
+)
+NESTED_MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 9)}]}}\n" for i in range(9)
+)
+CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(2000))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NESTED_ALIASES, "it has more than 50000 values, with those that its aliases repeat"),
+        (NESTED_MERGES, "it has more than 50000 values, with those that its aliases repeat"),
+        ("a: [" + "1," * 50_001 + "]", "it has more than 50000 values, with those that its aliases repeat"),
+        (CHAIN, "it is nested more than 50 levels deep"),
+        ("a: " + "[" * 60 + "]" * 60, "nested more than 50 levels deep"),
+        ("[" * 20_000, "maximum recursion depth exceeded"),
+        ("a" * 2**20, "it is longer than 256 KiB"),
+        ("a: &a {b: *a}", "line 1, column 4: it contains itself"),
+        ("a: {gamma: 1, tau: 1, gamma: 2}", "line 1, column 23: the key 'gamma' is there twice"),
+        ("a: 1\n" * 20_000, "line 2, column 1: the key 'a' is there twice"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_files_that_are_too_large_are_refused_quickly(tmp_path, text, message):
+    file = tmp_path / "any.yml"
+    file.write_text(text)
+    start = time.process_time()
+    with pytest.raises(SettingsError, match=rf"^any.yml: not a YAML file: .*{message}"):
+        read_yaml(file)
+    assert time.process_time() - start < 5
+
+
+def test_a_key_may_change_a_merged_one(tmp_path):
+    file = tmp_path / "any.yml"
+    file.write_text("a: &a {x: 1, y: 1}\nb: {<<: *a, x: 2}")
+    assert read_yaml(file)["b"] == {"x": 2, "y": 1}
+
+
+@pytest.mark.parametrize(
+    ("net_arch", "message"),
+    [
+        ([1] * 100_000, "expected at most 100 layers, got 100000"),
+        ({"pi": [8], "qf": [8] * 101}, "expected at most 100 layers, got 101"),
+        ([2**16, 2**16], "expected at most 100000000 weights, got 4294967296"),
+        ([10**9], "expected layers of 1 to 65536 units, such as [64, 64] or dict(pi=[64, 64], qf=[64, 64]), got [1000"),
+        ([0], "expected layers of 1 to"),
+        ([64.5], "expected layers of 1 to"),
+        ([True], "expected layers of 1 to"),
+        ([[64]], "expected layers of 1 to"),
+        ("64", "expected layers of 1 to"),
+        ({"pi": 64}, "expected layers of 1 to"),
+    ],
+)
+def test_networks_that_nobody_can_build_are_refused(net_arch, message):
+    assert error_of(policy_kwargs={"net_arch": net_arch}).startswith(f"policy_kwargs: net_arch: {message}")
+    if len(repr(net_arch)) < 10_000:
+        given = f"dict(net_arch={net_arch!r})"
+        assert error_of(policy_kwargs=given).startswith(f"policy_kwargs: net_arch: {message}")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"n_envs": 10**9}, "n_envs: expected at most 10000, got 1000000000"),
+        ({"frame_stack": 10**9}, "frame_stack: expected at most 1000, got 1000000000"),
+        ({"policy_kwargs": {"n_critics": 10**6}}, "policy_kwargs: n_critics: expected 1 to 100, got 1000000"),
+        ({"policy_kwargs": "dict(a='" + "x" * 10_000 + "')"}, "policy_kwargs: expected an expression of at most 10000"),
+    ],
+)
+def test_absurd_sizes_are_refused(entry, message):
+    assert error_of(**entry).startswith(message)
 
 
 # Expressions: nothing is executed

@@ -2,19 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from small_runs import TINY_PARAMS
+from stable_baselines3 import DDPG
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_ext import CustomDDPG, evaluation, report
+from sb3_ddpg_ext import CustomDDPG, evaluation, load_vecnormalize, report
+from sb3_ddpg_ext.arguments import TrainArgs, settings_of
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.callbacks import Evaluation, StopOnSignal
 from sb3_ddpg_ext.episodes import EVAL_SEED, score
@@ -23,21 +29,12 @@ from sb3_ddpg_ext.evaluation import EvaluateArgs, find_model
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.results.result_file import to_json
 from sb3_ddpg_ext.settings import parse_settings
-from sb3_ddpg_ext.training import TrainArgs, settings_of, train, train_in
-
-TINY = (
-    "policy_kwargs={net_arch: [8]}",
-    "learning_starts=50",
-    "batch_size=8",
-    "buffer_size=1000",
-    "train_freq=1",
-    "gradient_steps=1",
-)
+from sb3_ddpg_ext.training import train, train_in
 
 
 def run(tmp_path: Path, *params: str, **kwargs: Any) -> dict[str, Any]:
     defaults = {"env": "Pendulum-v1", "steps": 300, "eval_freq": 100, "eval_episodes": 2, "quiet": True}
-    record = train(TrainArgs(**{**defaults, **kwargs, "log_dir": tmp_path, "params": (*TINY, *params)}))
+    record = train(TrainArgs(**{**defaults, **kwargs, "log_dir": tmp_path, "params": (*TINY_PARAMS, *params)}))
     return {**to_json(record), "directory": str(record.directory)}
 
 
@@ -66,8 +63,10 @@ def test_layout_is_the_zoos(normalized_run: Path) -> None:
         "Pendulum-v1.zip",
         "Pendulum-v1/args.yml",
         "Pendulum-v1/config.yml",
+        "Pendulum-v1/vecnormalize.json",
         "Pendulum-v1/vecnormalize.pkl",
         "best_model.zip",
+        "best_model_vecnormalize.json",
         "best_model_vecnormalize.pkl",
         "evaluations.npz",
         "result.json",
@@ -102,18 +101,112 @@ def test_each_model_is_evaluated_with_its_own_statistics(normalized_run: Path) -
     by_file = evaluate(EvaluateArgs(normalized_run / "best_model.zip", episodes=2, seed=EVAL_SEED))
     assert by_file["returns"] == best["returns"]
     statistics = [
-        VecNormalize.load(str(file), make_env("Pendulum-v1", settings(), 1, 0)).obs_rms.count  # type: ignore[union-attr]
+        load_vecnormalize(file, make_env("Pendulum-v1", settings(), 1, 0)).obs_rms.count  # type: ignore[union-attr]
         for file in (find_model(normalized_run, which).vecnormalize for which in ("best", "last"))  # type: ignore[arg-type]
     ]
     assert statistics[0] <= statistics[1]
 
 
+@pytest.mark.parametrize("algo", ["td3", "sac", "tqc", "crossq"])
+def test_models_of_other_algorithms_are_evaluated_without_pickle(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = run(tmp_path, "normalize=true", algo=algo)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a pickle is read")
+
+    for module in ("pickle", "cloudpickle", "torch"):
+        monkeypatch.setattr(f"{module}.load", refuse)
+        monkeypatch.setattr(f"{module}.loads", refuse, raising=False)
+    again = evaluate(EvaluateArgs(Path(record["directory"]), episodes=2, model="last"))
+    assert again["returns"] == record["score"]["returns"]
+
+
+def test_pickles_are_evaluated_only_with_trust(normalized_run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(normalized_run, copied)
+    (copied / "best_model_vecnormalize.json").unlink()
+    with pytest.raises(SettingsError, match=r"best_model_vecnormalize\.pkl was not .* say --trusted if you trust"):
+        evaluate(EvaluateArgs(copied))
+    model = DDPG("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [8]})
+    model.save(copied / "best_model.zip")
+    trusted = evaluate(EvaluateArgs(copied, episodes=1, trusted=True))
+    assert len(trusted["returns"]) == 1
+    with pytest.raises(SettingsError, match=r"best_model\.zip was saved by Stable-Baselines3 .* say --trusted"):
+        find_model(copied).load(make_env("Pendulum-v1", settings(), 1, 0))
+
+
 def test_missing_statistics_are_not_passed_over(normalized_run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "run"
     os.system(f"cp -r '{normalized_run}' '{copied}'")
-    (copied / "best_model_vecnormalize.pkl").unlink()
+    for suffix in ("json", "pkl"):
+        (copied / f"best_model_vecnormalize.{suffix}").unlink()
     with pytest.raises(SettingsError, match=r"trained with VecNormalize, but its statistics .* are missing"):
         evaluate(EvaluateArgs(copied))
+
+
+# --- Runs of others ---
+
+FOREIGN = """
+import gymnasium as gym
+from pathlib import Path
+Path("was_imported").touch()
+class Wrapper(gym.Wrapper): pass
+gym.register("Foreign-v0", entry_point="gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=200)
+"""
+
+
+@pytest.fixture
+def foreign_run(normalized_run: Path, tmp_path: Path) -> Iterator[Path]:
+    """A run in the folder ``pack``, with a module beside its files; the current folder is importable, as in a shell."""
+    shutil.copytree(normalized_run, tmp_path / "pack" / "run")
+    for place in ("pack", "pack/run", "pack/run/Pendulum-v1", "."):
+        (tmp_path / place / "foreign.py").write_text(FOREIGN)
+    before = set(sys.modules)
+    yield tmp_path / "pack" / "run"
+    gym.registry.pop("Foreign-v0", None)
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("pack", "run", "foreign"):
+            del sys.modules[name]
+
+
+def change(run_directory: Path, file: str, **values: Any) -> None:
+    path = run_directory / "Pendulum-v1" / file
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("folder", "module"),
+    [(".", "pack.run.foreign"), (".", "pack.foreign"), ("pack", "run.foreign"), ("pack/run", "foreign")],
+)
+@pytest.mark.parametrize("name", ["env_wrapper", "policy", "env"])
+def test_a_run_directory_imports_nothing_of_itself(
+    foreign_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, module: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    if name == "env":
+        change(foreign_run, "args.yml", env=f"{module}:Foreign-v0")
+    else:
+        change(foreign_run, "config.yml", **{name: f"{module}.Wrapper"})
+    for path in (foreign_run, foreign_run / "best_model.zip", Path(os.path.relpath(foreign_run))):
+        with pytest.raises(SettingsError, match=rf"'{module}' would be imported from .*say --trusted$"):
+            find_model(path)
+        assert not Path("was_imported").exists()
+    if name == "env_wrapper":
+        assert find_model(foreign_run, trusted=True).settings.env_wrapper
+        assert Path("was_imported").exists()
+
+
+def test_a_module_of_the_current_folder_needs_no_ceremony(
+    foreign_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    change(foreign_run, "args.yml", env="foreign:Foreign-v0")
+    change(foreign_run, "config.yml", env_wrapper="foreign.Wrapper")
+    assert len(evaluate(EvaluateArgs(foreign_run, episodes=1))["returns"]) == 1
 
 
 def test_same_seed_same_run(tmp_path: Path) -> None:
@@ -302,7 +395,7 @@ def test_learning_curve_of_a_run_whose_last_episode_was_cut_off_by_a_full_disk(t
 
 
 def test_evaluations_are_told_as_they_come_and_what_that_raises_ends_the_run(tmp_path: Path) -> None:
-    args = TrainArgs("Pendulum-v1", steps=120, eval_freq=40, eval_episodes=1, params=TINY, quiet=True)
+    args = TrainArgs("Pendulum-v1", steps=120, eval_freq=40, eval_episodes=1, params=TINY_PARAMS, quiet=True)
     seen: list[Evaluations] = []
 
     def enough(evaluations: Evaluations) -> None:

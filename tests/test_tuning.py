@@ -76,7 +76,9 @@ def test_same_seed_same_trials_also_when_the_study_was_interrupted(tmp_path: Pat
     assert content(once)[1] != content(other)[1]
 
 
-@pytest.mark.parametrize(("module", "name"), [(objective, "train_in"), (search, "objective")], ids=["drawn", "new"])
+@pytest.mark.parametrize(
+    ("module", "name"), [(objective, "train_from_last_checkpoint"), (search, "objective")], ids=["drawn", "new"]
+)
 def test_a_trial_that_was_interrupted_changes_no_other(
     module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +160,7 @@ def test_a_lack_of_memory_is_a_failed_trial_with_its_reason(
     def train_in(*_: Any, **__: Any) -> None:
         raise SettingsError("custom_ddpg: Unable to allocate") from error  # as `make_model` does
 
-    monkeypatch.setattr(objective, "train_in", train_in)
+    monkeypatch.setattr(objective, "train_from_last_checkpoint", train_in)
     job, trials = tune(tune_arguments(tmp_path, trials=2))
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
     assert trials[0].user_attrs["reason"] == "out of memory: custom_ddpg: Unable to allocate"
@@ -174,7 +176,7 @@ def test_a_programming_error_stops_the_study_and_is_no_trial_of_it(
 
     args = tune_arguments(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "train_in", train_in)
+        patch.setattr(objective, "train_from_last_checkpoint", train_in)
         with pytest.raises(RuntimeError, match=f"a trial raised {type(error).__name__}, see above") as caught:
             tune(args)
     assert caught.value.__cause__ is error
@@ -215,7 +217,7 @@ def test_a_command_with_fewer_trials_ends_none_of_another(tmp_path: Path, monkey
 
     tune(dataclasses.replace(args, trials=2))
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "train_in", interrupt)
+        patch.setattr(objective, "train_from_last_checkpoint", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tune(args)
     job, _ = prepare(dataclasses.replace(args, trials=1))
@@ -310,7 +312,7 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> Curves:
             seconds = np.arange(1.0, n + 1)
             on_evaluation(Evaluations(30 * seconds, seconds, seconds, np.array(curve[:n])[:, None]))
 
-    monkeypatch.setattr(objective, "train_in", train_in)
+    monkeypatch.setattr(objective, "train_from_last_checkpoint", train_in)
     return given
 
 
@@ -611,6 +613,104 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(optuna.Study, "enqueue_trial", full)
     with pytest.raises(SettingsError, match=r"--storage sqlite:///.*study\.db: database or disk is full$"):
         prepare(tune_arguments(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("asked", {"steps": "many"}, r"written \(steps: Input should be a valid integer\); choose another --study$"),
+        ("asked", {"score": "bogus"}, r"written \(score: Input should be "),
+        ("asked", {"fix": "gamma=1"}, r"written \(fix: Input should be a valid "),
+        ("asked", {"pruner": "os.system"}, r"written \(pruner: Input should be "),
+        ("asked", None, r"written \(Input should be an object"),
+        ("previous", None, r"written \(Input should be an object"),
+        ("previous", {"gamma": "0.9"}, "^previous settings: gamma: expected float, got '0.9'$"),
+        (
+            "previous",
+            {"env_wrapper": "os.system"},
+            "^previous settings: env_wrapper: expected a subclass of gymnasium's",
+        ),
+    ],
+)
+def test_what_others_wrote_into_the_database_is_checked(
+    part: str, changes: dict[str, Any] | None, said: str, tmp_path: Path
+) -> None:
+    args = tune_arguments(tmp_path, trials=1)
+    job, _ = prepare(args)
+    with quiet():
+        optuna_study = optuna.load_study(storage=job.url, study_name=job.name)
+    stored = dict(optuna_study.user_attrs["study"])
+    stored[part] = None if changes is None else {**stored[part], **changes}
+    optuna_study.set_user_attr("study", stored)
+    connect.cache_clear()
+    with pytest.raises(SettingsError, match=said):
+        connect(job)
+    if part == "asked":
+        with pytest.raises(SettingsError, match=said):
+            prepare(args)
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute", "value", "said"),
+    [
+        ("system", "failed_trial", ["x"], "failed_trial: Input should be a valid integer"),
+        ("system", "failed_trial", -3, "trial 0 retries one that was not before it"),
+        ("system", "failed_trial", 7, "trial 0 retries one that was not before it"),
+        ("system", "retry_history", "os.system", "retry_history: Input should be a valid array"),
+        ("system", "fixed_params", 3, "fixed_params: Input should be an object"),
+        ("user", "worker", "nobody", "worker: Input should be an object"),
+        (
+            "user",
+            "worker",
+            {"trial": "0", "command": "", "host": ""},
+            r"worker\.trial: Input should be ",
+        ),
+        ("user", "reason", {"__reduce__": "os.system"}, "reason: Input should be a valid string"),
+        ("user", "void", None, "void: Input should be a valid string"),
+        ("user", "previous", "yes", "previous: Input should be a valid boolean"),
+        ("study", "written", 3, "written: Input should be a valid array"),
+    ],
+)
+def test_what_others_wrote_into_a_trial_is_checked(
+    owner: str, attribute: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    job, _ = prepare(tune_arguments(tmp_path, trials=1))
+    with quiet():
+        storage = optuna.storages.RDBStorage(job.url)
+        study_id = storage.get_study_id_from_name(job.name)
+        trial_id = storage.get_all_trials(study_id)[0]._trial_id
+    match owner:
+        case "system":
+            storage.set_trial_system_attr(trial_id, attribute, value)
+        case "user":
+            storage.set_trial_user_attr(trial_id, attribute, value)
+        case "study":
+            storage.set_study_user_attr(study_id, attribute, value)
+    connect.cache_clear()
+    with pytest.raises(SettingsError, match=rf"has not written \({said}.*\); choose another --study$"):
+        connect(job)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE trial_user_attributes SET value_json = '{'", "Expecting property name"),
+        ("UPDATE study_user_attributes SET value_json = '{'", "Expecting property name"),
+        ("UPDATE trial_system_attributes SET value_json = printf('%.*c', 99999, '[')", "recursion"),
+        ('UPDATE trial_params SET distribution_json = \'{"name": "os.system", "attributes": {}}\'', "distribution"),
+        ("UPDATE trial_params SET param_value = 1e9", "(tuple index out of range|not in the search space)"),
+    ],
+)
+def test_what_optuna_cannot_read_is_one_line(statement: str, said: str, tmp_path: Path) -> None:
+    args = tune_arguments(tmp_path, trials=1)
+    tune(args)
+    job, _ = prepare(args)
+    assert job.file is not None
+    with contextlib.closing(sqlite3.connect(job.file)) as connection, connection:
+        assert connection.execute(statement).rowcount > 0
+    connect.cache_clear()
+    with pytest.raises(SettingsError, match=rf"has not written \(.*{said}.*\); choose another --study$"):
+        connect(job)
 
 
 def test_a_study_with_other_arguments_is_refused(tmp_path: Path) -> None:

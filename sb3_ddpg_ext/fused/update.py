@@ -247,6 +247,8 @@ class FusedUpdate:
             self._actor_adam.attach(self._actor_optimizer)
             self._critic_adam.attach(self._critic_optimizer)
             self._attached = True
+            # Adam's own count, which a checkpoint has: a resumed run removes moments at the same steps
+            self._n_steps = int(self._steps[0])
         self._memory.copy_in()
 
     def _step(self, dones: th.Tensor, discounts: th.Tensor | None, gamma: float, tau: float) -> None:

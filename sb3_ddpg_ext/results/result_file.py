@@ -122,7 +122,9 @@ def read_run(directory: Path) -> RunRecord:
         seed are those of the directory's name
     """
     label, (env, _, seed) = directory.parent.name, directory.name.rpartition("_")
-    run = RunRecord(label, label, env, int(seed), directory=directory, error=f"it has no {RESULT}")
+    run = RunRecord(
+        label, label, env, int(seed) if seed.isdecimal() else 0, directory=directory, error=f"it has no {RESULT}"
+    )
     file = directory / RESULT
     if not file.exists():
         return run

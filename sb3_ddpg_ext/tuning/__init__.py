@@ -92,6 +92,8 @@ class TuneArgs:
     """processes, one run at a time in each; 0 for this process alone"""
     scheduler: str | None = None
     """Dask scheduler whose workers are used instead: tcp://host:8786"""
+    resume: bool = True
+    """go on with runs that were killed from their last checkpoint, not from scratch"""
     quiet: bool = False
     """no progress display, only the result"""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_ddpg_ext.arguments import env_name
 from sb3_ddpg_ext.comparison import PlannedRun
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import lock
@@ -24,7 +25,6 @@ from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, RunRecord
 from sb3_ddpg_ext.results.statistics import Estimate
 from sb3_ddpg_ext.settings import Settings, hyperparams_file, parse_settings, read_yaml
-from sb3_ddpg_ext.training import env_name
 from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, scoring
 from sb3_ddpg_ext.tuning.search import ranking
 from sb3_ddpg_ext.tuning.storage import Job

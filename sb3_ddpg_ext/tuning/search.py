@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ddpg_ext.cluster import WorkersDiedError, run_all
 from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, is_full_disk
 from sb3_ddpg_ext.files import is_nearly_full
-from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective
+from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective, runs_directory
 from sb3_ddpg_ext.tuning.samplers import first_attempt
 from sb3_ddpg_ext.tuning.storage import MAX_RETRIES, Job
 from sb3_ddpg_ext.tuning.study import Study, connect, quiet
@@ -222,8 +222,10 @@ def _run_attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) 
     if trial.number in list(latest_attempts(trials))[job.trials :]:
         trial.set_user_attr(_DISCARDED, "another worker had begun with the last trial")
         raise TrialFailedError
+    directory = None if job.runs is None else job.runs / str(first_attempt(trials[trial.number]))
     try:
-        return objective(trial, study)
+        with runs_directory(directory) as runs:
+            return objective(trial, study, runs)
     except (optuna.TrialPruned, TrialFailedError, StorageInternalError, UpdateFinishedTrialError):
         raise
     except Exception:

@@ -86,7 +86,7 @@ class Space:
         values: dict[str, Value] = {}
         for dimension in self.dimensions:
             value = self.incumbent[dimension.name]
-            if dimension.name in self.fixed or value is None or not _contains(dimension.distribution, value):
+            if dimension.name in self.fixed or value is None or not contains(dimension.distribution, value):
                 continue
             if dimension.is_active({**self.fixed, **values}):
                 values[dimension.name] = value
@@ -198,7 +198,8 @@ def _tuples_to_lists(value: Any) -> Any:
     return list(map(_tuples_to_lists, value)) if isinstance(value, list | tuple) else value
 
 
-def _contains(distribution: BaseDistribution, value: Value) -> bool:
+def contains(distribution: BaseDistribution, value: Value) -> bool:
+    """:return: Whether a value is one of those of a distribution"""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return isinstance(value, int | float) and distribution._contains(value)

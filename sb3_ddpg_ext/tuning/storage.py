@@ -30,6 +30,8 @@ class Job:
     :param url: URL of the database
     :param name: Name of the study
     :param trials: How many trials the study shall have
+    :param runs: Where the runs of a trial are until it is over; None if a trial whose worker has died is not to go on
+        from their last checkpoint
     :param command: Id of the command that the worker belongs to
     :param heartbeat: Seconds between two heartbeats of a running trial
     :param grace: Seconds without a heartbeat after which the worker of a trial counts as dead
@@ -38,6 +40,7 @@ class Job:
     url: str
     name: str
     trials: int
+    runs: Path | None = None
     command: str = field(default_factory=lambda: str(uuid.uuid4()))
     heartbeat: int = field(default_factory=lambda: HEARTBEAT_SECONDS)
     grace: int = field(default_factory=lambda: GRACE_SECONDS)

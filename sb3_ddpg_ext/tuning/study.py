@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import time
@@ -13,16 +14,18 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from pydantic import TypeAdapter
 
+from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic, lock, make_directory
 from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
-from sb3_ddpg_ext.training import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.tuning import PrunerName, ScoreKind, TuneArgs, require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleTPESampler
 from sb3_ddpg_ext.tuning.space import Space, make_space
 from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage, reason_of
+from sb3_ddpg_ext.tuning.trial_checks import check_trials, legible
 
 IS_INCUMBENT = "previous"
 """The attribute of the trial that has the incumbent's settings."""
@@ -80,11 +83,6 @@ class StudyArguments:
         """:return: What is stored in the database"""
         return {**asdict(self), "score": self.score.value, "fix": list(self.fix)}
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "StudyArguments":
-        """:return: The arguments that are stored in a database"""
-        return cls(**{**stored, "score": ScoreKind(stored["score"]), "fix": tuple(stored["fix"])})
-
 
 @dataclass(frozen=True)
 class Study:
@@ -106,8 +104,16 @@ class Study:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Study":
-        """:return: The study that is stored in a database"""
-        return cls(StudyArguments.from_json(stored["asked"]), stored["previous"], stored["there"])
+        """
+        :param stored: What is stored in a database, which others may have written to
+        :return: The study
+        :raises SettingsError: If it is not what :meth:`to_json` writes
+        """
+        with legible():
+            texts = {name: json.dumps(stored[name]) for name in ("asked", "previous", "there")}
+            arguments = TypeAdapter(StudyArguments).validate_json(texts["asked"], strict=True)
+            entries = [TypeAdapter(dict[str, Any]).validate_json(texts[n], strict=True) for n in ("previous", "there")]
+        return cls(arguments, *entries)
 
     @functools.cached_property
     def space(self) -> Space:
@@ -173,7 +179,10 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     directory = run_directory(args)
     make_directory(directory)
     file = directory / "study.db"
-    job = Job(args.storage or f"sqlite:///{file}", directory.name, args.trials)
+    runs = directory / "trials" if args.resume else None
+    if runs is not None:
+        make_directory(runs)
+    job = Job(args.storage or f"sqlite:///{file}", directory.name, args.trials, runs)
     with quiet(), lock(directory, wait=True):
         try:
             if args.storage is None and not os.path.lexists(file):
@@ -236,13 +245,14 @@ def _create_or_load(job: Job, study: Study) -> Study:
             _initialise(optuna_study, study)
     stored = _stored_study(optuna_study)
     assert stored is not None
-    arguments = study.arguments.to_json()
-    if differing := [name for name in arguments if stored["asked"].get(name) != arguments[name]]:
+    found = Study.from_json(stored)
+    arguments, there = study.arguments.to_json(), found.arguments.to_json()
+    if differing := [name for name in arguments if there[name] != arguments[name]]:
         raise SettingsError(
             f"the study {job.name} is there, but with other {' and '.join(differing)}; choose another --study or "
             "--log-dir"
         )
-    return Study.from_json(stored)
+    return found
 
 
 def _initialise(optuna_study: optuna.Study, study: Study) -> None:
@@ -254,7 +264,8 @@ def _initialise(optuna_study: optuna.Study, study: Study) -> None:
 def _stored_study(optuna_study: optuna.Study) -> Mapping[str, Any] | None:
     """What the database has; another process that is just creating the study is given some seconds."""
     for _ in range(10):
-        stored: Mapping[str, Any] | None = optuna_study.user_attrs.get(_STUDY)
+        with legible():
+            stored: Mapping[str, Any] | None = optuna_study.user_attrs.get(_STUDY)
         if stored:
             return stored
         time.sleep(0.5)
@@ -275,6 +286,7 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
         if stored is None:
             raise SettingsError(f"the study {job.name} is not one of sb3-ddpg tune; choose another --study")
         study = Study.from_json(stored)
+        check_trials(optuna_study, study.space)
         arguments = study.arguments
         optuna_study.sampler = ReproducibleTPESampler(arguments.seed)
         n_evaluations = study.n_evaluations(study.incumbent_settings())

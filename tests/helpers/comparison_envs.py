@@ -27,6 +27,17 @@ class Quick(PendulumEnv):
         return super().step(action)
 
 
+class Remembering(Quick):
+    """Keeps something over its episodes, so that one cannot be played again."""
+
+    episodes = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.episodes += 1
+        observation, info = super().reset(seed=seed, options=options)
+        return observation / self.episodes, info
+
+
 BEGUN = Path("begun")
 
 
@@ -93,5 +104,5 @@ class Explode(BaseCallback):
         raise RuntimeError("the callback\nhas exploded")
 
 
-for env in (Quick, Slow, Together, Nan, Crash, Exit):
+for env in (Quick, Remembering, Slow, Together, Nan, Crash, Exit):
     gym.register(f"{env.__name__}-v0", f"{__name__}:{env.__name__}", max_episode_steps=20, disable_env_checker=True)

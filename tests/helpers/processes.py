@@ -52,6 +52,8 @@ def forked(
     """``python -m sb3_ddpg_ext`` with these arguments, as from `subprocess.run`, but without starting Python anew."""
     with tempfile.TemporaryDirectory() as directory:
         output, errors = (Path(directory) / name for name in ("stdout", "stderr"))
+        output.touch()
+        errors.touch()
         process = FORKS.Process(target=_sb3_ddpg, args=(arguments, cwd, environment, output, errors))
         process.start()
         process.join(timeout)
@@ -66,7 +68,7 @@ def _sb3_ddpg(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str
     os.environ.update(environment)
     os.chdir(cwd)
     for stream, path in ((1, output), (2, errors)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        os.dup2(os.open(path, os.O_WRONLY), stream)
     sys.path.insert(0, str(cwd))
     sys.argv = ["sb3-ddpg", *arguments]
     sys.exit(main())

@@ -12,6 +12,14 @@ from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import connect, prepare
 
 TINY = "policy_kwargs={net_arch: [8]},learning_starts=100,batch_size=8,buffer_size=1000"
+TINY_PARAMS = (
+    "policy_kwargs={net_arch: [8]}",
+    "learning_starts=50",
+    "batch_size=8",
+    "buffer_size=1000",
+    "train_freq=1",
+    "gradient_steps=1",
+)
 CUSTOM, DDPG = f"custom_ddpg:{TINY}", f"ddpg:{TINY}"
 FIXED = ("policy_kwargs={net_arch: [8]}", "learning_starts=50", "buffer_size=1000", "train_freq=1")
 

@@ -1,0 +1,223 @@
+"""What a run is to do: the arguments of ``sb3-ddpg train``, what can be wrong with them, and their files."""
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch as th
+import tyro
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ddpg_ext.building import make_env, make_model
+from sb3_ddpg_ext.conversion import why_invalid
+from sb3_ddpg_ext.episodes import EVAL_SEED, FINAL_SEED
+from sb3_ddpg_ext.errors import SettingsError, one_line, require
+from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.imports import check_origin
+from sb3_ddpg_ext.results.records import Protocol, RunIdentity
+from sb3_ddpg_ext.settings import Settings, load_settings, parse_settings, read_yaml
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train an algorithm on an environment with the settings of hyperparams/, and write a run directory."""
+
+    env: Annotated[str, tyro.conf.arg(help_behavior_hint="(required, except with --resume)")] = ""
+    """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
+    algo: str = "custom_ddpg"
+    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
+    steps: int | None = None
+    """environment steps, over all environments; as the settings say if not given"""
+    seed: int = 0
+    """seed of networks, environments and exploration"""
+    n_envs: int | None = None
+    """parallel environments; as the settings say if not given"""
+    vec_env: Literal["dummy", "subproc"] = "dummy"
+    """step the environments in this process or in one process each"""
+    hyperparams: Path | None = None
+    """YAML file in RL Zoo's format; this package's own if not given"""
+    params: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
+    """override of one setting, e.g. -p gamma=0.98 -p policy_kwargs="dict(net_arch=[64, 64])" """
+    eval_freq: int | None = None
+    """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
+    eval_episodes: int = 20
+    """episodes of each evaluation, the final one included"""
+    checkpoint_freq: int | None = None
+    """environment steps between checkpoints, from which a run goes on after whatever has ended it, 0 for none; a
+    twentieth of the run, and at least 1,000, if not given"""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """go on with the run in this directory from its last checkpoint; all other arguments stay what they were"""
+    log_dir: Path = Path("runs")
+    """where run directories are made"""
+    tensorboard: bool = False
+    """write TensorBoard logs into the run directory"""
+    device: str = "auto"
+    """cpu, cuda, or auto for the GPU where there is one"""
+    threads: int | None = None
+    """threads of PyTorch on the CPU; its own choice if not given"""
+    quiet: bool = False
+    """no progress bar, only the result"""
+
+
+def env_name(env_id: str) -> str:
+    """:return: The id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
+    return env_id.split(":")[-1].replace("/", "-")
+
+
+def settings_of(args: TrainArgs) -> Settings:
+    """
+    Read the settings that the arguments of a run ask for.
+
+    :param args: What to train, and how
+    :return: The settings
+    :raises SettingsError: If they cannot be used
+    """
+    overrides = [*args.params]
+    overrides += [] if args.steps is None else [f"n_timesteps={args.steps}"]
+    overrides += [] if args.n_envs is None else [f"n_envs={args.n_envs}"]
+    return load_settings(args.algo, args.env, args.hyperparams, overrides)
+
+
+def eval_freq(args: TrainArgs, settings: Settings) -> int:
+    """:return: Environment steps between two evaluations, 0 for none"""
+    return max(settings.n_timesteps // 20, 1) if args.eval_freq is None else args.eval_freq
+
+
+def check(args: TrainArgs, settings: Settings) -> None:
+    """
+    Find everything that can be wrong with the arguments of a run before anything is written.
+
+    :param args: What to train, and how
+    :param settings: Its settings
+    :raises SettingsError: For anything that the caller has to mend
+    """
+    if args.eval_episodes < 1:
+        raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
+    if args.eval_freq is not None and args.eval_freq < 0:
+        raise SettingsError(f"--eval-freq must be 0 (for no evaluations) or more, got {args.eval_freq}")
+    set_threads(args.threads)
+    check_device(args.device)
+    if args.checkpoint_freq is not None and args.checkpoint_freq < 0:
+        raise SettingsError(f"--checkpoint-freq must be 0 (for none) or more, got {args.checkpoint_freq}")
+    if args.tensorboard:
+        require("tensorboard", "tensorboard")
+    if not args.quiet:
+        require("tqdm", "train")
+        require("rich", "train")
+    make_callbacks(settings)
+    with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
+        make_model(settings, args.algo, env, seed=args.seed, device=args.device)
+
+
+def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:
+    """
+    :param args: What to train, and how
+    :param settings: Its settings
+    :raises SettingsError: If there is no evaluation during the run
+    """
+    freq = eval_freq(args, settings)
+    if not 1 <= freq <= settings.n_timesteps:
+        raise SettingsError(f"--eval-freq must be from 1 to {settings.n_timesteps} steps, got {freq}")
+
+
+def set_threads(threads: int | None) -> None:
+    """
+    Set PyTorch's number of threads.
+
+    :param threads: How many; None changes nothing
+    :raises SettingsError: If it is not positive
+    """
+    if threads is not None:
+        if threads < 1:
+            raise SettingsError(f"--threads must be 1 or more, got {threads}")
+        th.set_num_threads(threads)
+
+
+def check_device(device: str) -> None:
+    """
+    Refuse a GPU that this machine does not have. SB3 would use the CPU instead, without a warning.
+
+    :param device: As PyTorch names it, or auto
+    :raises SettingsError: If there is none
+    """
+    if device.startswith("cuda") and not th.cuda.is_available():
+        raise SettingsError(f"--device {device}: PyTorch finds no CUDA device; use --device cpu, or auto")
+
+
+def make_callbacks(settings: Settings) -> list[BaseCallback]:
+    """
+    :param settings: Settings of a run
+    :return: New callbacks, as they say
+    :raises SettingsError: If one refuses its arguments
+    """
+    try:
+        return [callback(**kwargs) for callback, kwargs in settings.callback]
+    except Exception as error:  # constructors check their arguments in many ways
+        raise SettingsError(f"callback: {one_line(error)}") from error
+
+
+def identity(args: TrainArgs, settings: Settings, label: str) -> RunIdentity:
+    """
+    :param args: What to train, and how
+    :param settings: Its settings
+    :param label: What the user calls this algorithm with these settings
+    :return: What the run is: runs with equal identities are the same run
+    """
+    return RunIdentity(
+        label=label,
+        algo=args.algo,
+        env=args.env,
+        seed=args.seed,
+        planned_steps=settings.n_timesteps,
+        # As it will be read back from the file. JSON has no infinities, which YAML has
+        settings=json.loads(json.dumps(settings.raw, default=str), parse_constant=str),
+        protocol=Protocol(eval_freq(args, settings), args.eval_episodes, (EVAL_SEED, FINAL_SEED)),
+        vec_env=args.vec_env,
+        threads=args.threads or th.get_num_threads(),
+    )
+
+
+def write_arguments(directory: Path, args: TrainArgs, settings: Settings, label: str) -> None:
+    """
+    Write the files from which RL Zoo, :mod:`sb3_ddpg_ext.evaluation` and :func:`read_arguments` know what was trained.
+
+    :param directory: Where, which is made if need be
+    :param args: What is trained, and how
+    :param settings: Its settings
+    :param label: What the user calls this algorithm with these settings
+    """
+    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
+    arguments |= {"label": label, "params": list(args.params)}
+    directory.mkdir(exist_ok=True)
+    for file, content in (("config.yml", dict(settings.raw)), ("args.yml", arguments)):
+        with atomic(directory / file) as partial:
+            partial.write_text(yaml.safe_dump(content))
+
+
+def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
+    """
+    Read what a run was to do.
+
+    :param directory: Its directory
+    :return: Its arguments, its settings, and its label
+    :raises SettingsError: If it is no run directory, or its files are damaged
+    """
+    file = next(iter(sorted(directory.glob("*/args.yml"))), None)
+    if file is None:
+        raise SettingsError(f"{directory} is not a run directory: it holds no */args.yml")
+    content = read_yaml(file)
+    try:
+        args = TypeAdapter(TrainArgs).validate_python(content)
+    except ValidationError as error:
+        raise SettingsError(f"{file}: {why_invalid(error)}") from error
+    if ":" in args.env:  # Gymnasium imports what is before it
+        check_origin(args.env.split(":")[0], directory)
+    config_file = file.with_name("config.yml")
+    settings = parse_settings(args.algo, read_yaml(config_file), str(config_file), directory)
+    return args, settings, str(content.get("label", args.algo))

@@ -1,0 +1,84 @@
+"""
+Import paths of files -> classes. Importing a module runs it, so it has to be installed, or to lie in the current
+folder; nothing but a class of the expected kind is called.
+"""
+
+import importlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sb3_ddpg_ext.errors import SettingsError, one_line
+
+T = TypeVar("T")
+
+
+def import_class(path: str, base: type[T], not_from: Path | None = None) -> type[T]:
+    """
+    Import a class that a file or a command line names.
+
+    :param path: ``package.module.Class``
+    :param base: What the class has to be a subclass of
+    :param not_from: A run directory whose files name the class. It may have come from anywhere, so modules are not
+        taken from it
+    :return: The class
+    :raises SettingsError: If it cannot be imported, or is something else
+    """
+    module, _, attribute = path.rpartition(".")
+    if not (module and all(part.isidentifier() for part in path.split("."))):
+        raise SettingsError(f"expected an import path such as package.module.Class, got {path!r}")
+    check_origin(module, not_from)
+    try:
+        target = load_attribute(f"{module}:{attribute}")
+    except (Exception, SystemExit) as error:  # a module that is imported can raise anything
+        raise SettingsError(
+            f"cannot import {path!r} ({one_line(error)}); install its package or mend the path"
+        ) from error
+    if not (isinstance(target, type) and issubclass(target, base)):
+        library = base.__module__.split(".")[0]
+        raise SettingsError(f"expected a subclass of {library}'s {base.__name__}, got {path!r}")
+    return target
+
+
+def check_origin(module: str, not_from: Path | None) -> None:
+    """
+    Refuse a module that would be taken from a run directory, or from a package around it.
+
+    :param module: ``package.module``. Nothing of it is imported
+    :param not_from: The run directory; None allows everything
+    :raises SettingsError: If the module's package lies in the directory, or the directory in the package
+    """
+    if not_from is None:
+        return
+    directory = not_from.resolve()
+    package = module.split(".")[0]
+    for place in _places(package):
+        if place.is_relative_to(directory) or directory.is_relative_to(place):
+            raise SettingsError(
+                f"{module!r} would be imported from {place}, beside the files that name it; if you trust their "
+                "author, say --trusted"
+            )
+
+
+def _places(package: str) -> list[Path]:
+    """The file of a top-level module, or the folders of a package: several for one without ``__init__.py``."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # __main__ has no specification
+        spec = None
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(location).resolve() for location in spec.submodule_search_locations]
+    return [Path(spec.origin).resolve()] if spec.has_location and spec.origin else []
+
+
+def load_attribute(location: str) -> Any:
+    """
+    :param location: ``package.module:name``
+    :return: What has that name
+    :raises ImportError: If there is no such module
+    :raises AttributeError: If there is no such name in it
+    """
+    module, attribute = location.split(":")
+    return getattr(importlib.import_module(module), attribute)
