@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
     from selenium.webdriver.remote.webdriver import WebDriver
 
-# CI tries the same examples each time; elsewhere they are new ones
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# How long examples take says how busy the machine is. CI tries the same ones each time; elsewhere they are new
+hypothesis.settings.register_profile(
+    "any speed",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+hypothesis.settings.load_profile("any speed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -292,11 +292,11 @@ def test_a_trial_goes_on_with_what_a_killed_one_has_left(resumes: bool, pruner: 
 @pytest.mark.parametrize(
     ("part", "number"),
     [
-        (drill.drill_train, 8),
+        (drill.drill_train, 6),
         (drill.drill_compare, 2),
-        (drill.drill_tune, 2),
-        (drill.drill_corruptions, 10),
-        (drill.drill_full_disk, 3),
+        (drill.drill_tune, 1),
+        (drill.drill_corruptions, 8),
+        (drill.drill_full_disk, 2),
         (drill.drill_workers, 1),
     ],
 )
