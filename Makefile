@@ -21,7 +21,7 @@ test: lint
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
 test-slow: .venv/.dev
-	$(BIN)/pytest -n 3 --dist worksteal -m slow
+	$(BIN)/pytest -n 4 --dist worksteal -m slow
 
 drill: .venv/.dev
 	$(BIN)/python tests/helpers/drill.py

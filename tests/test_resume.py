@@ -293,14 +293,11 @@ def test_a_trial_goes_on_with_what_a_killed_one_has_left(resumes: bool, pruner: 
     ("part", "number"),
     [
         (drill.drill_train, 6),
-        (drill.drill_compare, 2),
-        (drill.drill_tune, 1),
         (drill.drill_corruptions, 8),
         (drill.drill_full_disk, 2),
-        (drill.drill_workers, 1),
     ],
 )
-def test_the_drill(part: Callable[[int, random.Random], str], number: int) -> None:
+def test_a_small_drill(part: Callable[[int, random.Random], str], number: int) -> None:
     if part is drill.drill_full_disk and os.getuid() != 0:
         pytest.skip("only root can mount a small file system")
     assert str(number) in part(number, random.Random(1))
