@@ -9,7 +9,7 @@ help:
 	@echo "make test          lint, check types, run the tests"
 	@echo "make test-slow     run the tests that take long: kills, restarts, clusters, clean environments, documentation"
 	@echo "make test-lowest   run the core's tests with the lowest versions that are allowed"
-	@echo "make drill         kill commands, damage their files, fill their disk; takes about 40 minutes"
+	@echo "make drill         kill commands, damage their files, fill their disk, try hostile files; takes about an hour"
 	@echo "make lint          lint and check types only"
 	@echo "make docs          build the documentation in docs/_build/html"
 	@echo "make clean         remove the virtual environments and the built documentation"
@@ -18,12 +18,13 @@ train: .venv/.train
 	$(BIN)/sb3-ddpg train --env Pendulum-v1
 
 test: lint
-	$(BIN)/pytest -n 3 --dist worksteal -m "not slow"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not drill"
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -n 4 --dist worksteal -m slow
 
 drill: .venv/.dev
+	$(BIN)/pytest -n 3 --dist worksteal -m drill
 	$(BIN)/python tests/helpers/drill.py
 
 lint: .venv/.dev

@@ -40,7 +40,7 @@ STEPS = 260
 HERE = [name for name, run in RUNS.items() if not run[2] and name != "forgetful"]
 # The drill has those with environments in other processes
 IN_NEW_PROCESS = ("her 4", "wandering 4")
-NEW_PROCESS = ["pendulum", *(pytest.param(name, marks=pytest.mark.slow) for name in IN_NEW_PROCESS)]
+NEW_PROCESS = ["pendulum", *(pytest.param(name, marks=pytest.mark.drill) for name in IN_NEW_PROCESS)]
 
 
 def command(name: str, directory: Path, steps: int, every: int = 0) -> list[str | Path]:
@@ -106,11 +106,9 @@ def _env(name: str) -> Any:
     return make_vec_env(env_id, n_envs)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:. of 6 components of the action have been at one bound:UserWarning")  # of cheetahs
-@pytest.mark.parametrize("name", ["wandering 4"])
-def test_a_run_that_is_killed_again_and_again(name: str, tmp_path: Path) -> None:
-    directory, steps, n_killed = tmp_path / "checkpoints", 3000, 0
+@pytest.mark.drill
+def test_a_run_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    name, directory, steps, n_killed = "wandering 4", tmp_path / "checkpoints", 1500, 0
     expected = digests(*train(name, tmp_path / "none", steps))
     rng = random.Random(0)
     while True:
@@ -480,7 +478,7 @@ def test_a_pipe_in_place_of_a_file(tmp_path: Path) -> None:
             CustomDDPG.resume(tmp_path, "Pendulum-v1")
 
 
-@pytest.mark.parametrize("n", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [40, pytest.param(200, marks=pytest.mark.drill)])
 @pytest.mark.filterwarnings("ignore:Resuming from step|The replay buffer has lost:UserWarning")
 def test_whatever_is_damaged(n: int, tmp_path: Path) -> None:
     model = small(gradient_steps=0)

@@ -210,7 +210,7 @@ def _outcome(file: Path) -> tuple[CustomDDPG | None, str]:
         return None, str(error)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.filterwarnings("ignore")  # SB3's, of what files ask for
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_fuzzed_models(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

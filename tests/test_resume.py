@@ -85,7 +85,7 @@ def end(args: TrainArgs, step: int) -> Path:
     return directory
 
 
-OTHERS = [pytest.param(algo, marks=pytest.mark.slow) for algo in ("ddpg", "sac", "tqc", "crossq")]
+OTHERS = [pytest.param(algo, marks=pytest.mark.drill) for algo in ("ddpg", "sac", "tqc", "crossq")]
 
 
 @pytest.mark.parametrize("algo", ["custom_ddpg", "td3", *OTHERS])
@@ -288,13 +288,12 @@ def test_a_trial_goes_on_with_what_a_killed_one_has_left(resumes: bool, pruner: 
     assert not list(tmp_path.glob("ended/*/trials/*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "number"),
     [
-        (drill.drill_train, 6),
-        (drill.drill_corruptions, 8),
-        (drill.drill_full_disk, 2),
+        pytest.param(drill.drill_train, 6, marks=pytest.mark.slow),
+        pytest.param(drill.drill_corruptions, 8, marks=pytest.mark.drill),
+        pytest.param(drill.drill_full_disk, 2, marks=pytest.mark.drill),
     ],
 )
 def test_a_small_drill(part: Callable[[int, random.Random], str], number: int) -> None:
