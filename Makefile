@@ -21,7 +21,7 @@ test: lint
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not drill"
 
 test-slow: .venv/.dev
-	$(BIN)/pytest -n 4 --dist worksteal -m slow
+	$(BIN)/pytest -n 4 --dist load --maxschedchunk 1 -m slow
 
 drill: .venv/.dev
 	$(BIN)/pytest -n 3 --dist worksteal -m drill

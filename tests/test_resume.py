@@ -288,13 +288,9 @@ def test_a_trial_goes_on_with_what_a_killed_one_has_left(resumes: bool, pruner: 
     assert not list(tmp_path.glob("ended/*/trials/*"))
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize(
-    ("part", "number"),
-    [
-        pytest.param(drill.drill_train, 6, marks=pytest.mark.slow),
-        pytest.param(drill.drill_corruptions, 8, marks=pytest.mark.drill),
-        pytest.param(drill.drill_full_disk, 2, marks=pytest.mark.drill),
-    ],
+    ("part", "number"), [(drill.drill_train, 6), (drill.drill_corruptions, 8), (drill.drill_full_disk, 2)]
 )
 def test_a_small_drill(part: Callable[[int, random.Random], str], number: int) -> None:
     if part is drill.drill_full_disk and os.getuid() != 0:
