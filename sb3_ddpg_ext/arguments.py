@@ -17,7 +17,7 @@ from sb3_ddpg_ext.conversion import why_invalid
 from sb3_ddpg_ext.episodes import EVAL_SEED, FINAL_SEED
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
 from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.imports import check_origin
+from sb3_ddpg_ext.imports import check_env_origin
 from sb3_ddpg_ext.results.records import Protocol, RunIdentity
 from sb3_ddpg_ext.settings import Settings, load_settings, parse_settings, read_yaml
 
@@ -200,6 +200,25 @@ def write_arguments(directory: Path, args: TrainArgs, settings: Settings, label:
             partial.write_text(yaml.safe_dump(content))
 
 
+def arguments_file(directory: Path) -> Path | None:
+    """:return: The file with the arguments of a run; None if the directory is not one of a run"""
+    return next(iter(sorted(directory.glob("*/args.yml"))), None)
+
+
+def settings_beside(file: Path, algo: str, not_from: Path | None) -> Settings:
+    """
+    Read the settings of a run.
+
+    :param file: The file with its arguments
+    :param algo: Name of its algorithm
+    :param not_from: A directory that no modules are taken from
+    :return: The settings
+    :raises SettingsError: If they cannot be used
+    """
+    config_file = file.with_name("config.yml")
+    return parse_settings(algo, read_yaml(config_file), str(config_file), not_from)
+
+
 def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
     """
     Read what a run was to do.
@@ -208,7 +227,7 @@ def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
     :return: Its arguments, its settings, and its label
     :raises SettingsError: If it is no run directory, or its files are damaged
     """
-    file = next(iter(sorted(directory.glob("*/args.yml"))), None)
+    file = arguments_file(directory)
     if file is None:
         raise SettingsError(f"{directory} is not a run directory: it holds no */args.yml")
     content = read_yaml(file)
@@ -216,8 +235,6 @@ def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
         args = TypeAdapter(TrainArgs).validate_python(content)
     except ValidationError as error:
         raise SettingsError(f"{file}: {why_invalid(error)}") from error
-    if ":" in args.env:  # Gymnasium imports what is before it
-        check_origin(args.env.split(":")[0], directory)
-    config_file = file.with_name("config.yml")
-    settings = parse_settings(args.algo, read_yaml(config_file), str(config_file), directory)
+    check_env_origin(args.env, directory)
+    settings = settings_beside(file, args.algo, directory)
     return args, settings, str(content.get("label", args.algo))

@@ -157,7 +157,7 @@ class Evaluation(EvalCallback):
         self.clock_readings: list[tuple[float, float]] = []
 
     def _on_training_start(self) -> None:
-        self.clock = TrainingClock()
+        self.clock.set((0, 0), (0, 0))
 
     def _init_callback(self) -> None:
         with warnings.catch_warnings():
@@ -228,16 +228,16 @@ class Checkpoints(ResumableCheckpointCallback):
 
     :param directory: The run directory
     :param every: Environment steps between two checkpoints
-    :param clock: Returns the clock, which stands still while a checkpoint is written
+    :param clock: The clock, which stands still while a checkpoint is written
     """
 
-    def __init__(self, directory: Path, every: int, clock: Callable[[], TrainingClock]) -> None:
+    def __init__(self, directory: Path, every: int, clock: TrainingClock) -> None:
         super().__init__(directory / CHECKPOINTS, every)
         self._run_directory, self._clock = directory, clock
 
     def save(self) -> bool:
         """:return: Whether a checkpoint was written"""
-        with self._clock().stopped():
+        with self._clock.stopped():
             return super().save()
 
     def get_state(self) -> dict[str, Any]:

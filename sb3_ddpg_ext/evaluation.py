@@ -10,12 +10,12 @@ from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ddpg_ext.arguments import check_device, set_threads
+from sb3_ddpg_ext.arguments import arguments_file, check_device, set_threads, settings_beside
 from sb3_ddpg_ext.building import make_env
 from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_command_line, one_line, require
 from sb3_ddpg_ext.files import make_directory
-from sb3_ddpg_ext.imports import check_origin
+from sb3_ddpg_ext.imports import check_env_origin
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
 from sb3_ddpg_ext.safe_files.loading import load_model
@@ -120,7 +120,7 @@ def find_model(
     if not path.exists():
         raise SettingsError(f"{path} does not exist; expected a run directory or a model's .zip file")
     directory = path if path.is_dir() else path.parent
-    args_file = next(iter(sorted(directory.glob("*/args.yml"))), None)
+    args_file = arguments_file(directory)
     if args_file is None:
         if path.is_dir():
             raise SettingsError(f"{path} is not a run directory: it holds no */args.yml")
@@ -130,14 +130,13 @@ def find_model(
         statistics = _without_pickle(path.with_name(f"{path.stem}_vecnormalize.pkl"))
         return SavedModel(path, statistics if statistics.exists() else None, algo, env, settings)
 
-    args, config_file = read_yaml(args_file), args_file.with_name("config.yml")
+    args = read_yaml(args_file)
     not_from = None if trusted else directory
     if env is None:
         env = str(args.get("env"))
-        if ":" in env:  # Gymnasium imports what is before it
-            check_origin(env.split(":")[0], not_from)
+        check_env_origin(env, not_from)
     algo = algo or str(args.get("algo"))
-    settings = parse_settings(algo, read_yaml(config_file), str(config_file), not_from)
+    settings = settings_beside(args_file, algo, not_from)
     name = args_file.parent.name
     if path.is_dir():
         path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")

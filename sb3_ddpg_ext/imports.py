@@ -60,6 +60,18 @@ def check_origin(module: str, not_from: Path | None) -> None:
             )
 
 
+def check_env_origin(env_id: str, not_from: Path | None) -> None:
+    """
+    As :func:`check_origin`, for the module of an environment's id.
+
+    :param env_id: ``Env-v0``, or ``package:Env-v0``, of which Gymnasium imports the package
+    :param not_from: The run directory; None allows everything
+    :raises SettingsError: As ``check_origin``
+    """
+    if ":" in env_id:
+        check_origin(env_id.split(":")[0], not_from)
+
+
 def _places(package: str) -> list[Path]:
     """The file of a top-level module, or the folders of a package: several for one without ``__init__.py``."""
     try:

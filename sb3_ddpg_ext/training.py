@@ -49,6 +49,7 @@ from sb3_ddpg_ext.callbacks import (
     Evaluation,
     InterruptedEvaluationError,
     StopOnSignal,
+    TrainingClock,
     save_model,
 )
 from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
@@ -209,7 +210,7 @@ def train_in(
         # SB3 counts steps of the vectorized environment. Rounded up: at least so many environment steps
         frequency = math.ceil(eval_freq(args, settings) / settings.n_envs)
         evaluation = Evaluation(directory, eval_env, frequency, args.eval_episodes, stop, on_evaluation)
-        checkpoints = _make_checkpoints(directory, args, settings, evaluation)
+        checkpoints = _make_checkpoints(directory, args, settings, evaluation.clock)
         tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
         if resume and checkpoints is not None:
             algorithm = algorithm_class(args.algo)
@@ -274,16 +275,14 @@ def _environments(
             yield env, eval_env
 
 
-def _make_checkpoints(
-    directory: Path, args: TrainArgs, settings: Settings, evaluation: Evaluation
-) -> Checkpoints | None:
+def _make_checkpoints(directory: Path, args: TrainArgs, settings: Settings, clock: TrainingClock) -> Checkpoints | None:
     """:return: What writes the checkpoints; None if that is switched off, or not possible with SBX's algorithms"""
     every = args.checkpoint_freq
     if every == 0 or not is_saved_as_data(algorithm_class(args.algo)):
         return None
     if every is None:
         every = max(settings.n_timesteps // 20, _STEPS_BETWEEN_CHECKPOINTS)
-    return Checkpoints(directory, every, lambda: evaluation.clock)
+    return Checkpoints(directory, every, clock)
 
 
 def _learn(

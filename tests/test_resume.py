@@ -120,7 +120,7 @@ def test_files_are_put_back_to_what_they_were(tmp_path: Path) -> None:
     best, evaluations, episodes = (tmp_path / name for name in ("best_model.zip", "evaluations.npz", "0.monitor.csv"))
     best.write_bytes(b"best")
     episodes.write_text("one episode\n")
-    checkpoints = Checkpoints(tmp_path, 1, TrainingClock)
+    checkpoints = Checkpoints(tmp_path, 1, TrainingClock())
     state = checkpoints.get_state()
     best.write_bytes(b"better")
     evaluations.write_bytes(b"first")
