@@ -180,6 +180,8 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
 
     job, study = prepare(args)
     file = confirmation.target(args) if args.write and args.top else None
+    if not args.quiet:
+        print(f"The study in a browser: optuna-dashboard {job.shown_url}")
     try:
         progress = search_with_progress(args, job, study)
     except KeyboardInterrupt:
@@ -197,7 +199,7 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
     except KeyboardInterrupt:
         print("Interrupted while confirming. What is finished is kept; the same command does the rest")
         return 130
-    report.write_report(confirmation.confirm_directory(args), baseline=confirmation.INCUMBENT)
+    report.write_report(confirmation.confirm_directory(args), baseline=study.incumbent_label)
     ranked = confirmation.rank(runs, records, study)
     entry = confirmation.winner(args, study, ranked, progress.finished)
     page = pages.write(args, job, study, ranked, entry.text if entry else "")
@@ -205,7 +207,8 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
     display.print_failures(runs, records, with_traceback)
     print(f"Report: {page}")
     if entry is None:
-        print("The previous settings stay: nothing was better on fresh seeds")
+        than = f" than they are{confirmation.with_fixed(study)}" if study.fixed else ""
+        print(f"The previous settings stay: nothing was better on fresh seeds{than}")
     else:
         print(entry.text)
         if file is not None:

@@ -128,6 +128,11 @@ def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:
     return cls
 
 
+def own_file(algo: str) -> Path:
+    """:return: The user's own file of settings for an algorithm, in the current folder; ``tune`` writes to it"""
+    return Path("hyperparams") / hyperparams_file(algo).name
+
+
 def hyperparams_file(algo: str) -> Path:
     """:return: This package's own file of settings for an algorithm of :data:`ALGORITHMS`; SBX's take SB3's"""
     package = Path(__file__).parent
@@ -143,19 +148,25 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
     :param algo: A name in :data:`ALGORITHMS`
     :param env_id: Id of the environment (``package:Env-v0`` finds the entry ``Env-v0``, too). An environment without
         an entry gets the entry ``default``.
-    :param file: A file in RL Zoo's format; the one that comes with this package if not given
+    :param file: A file in RL Zoo's format. If not given, the entries of the user's own one, :func:`own_file`, come
+        before those of the one that comes with this package
     :param overrides: ``name=value`` each, the value in YAML; replaces the file's value of that name, and
         ``action_noise`` all that the file says about noise
     :return: The settings
     :raises SettingsError: If the file cannot be read, has no entry for the environment, or one that cannot be used
     """
     algorithm_class(algo)  # before its file is looked for
-    file = file or hyperparams_file(algo)
-    entries = read_yaml(file)
-    name = next((name for name in (env_id, env_id.split(":")[-1], "default") if name in entries), None)
-    if name is None:
-        raise SettingsError(f"{file.name}: {unknown('environment', env_id, entries)} Add an entry for it or 'default'")
-    entry, source = entries[name], f"{file.name}, {name}"
+    files = [own for own in [own_file(algo)] if own.exists()] + [hyperparams_file(algo)] if file is None else [file]
+    contents = list(map(read_yaml, files))
+    names = (env_id, env_id.split(":")[-1], "default")
+    found = ((name, i) for name in names for i, entries in enumerate(contents) if name in entries)
+    if (first := next(found, None)) is None:
+        known = [name for entries in contents for name in entries]
+        raise SettingsError(
+            f"{files[-1].name}: {unknown('environment', env_id, known)} Add an entry for it or 'default'"
+        )
+    name, i = first
+    entry, source = contents[i][name], f"{files[i].name}, {name}"
     if not isinstance(entry, dict):
         raise SettingsError(f"{source}: expected a mapping of hyperparameters, got {reprlib.repr(entry)}")
     if overrides:

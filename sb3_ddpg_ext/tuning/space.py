@@ -92,6 +92,15 @@ class Space:
                 values[dimension.name] = value
         return values
 
+    def incumbent_entry(self) -> Entry:
+        """:return: The entry of the incumbent with the fixed values, also where it is outside of what is searched"""
+        values: dict[str, Value] = {}
+        for dimension in self.dimensions:
+            value = self.incumbent[dimension.name]
+            if dimension.name not in self.fixed and value is not None and dimension.is_active({**self.fixed, **values}):
+                values[dimension.name] = value
+        return self.entry(values)
+
 
 def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: Sequence[str]) -> Space:
     """
