@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic, lock, make_directory
-from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
+from sb3_ddpg_ext.settings import Settings, algo_name, parse_settings, read_yaml
 from sb3_ddpg_ext.tuning import PrunerName, SamplerName, ScoreKind, TuneArgs, require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleSampler, require_sampler
@@ -247,7 +247,7 @@ def read_entry(args: TuneArgs) -> Mapping[str, Any]:
 
 def run_directory(args: TuneArgs) -> Path:
     """:return: The directory with the files of a study"""
-    return args.log_dir.absolute() / (args.study or f"{args.algo}_{env_name(args.env)}")
+    return args.log_dir.absolute() / (args.study or f"{algo_name(args.algo)}_{env_name(args.env)}")
 
 
 def _create_or_load(job: Job, study: Study) -> Study:
