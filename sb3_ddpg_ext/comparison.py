@@ -12,6 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of
 from sb3_ddpg_ext.callbacks import StopOnSignal
@@ -35,7 +38,8 @@ class CompareArgs:
     """
 
     algos: str
-    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg"""
+    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg; with
+    a name of yours: short=custom_ddpg:gamma=0.9; classes of yours: module:Class"""
     envs: str
     """ids of Gymnasium environments, separated by commas"""
     seeds: int = 5
@@ -47,7 +51,10 @@ class CompareArgs:
     eval_episodes: int = 20
     """episodes of each evaluation, 10 or more"""
     baseline: str | None = None
-    """the algorithm, as written in --algos, that the report compares the others with"""
+    """the algorithm, as written in --algos, that the report compares the others with; ddpg if it is among them, and
+    otherwise the first, if not given"""
+    format: Annotated[tuple[Literal["pdf", "svg", "latex"], ...], tyro.conf.UseAppendAction] = ()
+    """what to write of the report beside its pages: each picture as pdf or svg, each table as latex"""
     log_dir: Path = Path("runs/compare")
     """where run directories and report are made"""
     workers: int = 2
@@ -193,6 +200,17 @@ def unfinished_state(run: PlannedRun, resume: bool = True) -> str | None:
     if resume and can_resume(run.directory, run.identity()):
         return f"{record.status}{reason}, so it goes on from its last checkpoint"
     return f"{record.status}{reason}, so it is run again, from scratch"
+
+
+def steps_so_far(run: PlannedRun) -> int:
+    """:return: Environment steps of the episodes that a run has finished, as its monitor files have them"""
+    steps = 0
+    for file in run.directory.glob("*.monitor.csv"):
+        with contextlib.suppress(OSError):
+            lines = file.read_text(errors="replace").split("\n")[2:-1]  # the last one may be incomplete
+            lengths = (line.partition(",")[2].partition(",")[0] for line in lines)
+            steps += sum(int(length) for length in lengths if length.isdigit())
+    return min(steps, run.settings.n_timesteps)
 
 
 def run_missing(

@@ -120,6 +120,7 @@ class Comparison:
     :param ranges: For each environment, the range of steps and of seconds over which areas are taken
     :param groups: The finished runs, by environment and label
     :param seed: Seed of every bootstrap
+    :param is_baseline_given: Whether the user has chosen the baseline
     """
 
     runs: tuple[RunRecord, ...]
@@ -129,6 +130,13 @@ class Comparison:
     ranges: Mapping[str, Mapping[str, Range]]
     groups: Mapping[tuple[str, str], Group]
     seed: int
+    is_baseline_given: bool = True
+
+    @property
+    def baseline_in_words(self) -> str:
+        """The baseline, and why it is that one"""
+        rule = "ddpg if it is among the algorithms, otherwise the first of them"
+        return self.baseline if self.is_baseline_given else f"{self.baseline}, chosen by rule ({rule})"
 
     @property
     def envs(self) -> tuple[str, ...]:
@@ -243,7 +251,9 @@ def _corrected(rows: Sequence[ImprovementRow]) -> list[ImprovementRow]:
     return [replace(row, holm=p, smallest=s) for row, p, s in zip(rows, p, smallest, strict=True)]
 
 
-def compare(runs: Sequence[RunRecord], baseline: str | None = None, seed: int = 0) -> Comparison:
+def compare(
+    runs: Sequence[RunRecord], baseline: str | None = None, seed: int = 0, order: Sequence[str] = ()
+) -> Comparison:
     """
     Compare algorithms.
 
@@ -251,13 +261,16 @@ def compare(runs: Sequence[RunRecord], baseline: str | None = None, seed: int = 
     :param baseline: Label of the algorithm that the others are compared with; by default ``ddpg``, or the first label
         if there is no ``ddpg``
     :param seed: Seed of every bootstrap
+    :param order: Labels, of which the first that has runs is the first label
     :return: The comparison
     :raises SettingsError: If there is no such baseline
     """
     labels = tuple(dict.fromkeys(run.label for run in runs))
+    is_baseline_given = baseline is not None
     if baseline is None:
-        baseline = "ddpg" if "ddpg" in labels else labels[0]
+        first = next(label for label in (*order, *labels) if label in labels)
+        baseline = "ddpg" if "ddpg" in labels else first
     if baseline not in labels:
         raise SettingsError(f"baseline {baseline!r} has no runs here; there are: {', '.join(map(repr, labels))}")
     budgets, ranges, groups = group_runs(runs, labels)
-    return Comparison(tuple(runs), labels, baseline, budgets, ranges, groups, seed)
+    return Comparison(tuple(runs), labels, baseline, budgets, ranges, groups, seed, is_baseline_given)

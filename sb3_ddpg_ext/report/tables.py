@@ -22,12 +22,14 @@ class Table:
     :param header: Names of the columns
     :param rows: The cells
     :param heads: How many cells at the start of a row name what it is about
+    :param name: Name of its file, without ``.tex``
     """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     heads: int = 2
+    name: str = ""
 
 
 # --- Numbers ---
@@ -105,6 +107,7 @@ def summary(comparison: Comparison) -> Table:
             )
             for env, label in keys
         ),
+        name="summary",
     )
 
 
@@ -126,6 +129,7 @@ def score_table(comparison: Comparison, score: str) -> Table:
             )
             for row in comparison.score_rows[score]
         ),
+        name=f"scores_{score}",
     )
 
 
@@ -144,6 +148,7 @@ def improvement_table(comparison: Comparison, score: str) -> Table:
             )
             for row in comparison.improvement_rows[score]
         ),
+        name=f"improvement_{score}",
     )
 
 
@@ -163,6 +168,7 @@ def threshold_table(comparison: Comparison) -> Table:
             )
             for row in comparison.threshold_rows
         ),
+        name="thresholds",
     )
 
 
@@ -189,6 +195,7 @@ def speed_table(comparison: Comparison) -> Table:
             )
             for row in comparison.speed_rows
         ),
+        name="speed",
     )
 
 
@@ -221,6 +228,7 @@ def runs_table(comparison: Comparison) -> Table:
             *("seconds", "CPU seconds", "threads"),
         ),
         tuple(rows),
+        name="runs",
     )
 
 
@@ -232,6 +240,7 @@ def conditions_table(comparison: Comparison) -> Table:
         "What the finished runs ran on.",
         ("", "", "runs"),
         tuple((name, value, str(n)) for name, counts in counted.items() for value, n in counts.items()),
+        name="conditions",
     )
 
 
@@ -253,6 +262,7 @@ def normalisation_table(comparison: Comparison) -> Table:
             if (scale := scale_of(env)) is not None
         ),
         heads=1,
+        name="normalisation",
     )
 
 
