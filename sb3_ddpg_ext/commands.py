@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sb3_ddpg_ext import display, evaluation, report, training
 from sb3_ddpg_ext.arguments import TrainArgs
-from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, finished, plan
+from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, finished, plan, scales_of
 from sb3_ddpg_ext.evaluation import EvaluateArgs
 from sb3_ddpg_ext.results.records import RunRecord
 from sb3_ddpg_ext.tuning import TuneArgs, require_packages
@@ -98,7 +98,7 @@ def run_comparison(args: CompareArgs) -> ComparisonResult:
     if not records:
         return ComparisonResult(runs, records, None, None, interrupted)
     labels = tuple(dict.fromkeys(run.label for run in runs))
-    comparison = report.analyse(args.log_dir, baseline=baseline_of(args), order=labels)
+    comparison = report.analyse(args.log_dir, baseline=baseline_of(args), order=labels, scales=scales_of(args))
     page = report.write(comparison, args.log_dir, args.format)
     return ComparisonResult(runs, records, comparison, page, interrupted)
 

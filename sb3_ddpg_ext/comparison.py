@@ -19,10 +19,12 @@ import tyro
 from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
+from sb3_ddpg_ext.env_scales import env_scales
 from sb3_ddpg_ext.errors import SettingsError, require, unknown
 from sb3_ddpg_ext.files import LOCK, lock, make_directory
 from sb3_ddpg_ext.results.records import RunIdentity, RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.results.scales import Scale
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import can_resume, train_from_last_checkpoint
 from sb3_ddpg_ext.variants import Variant, parse_variants
@@ -53,6 +55,11 @@ class CompareArgs:
     baseline: str | None = None
     """the algorithm, as written in --algos, that the report compares the others with; ddpg if it is among them, and
     otherwise the first, if not given"""
+    threshold: float | None = None
+    """the return at which each environment counts as solved; that of --scales, of the package's table, or of the
+    environment's registration if not given"""
+    scales: Path | None = None
+    """YAML file of scores to normalise by: Env-v0: {random: -1200, reference: -150, threshold: -200}"""
     format: Annotated[tuple[Literal["pdf", "svg", "latex"], ...], tyro.conf.UseAppendAction] = ()
     """what to write of the report beside its pages: each picture as pdf or svg, each table as latex"""
     log_dir: Path = Path("runs/compare")
@@ -108,6 +115,7 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
         raise SettingsError(f"--workers must be 0 (for this process alone) or more, got {args.workers}")
     if args.eval_episodes < MIN_EVAL_EPISODES:
         raise SettingsError(f"--eval-episodes must be {MIN_EVAL_EPISODES} or more, got {args.eval_episodes}")
+    scales_of(args)
     variants = parse_variants(args.algos)
     labels = [variant.label for variant in variants]
     if (baseline := baseline_of(args)) is not None and baseline not in labels:
@@ -122,6 +130,11 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
             steps = ", ".join(f"{n:,} steps for {label}" for label, n in on_env.items())
             raise SettingsError(f"{run.args.env}: the settings have {steps}; to compare them, choose one with --steps")
     return tuple(_with_seed(run, seed) for seed in range(args.seeds) for run in firsts)
+
+
+def scales_of(args: CompareArgs) -> dict[str, Scale]:
+    """:return: What the scores of a comparison are measured against"""
+    return env_scales([env.strip() for env in args.envs.split(",")], args.scales, args.threshold)
 
 
 def baseline_of(args: CompareArgs) -> str | None:

@@ -27,7 +27,7 @@ from sb3_ddpg_ext.report.latex import latex
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.result_file import read_runs
-from sb3_ddpg_ext.results.scales import SCALES, scale_of
+from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of
 
 AWKWARD = 'ddpg:a=<b>&"x",b=1|2,c=$_$'
 STEPS = np.arange(100, 1_001, 100)
@@ -486,7 +486,7 @@ def test_an_environment_without_a_scale(log_dir: Path) -> None:
 
 def test_environments_of_packages_have_a_scale(log_dir: Path) -> None:
     assert scale_of("a_package:Pendulum-v1") is scale_of("Pendulum-v1") is SCALES["Pendulum-v1"]
-    assert scale_of("Own-v0") is None
+    assert scale_of("Own-v0") == Scale()
 
 
 def test_an_environment_without_a_threshold(tmp_path: Path) -> None:

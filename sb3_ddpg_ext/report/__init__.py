@@ -1,6 +1,6 @@
 """Run directories -> statistics, tables, pictures and pages. It reads files only, and does not import torch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.report.curve import learning_curve
+from sb3_ddpg_ext.results.scales import SCALES, Scale
 
 if TYPE_CHECKING:
     from sb3_ddpg_ext.report.analysis import Comparison
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["analyse", "figures", "learning_curve", "write", "write_report"]
 
 
-def analyse(log_dir: Path, *, baseline: str | None = None, order: Sequence[str] = (), seed: int = 0) -> "Comparison":
+def analyse(
+    log_dir: Path,
+    *,
+    baseline: str | None = None,
+    order: Sequence[str] = (),
+    seed: int = 0,
+    scales: Mapping[str, Scale] = SCALES,
+) -> "Comparison":
     """
     Compare the runs in a directory, finished or not.
 
@@ -24,6 +32,7 @@ def analyse(log_dir: Path, *, baseline: str | None = None, order: Sequence[str] 
         if there is no ``ddpg``
     :param order: The labels as the user ordered them, of which the first may be the baseline; otherwise they are sorted
     :param seed: Seed of the bootstrap: the same runs and seed give the same numbers
+    :param scales: What scores are measured against, by the ids of the environments
     :return: Everything that a report says in numbers
     :raises SettingsError: If there are no runs, or no such baseline, or scipy or jinja2 is not installed
     """
@@ -32,7 +41,7 @@ def analyse(log_dir: Path, *, baseline: str | None = None, order: Sequence[str] 
         from sb3_ddpg_ext.results.result_file import read_runs
     except ModuleNotFoundError as error:
         raise SettingsError(f"{error.name} is not installed: pip install 'sb3_ddpg_ext[compare]'") from error
-    return analysis.compare(read_runs(log_dir), baseline, seed, order)
+    return analysis.compare(read_runs(log_dir), baseline, seed, order, scales)
 
 
 def figures(comparison: "Comparison") -> dict[str, Figure]:

@@ -1,8 +1,8 @@
 """
 Groups of runs -> everything that the report says in numbers.
 
-Scores on all environments together are normalised by :data:`sb3_ddpg_ext.results.scales.SCALES`. Only algorithms with
-scores on every environment of the comparison that is in that table have them.
+Scores on all environments together are normalised by a :class:`~sb3_ddpg_ext.results.scales.Scale` of each. Only
+algorithms with scores on every environment of the comparison that has one have them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.report.groups import SCORES, Group, Range, group_runs
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, RunRecord
-from sb3_ddpg_ext.results.scales import scale_of, threshold_of
+from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of
 from sb3_ddpg_ext.results.statistics import Estimate
 
 ALL_ENVIRONMENTS = "all environments"
@@ -120,6 +120,7 @@ class Comparison:
     :param ranges: For each environment, the range of steps and of seconds over which areas are taken
     :param groups: The finished runs, by environment and label
     :param seed: Seed of every bootstrap
+    :param scales: Scales by the ids of their environments
     :param is_baseline_given: Whether the user has chosen the baseline
     """
 
@@ -130,6 +131,7 @@ class Comparison:
     ranges: Mapping[str, Mapping[str, Range]]
     groups: Mapping[tuple[str, str], Group]
     seed: int
+    scales: Mapping[str, Scale]
     is_baseline_given: bool = True
 
     @property
@@ -146,11 +148,15 @@ class Comparison:
     @property
     def scaled_envs(self) -> tuple[str, ...]:
         """Those of :attr:`envs` whose scores can be normalised"""
-        return tuple(env for env in self.envs if scale_of(env) is not None)
+        return tuple(env for env in self.envs if self.scale_of(env).can_normalise)
+
+    def scale_of(self, env: str) -> Scale:
+        """:return: What the scores on an environment are measured against; an empty scale if there is nothing"""
+        return scale_of(env, self.scales)
 
     def normalised(self, score: str, label: str) -> list[Array]:
         """:return: Normalised scores on each of :attr:`scaled_envs`; an empty list if those of one are missing"""
-        scales = filter(None, map(scale_of, self.envs))
+        scales = map(self.scale_of, self.scaled_envs)
         strata = self.strata(score, label, self.scaled_envs)
         return [scale.normalise(scores) for scale, scores in zip(scales, strata, strict=False)]
 
@@ -180,7 +186,7 @@ class Comparison:
                 for name, metric in statistics.METRICS.items():
                     if metric is not statistics.optimality_gap or env is None:
                         estimates[name] = self.estimate(metric, strata)
-                    elif (scale := scale_of(env)) is not None:
+                    elif (scale := self.scale_of(env)).can_normalise:
                         estimates[name] = self.estimate(metric, [scale.normalise(strata[0])])
                 yield ScoreRow(env, label, sum(map(len, strata)), estimates)
 
@@ -211,7 +217,7 @@ class Comparison:
         """A row for each environment with a threshold and each algorithm"""
         rows = []
         for (env, label), group in self.groups.items():
-            if (threshold := threshold_of(env)) is not None and len(group.steps_to_threshold):
+            if (threshold := self.scale_of(env).threshold) is not None and len(group.steps_to_threshold):
                 reached = int(np.isfinite(group.steps_to_threshold).sum())
                 steps = self.estimate(statistics.median, [group.steps_to_threshold])
                 seconds = self.estimate(statistics.median, [group.seconds_to_threshold])
@@ -252,7 +258,11 @@ def _corrected(rows: Sequence[ImprovementRow]) -> list[ImprovementRow]:
 
 
 def compare(
-    runs: Sequence[RunRecord], baseline: str | None = None, seed: int = 0, order: Sequence[str] = ()
+    runs: Sequence[RunRecord],
+    baseline: str | None = None,
+    seed: int = 0,
+    order: Sequence[str] = (),
+    scales: Mapping[str, Scale] = SCALES,
 ) -> Comparison:
     """
     Compare algorithms.
@@ -262,6 +272,7 @@ def compare(
         if there is no ``ddpg``
     :param seed: Seed of every bootstrap
     :param order: Labels, of which the first that has runs is the first label
+    :param scales: Scales by the ids of their environments
     :return: The comparison
     :raises SettingsError: If there is no such baseline
     """
@@ -272,5 +283,5 @@ def compare(
         baseline = "ddpg" if "ddpg" in labels else first
     if baseline not in labels:
         raise SettingsError(f"baseline {baseline!r} has no runs here; there are: {', '.join(map(repr, labels))}")
-    budgets, ranges, groups = group_runs(runs, labels)
-    return Comparison(tuple(runs), labels, baseline, budgets, ranges, groups, seed, is_baseline_given)
+    budgets, ranges, groups = group_runs(runs, labels, scales)
+    return Comparison(tuple(runs), labels, baseline, budgets, ranges, groups, seed, scales, is_baseline_given)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from sb3_ddpg_ext.report.analysis import ALL_ENVIRONMENTS, Comparison
 from sb3_ddpg_ext.report.groups import SCORES, conditions
 from sb3_ddpg_ext.results import statistics
-from sb3_ddpg_ext.results.scales import scale_of
 from sb3_ddpg_ext.results.statistics import Estimate
 
 _NONE = "-"
@@ -247,19 +246,19 @@ def conditions_table(comparison: Comparison) -> Table:
 def normalisation_table(comparison: Comparison) -> Table:
     """:return: The scale of each environment that has one"""
     return Table(
-        "Random: mean of 300 episodes, measured for this package. Threshold: as in the section on it.",
+        "Random: mean of 300 episodes, measured for this package, if no file gives it. Threshold: as in its section.",
         ("environment", "random", "reference", "source of the reference", "threshold", "source of the threshold"),
         tuple(
             (
                 env,
-                number(scale.random),
-                number(scale.reference),
-                scale.source,
+                _NONE if scale.random is None else number(scale.random),
+                _NONE if scale.reference is None else number(scale.reference),
+                scale.source or _NONE,
                 _NONE if scale.threshold is None else f"{scale.threshold:g}",
                 scale.threshold_source or _NONE,
             )
             for env in comparison.envs
-            if (scale := scale_of(env)) is not None
+            if (scale := comparison.scale_of(env)).can_normalise or scale.threshold is not None
         ),
         heads=1,
         name="normalisation",

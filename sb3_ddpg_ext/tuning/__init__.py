@@ -64,6 +64,11 @@ class TuneArgs:
     score: tyro.conf.EnumChoicesFromValues[ScoreKind] = ScoreKind.FINAL
     """what is to be best: the final return, the area under the curve over steps, or the time to the environment's
     threshold, in steps or in CPU seconds of training"""
+    threshold: float | None = None
+    """the return at which the environment counts as solved; that of --scales, of the package's table, or of Gymnasium's
+    registry if not given"""
+    scales: Path | None = None
+    """YAML file with returns of the environment: Env-v0: {random: -1200, reference: -150, threshold: -200}"""
     pruner: PrunerName | None = None
     """what ends trials early; wilcoxon from 5 seeds on, otherwise median, if not given"""
     sampler: SamplerName = "tpe"

@@ -109,7 +109,7 @@ def rank(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord], study: S
     """
     score = study.arguments.score
     scores = {
-        label: np.array([_score_of(records[run.directory], score) for run in runs if run.label == label])
+        label: np.array([_score_of(records[run.directory], study) for run in runs if run.label == label])
         for label in dict.fromkeys(run.label for run in runs)
     }
     upward = {label: scoring.higher_is_better(score, values) for label, values in scores.items()}
@@ -136,12 +136,13 @@ def _versions(records: Sequence[RunRecord]) -> str:
     return " and ".join(dict.fromkeys(in_words))
 
 
-def _score_of(record: RunRecord, score: ScoreKind) -> float:
+def _score_of(record: RunRecord, study: Study) -> float:
+    score = study.arguments.score
     if record.score is None or record.evaluations is None:
         return scoring.score_of_failed_run(score)
     if score is ScoreKind.FINAL:
         return record.score.mean  # of episodes after training, which no trial has seen
-    return scoring.score_of_run(score, record.evaluations, record.env)
+    return scoring.score_of_run(score, record.evaluations, study.scale)
 
 
 def _estimate(statistic: Any, *strata: Array) -> Estimate:

@@ -17,8 +17,10 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from pydantic import TypeAdapter
 
 from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
+from sb3_ddpg_ext.env_scales import env_scales
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic, lock, make_directory
+from sb3_ddpg_ext.results.scales import Scale, scale_of
 from sb3_ddpg_ext.settings import Settings, algo_name, parse_settings, read_yaml
 from sb3_ddpg_ext.tuning import PrunerName, SamplerName, ScoreKind, TuneArgs, require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
@@ -49,6 +51,8 @@ class StudyArguments:
     :param eval_episodes: Episodes of each evaluation
     :param seed: Seed of the search
     :param sampler: Name of the sampler
+    :param threshold: Return at which the environment counts as solved; None if that is not the score
+    :param random: Mean return of random actions, if that is known and counts
     """
 
     env: str
@@ -63,10 +67,13 @@ class StudyArguments:
     eval_episodes: int
     seed: int
     sampler: SamplerName = "tpe"  # of studies that were begun when there was no other
+    threshold: float | None = None
+    random: float | None = None
 
     @classmethod
     def of(cls, args: TuneArgs) -> "StudyArguments":
         """:return: Those among the arguments of a command"""
+        scale = scale_of_env(args) if scoring.is_time(args.score) else Scale()
         return cls(
             env=args.env,
             algo=args.algo,
@@ -80,6 +87,8 @@ class StudyArguments:
             eval_episodes=args.eval_episodes,
             seed=args.seed,
             sampler=args.sampler,
+            threshold=scale.threshold,
+            random=scale.random,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -128,6 +137,11 @@ class Study:
     def incumbent_settings(self) -> Settings:
         """:return: The settings of the first trial: the incumbent's, as far as the space contains them"""
         return self.space.settings(self.space.incumbent_values(), "previous settings")
+
+    @property
+    def scale(self) -> Scale:
+        """What the scores are measured against"""
+        return Scale(self.arguments.random, threshold=self.arguments.threshold)
 
     @functools.cached_property
     def fixed(self) -> tuple[str, ...]:
@@ -190,7 +204,7 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     require_packages()
     require_sampler(args.sampler)
     _check_numbers(args)
-    scoring.check(args.score, args.env)
+    scoring.check(args.score, args.env, scale_of_env(args))
     train_args = _train_args(args)
     settings = settings_of(train_args)
     check(train_args, settings)
@@ -214,6 +228,11 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
             return job, _create_or_load(job, study)
         except StorageInternalError as error:  # a full disk, for example
             raise SettingsError(f"--storage {job.shown_url}: {reason_of(error)}") from error
+
+
+def scale_of_env(args: TuneArgs) -> Scale:
+    """:return: What the scores of a study are measured against"""
+    return scale_of(args.env, env_scales([args.env], args.scales, args.threshold))
 
 
 def _check_numbers(args: TuneArgs) -> None:
