@@ -4,7 +4,6 @@ Hyperparameter files in RL Zoo's format, read into checked and frozen settings. 
 """
 
 import copy
-import inspect
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_ddpg_ext.conversion import Paths, convert
 from sb3_ddpg_ext.errors import SettingsError, unknown
 from sb3_ddpg_ext.expressions import MAX_BYTES, parse_yaml
-from sb3_ddpg_ext.imports import import_class, load_attribute
+from sb3_ddpg_ext.imports import import_class, load_attribute, parameters_of
 
 ALGORITHMS: Mapping[str, str] = {
     "custom_ddpg": "sb3_ddpg_ext.ddpg:CustomDDPG",
@@ -260,19 +259,6 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str, not_from: Pat
         return Settings(**rest, normalize=normalize, noise=noise, hyperparams=hyperparams, raw=plain)
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from error
-
-
-def parameters_of(algorithm: type[OffPolicyAlgorithm]) -> dict[str, inspect.Parameter]:
-    """:return: The parameters of an algorithm's constructor, and those that it hands on as ``**kwargs``"""
-    parameters: dict[str, inspect.Parameter] = {}
-    for cls in algorithm.__mro__:
-        if "__init__" in vars(cls):
-            # `eval_str` resolves annotations that are strings: it runs code of the class, nothing of the entry
-            own = list(inspect.signature(cls.__init__, eval_str=True).parameters.values())[1:]  # type: ignore[misc]
-            parameters = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | parameters
-            if not any(p.kind is p.VAR_KEYWORD for p in own):
-                break
-    return parameters
 
 
 def _types(algorithm: type[OffPolicyAlgorithm]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.imports import parameters_of
 from sb3_ddpg_ext.settings import (
     Settings,
     algorithm_class,
     base_algorithm,
-    parameters_of,
     parse_override,
     parse_settings,
 )
