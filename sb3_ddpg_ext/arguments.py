@@ -29,7 +29,8 @@ class TrainArgs:
     env: Annotated[str, tyro.conf.arg(help_behavior_hint="(required, except with --resume)")] = ""
     """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
     algo: str = "custom_ddpg"
-    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
+    """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), SBX's: sbx_ddpg, sbx_sac, ...,
+    or a class of yours: module:Class"""
     steps: int | None = None
     """environment steps, over all environments; as the settings say if not given"""
     seed: int = 0

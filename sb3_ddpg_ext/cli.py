@@ -17,19 +17,14 @@ from sb3_ddpg_ext.arguments import TrainArgs
 from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
 from sb3_ddpg_ext.callbacks import CHECKPOINTS
 from sb3_ddpg_ext.checkpoint import has_checkpoints
-from sb3_ddpg_ext.comparison import (
-    CompareArgs,
-    baseline_of,
-    finished,
-    plan,
-    unfinished_state,
-)
+from sb3_ddpg_ext.commands import run_comparison, run_tuning
+from sb3_ddpg_ext.comparison import CompareArgs, finished, plan, unfinished_state
 from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, SettingsError, trace
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.training import train
-from sb3_ddpg_ext.tuning import TuneArgs, require_packages
+from sb3_ddpg_ext.tuning import TuneArgs
 
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]
@@ -153,64 +148,50 @@ def _benchmark(args: BenchmarkArgs) -> int:
 
 def _compare(args: CompareArgs, with_traceback: bool) -> int:
     runs = plan(args)
-    records = {run.directory: record for run in runs if (record := finished(run)) is not None}
-    missing = [run for run in runs if run.directory not in records]
+    missing = [run for run in runs if finished(run) is None]
     for run, what in [(run, what) for run in missing if (what := unfinished_state(run, args.resume)) is not None]:
         print(f"{run.directory}: {what}")
     if args.dry_run:
         display.print_plan(args, runs, missing)
         return 0
-    try:
-        display.run_with_progress(args, missing, records)
-    except KeyboardInterrupt:
-        n_finished = sum(record.is_finished for record in records.values())
+    result = run_comparison(args)
+    if result.comparison is not None:
+        display.print_summary(runs, result.records)
+        display.print_failures(runs, result.records, with_traceback)
+        print(f"Baseline: {result.comparison.baseline_in_words}")
+        print(f"Report: {result.report}")
+    if result.interrupted:
+        n_finished = sum(record.is_finished for record in result.records.values())
         print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
         return 130
-    display.print_summary(runs, records)
-    display.print_failures(runs, records, with_traceback)
-    print(f"Report: {report.write_report(args.log_dir, baseline=baseline_of(args))}")
-    return 1 if any(record.status == "failed" for record in records.values()) else 0
+    return 1 if any(record.status == "failed" for record in result.records.values()) else 0
 
 
 def _tune(args: TuneArgs, with_traceback: bool) -> int:
-    require_packages()
-    from sb3_ddpg_ext.tuning import confirmation, pages  # these import Optuna, which takes a second
-    from sb3_ddpg_ext.tuning.display import print_ranking, search_with_progress
-    from sb3_ddpg_ext.tuning.study import prepare
-
-    job, study = prepare(args)
-    file = confirmation.target(args) if args.write and args.top else None
-    try:
-        progress = search_with_progress(args, job, study)
-    except KeyboardInterrupt:
-        print("Interrupted. What is finished is kept; the same command does the rest")
+    result = run_tuning(args)
+    if result.interrupted:
+        when = " while confirming" if result.runs else ""
+        print(f"Interrupted{when}. What is finished is kept; the same command does the rest")
         return 130
-    if args.top == 0 or progress.best is None:
-        if progress.best is None:
+    if not result.ranked:
+        if result.progress.best is None:
             print("No trial came to its end; the report says why")
-        print(f"Report: {pages.write(args, job, study, (), '')}")
-        return int(progress.best is None)
-    runs = confirmation.plan(args, job, study)
-    records = {run.directory: record for run in runs if (record := finished(run)) is not None}
-    try:
-        display.run_with_progress(args, [run for run in runs if run.directory not in records], records)
-    except KeyboardInterrupt:
-        print("Interrupted while confirming. What is finished is kept; the same command does the rest")
-        return 130
-    report.write_report(confirmation.confirm_directory(args), baseline=confirmation.INCUMBENT)
-    ranked = confirmation.rank(runs, records, study)
-    entry = confirmation.winner(args, study, ranked, progress.finished)
-    page = pages.write(args, job, study, ranked, entry.text if entry else "")
-    print_ranking(study, ranked)
-    display.print_failures(runs, records, with_traceback)
-    print(f"Report: {page}")
-    if entry is None:
-        print("The previous settings stay: nothing was better on fresh seeds")
+        print(f"Report: {result.report}")
+        return int(result.progress.best is None)
+    from sb3_ddpg_ext.tuning.confirmation import with_fixed  # these import Optuna, which takes a second
+    from sb3_ddpg_ext.tuning.display import print_ranking
+
+    print_ranking(result.study, result.ranked)
+    display.print_failures(result.runs, result.records, with_traceback)
+    print(f"Report: {result.report}")
+    if result.entry is None:
+        than = f" than they are{with_fixed(result.study)}" if result.study.fixed else ""
+        print(f"The previous settings stay: nothing was better on fresh seeds{than}")
     else:
-        print(entry.text)
-        if file is not None:
-            has_changed = confirmation.write_winner(args, job, study, entry)
-            print(f"Written to {file}" if has_changed else f"{file} has these settings already")
+        print(result.entry.text)
+        if result.file is not None:
+            has = f"Written to {result.file}" if result.has_changed else f"{result.file} has these settings already"
+            print(has)
     return 0
 
 

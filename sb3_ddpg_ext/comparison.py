@@ -12,14 +12,19 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
+from sb3_ddpg_ext.env_scales import env_scales
 from sb3_ddpg_ext.errors import SettingsError, require, unknown
 from sb3_ddpg_ext.files import LOCK, lock, make_directory
 from sb3_ddpg_ext.results.records import RunIdentity, RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.results.scales import Scale
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import can_resume, train_from_last_checkpoint
 from sb3_ddpg_ext.variants import Variant, parse_variants
@@ -35,7 +40,8 @@ class CompareArgs:
     """
 
     algos: str
-    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg"""
+    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg; with
+    a name of yours: short=custom_ddpg:gamma=0.9; classes of yours: module:Class"""
     envs: str
     """ids of Gymnasium environments, separated by commas"""
     seeds: int = 5
@@ -47,7 +53,15 @@ class CompareArgs:
     eval_episodes: int = 20
     """episodes of each evaluation, 10 or more"""
     baseline: str | None = None
-    """the algorithm, as written in --algos, that the report compares the others with"""
+    """the algorithm, as written in --algos, that the report compares the others with; ddpg if it is among them, and
+    otherwise the first, if not given"""
+    threshold: float | None = None
+    """the return at which each environment counts as solved; that of --scales, of the package's table, or of the
+    environment's registration if not given"""
+    scales: Path | None = None
+    """YAML file of scores to normalise by: Env-v0: {random: -1200, reference: -150, threshold: -200}"""
+    format: Annotated[tuple[Literal["pdf", "svg", "latex"], ...], tyro.conf.UseAppendAction] = ()
+    """what to write of the report beside its pages: each picture as pdf or svg, each table as latex"""
     log_dir: Path = Path("runs/compare")
     """where run directories and report are made"""
     workers: int = 2
@@ -101,6 +115,7 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
         raise SettingsError(f"--workers must be 0 (for this process alone) or more, got {args.workers}")
     if args.eval_episodes < MIN_EVAL_EPISODES:
         raise SettingsError(f"--eval-episodes must be {MIN_EVAL_EPISODES} or more, got {args.eval_episodes}")
+    scales_of(args)
     variants = parse_variants(args.algos)
     labels = [variant.label for variant in variants]
     if (baseline := baseline_of(args)) is not None and baseline not in labels:
@@ -115,6 +130,11 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
             steps = ", ".join(f"{n:,} steps for {label}" for label, n in on_env.items())
             raise SettingsError(f"{run.args.env}: the settings have {steps}; to compare them, choose one with --steps")
     return tuple(_with_seed(run, seed) for seed in range(args.seeds) for run in firsts)
+
+
+def scales_of(args: CompareArgs) -> dict[str, Scale]:
+    """:return: What the scores of a comparison are measured against"""
+    return env_scales([env.strip() for env in args.envs.split(",")], args.scales, args.threshold)
 
 
 def baseline_of(args: CompareArgs) -> str | None:
@@ -193,6 +213,17 @@ def unfinished_state(run: PlannedRun, resume: bool = True) -> str | None:
     if resume and can_resume(run.directory, run.identity()):
         return f"{record.status}{reason}, so it goes on from its last checkpoint"
     return f"{record.status}{reason}, so it is run again, from scratch"
+
+
+def steps_so_far(run: PlannedRun) -> int:
+    """:return: Environment steps of the episodes that a run has finished, as its monitor files have them"""
+    steps = 0
+    for file in run.directory.glob("*.monitor.csv"):
+        with contextlib.suppress(OSError):
+            lines = file.read_text(errors="replace").split("\n")[2:-1]  # the last one may be incomplete
+            lengths = (line.partition(",")[2].partition(",")[0] for line in lines)
+            steps += sum(int(length) for length in lengths if length.isdigit())
+    return min(steps, run.settings.n_timesteps)
 
 
 def run_missing(

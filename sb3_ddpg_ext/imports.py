@@ -4,6 +4,7 @@ folder; nothing but a class of the expected kind is called.
 """
 
 import importlib
+import inspect
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,3 +95,16 @@ def load_attribute(location: str) -> Any:
     """
     module, attribute = location.split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def parameters_of(target: type) -> dict[str, inspect.Parameter]:
+    """:return: The parameters of a class's constructor, and those that it hands on as ``**kwargs``"""
+    parameters: dict[str, inspect.Parameter] = {}
+    for cls in target.__mro__:
+        if "__init__" in vars(cls):
+            # `eval_str` resolves annotations that are strings: it runs code of the class, nothing of the entry
+            own = list(inspect.signature(cls.__init__, eval_str=True).parameters.values())[1:]  # type: ignore[misc]
+            parameters = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | parameters
+            if not any(p.kind is p.VAR_KEYWORD for p in own):
+                break
+    return parameters

@@ -60,7 +60,7 @@ from sb3_ddpg_ext.results.provenance import machine, versions
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
 from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
-from sb3_ddpg_ext.settings import Settings, algorithm_class
+from sb3_ddpg_ext.settings import Settings, algo_name, algorithm_class
 
 _STEPS_BETWEEN_CHECKPOINTS = 1_000  # at least: a shorter part of a run is trained again as fast as it is restored
 
@@ -98,7 +98,7 @@ def train(args: TrainArgs) -> RunRecord:
         settings, label = settings_of(args), args.algo
     check(args, settings)
     if not resumes:
-        directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
+        directory = _make_run_directory(args.log_dir / algo_name(args.algo), env_name(args.env))
     (directory / CHECKPOINTS).mkdir(exist_ok=True)
     with lock(directory / CHECKPOINTS, wait=False) as acquired:
         if not acquired:

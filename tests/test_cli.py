@@ -148,6 +148,7 @@ def test_ctrl_c_saves_what_was_reached_and_says_so(vec_env: str, tmp_path: Path)
     record = json.loads((monitor.parent / "result.json").read_text())
     assert f"Interrupted after {record['steps']:,} steps" in output
     assert "What was reached is saved in runs/custom_ddpg/Pendulum-v1_1" in output
+    assert (monitor.parent / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     result = sb3_ddpg("evaluate", str(monitor.parent), "--model", "last", "--episodes", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 

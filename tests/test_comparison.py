@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -506,6 +508,23 @@ def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(worke
     assert errors == ""
     assert len(results(tmp_path)) < 3
     assert re.search(r"Interrupted\. [12] of 3 runs are finished and kept; the same command does the rest", output)
+    assert "Report: out/report.html\n" in output
+    assert "## Learning curves" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_steps_of_running_runs_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(processes.ENVIRONMENT, "TERM", "xterm")
+    ours, theirs = pty.openpty()
+    arguments = command("Slow", "--workers", "0", "--steps", "3000", "--eval-freq", "3000", seeds=1)
+    shown = ""
+    with processes.started(["-m", "sb3_ddpg_ext", "compare", *arguments], tmp_path, output=theirs):
+        while not re.search(r"\b[1-9]\d*/3000\b.*seed 0", shown) and select.select([ours], [], [], 60)[0]:
+            shown += os.read(ours, 1000).decode(errors="replace")
+    os.close(ours)
+    os.close(theirs)
+    assert re.search(r"\b[1-9]\d*/3000\b.*seed 0", shown)
+    steps = [int(n) for n in re.findall(r"\b(\d+)/3000\b", shown)]
+    assert steps == sorted(steps)
 
 
 @pytest.mark.slow
@@ -526,7 +545,10 @@ def test_failures_are_named_and_are_the_exit_status(tmp_path: Path) -> None:
     assert "0 of 1" in result.stdout
     assert "1 of 1" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1] == "Report: out/report.html"
+    assert result.stdout.splitlines()[-2:] == [
+        f"Baseline: {CUSTOM}, chosen by rule (ddpg if it is among the algorithms, otherwise the first of them)",
+        "Report: out/report.html",
+    ]
 
 
 @pytest.mark.skipif(find_spec("sbx") is None, reason="needs sbx-rl, which brings JAX")

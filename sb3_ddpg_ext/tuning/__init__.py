@@ -5,7 +5,7 @@ Hyperparameter tuning: a search with Optuna, then a confirmation of the best tri
 ``space``         the search space of a study, made from the table
 ``scoring``       the score of a run and of a trial
 ``storage``       the database of a study
-``samplers``      a sampler that gives the same trials after an interruption
+``samplers``      samplers that give the same trials after an interruption
 ``pruners``       pruners that a thousand workers can use at once
 ``study``         what a study is; creating and loading it
 ``objective``     one trial
@@ -28,9 +28,10 @@ import tyro
 
 from sb3_ddpg_ext.errors import require
 
-__all__ = ["PrunerName", "ScoreKind", "TuneArgs", "require_packages"]
+__all__ = ["PrunerName", "SamplerName", "ScoreKind", "TuneArgs", "require_packages"]
 
 PrunerName = Literal["median", "halving", "wilcoxon", "none"]
+SamplerName = Literal["tpe", "random", "cmaes", "gp"]
 
 
 class ScoreKind(str, Enum):
@@ -45,8 +46,9 @@ class ScoreKind(str, Enum):
 @dataclass(frozen=True)
 class TuneArgs:
     """
-    Search for better hyperparameters, train the best ones again on fresh seeds, and write the winner into hyperparams/.
-    The same command goes on where it was stopped, and more of them, on any machine, work on the same study.
+    Search for better hyperparameters, train the best ones again on fresh seeds, and write the winner into hyperparams/
+    in the current folder. The same command goes on where it was stopped, and more of them, on any machine, work on the
+    same study.
     """
 
     env: str
@@ -62,8 +64,16 @@ class TuneArgs:
     score: tyro.conf.EnumChoicesFromValues[ScoreKind] = ScoreKind.FINAL
     """what is to be best: the final return, the area under the curve over steps, or the time to the environment's
     threshold, in steps or in CPU seconds of training"""
+    threshold: float | None = None
+    """the return at which the environment counts as solved; that of --scales, of the package's table, or of Gymnasium's
+    registry if not given"""
+    scales: Path | None = None
+    """YAML file with returns of the environment: Env-v0: {random: -1200, reference: -150, threshold: -200}"""
     pruner: PrunerName | None = None
     """what ends trials early; wilcoxon from 5 seeds on, otherwise median, if not given"""
+    sampler: SamplerName = "tpe"
+    """what proposes the settings of the next trial: Optuna's tree-structured Parzen estimator, chance, CMA-ES, or a
+    Gaussian process"""
     fix: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE"), tyro.conf.UseAppendAction] = ()
     """a setting that is not tuned, e.g. --fix gamma=0.99 --fix n_envs=4"""
     space: Path | None = None
@@ -75,7 +85,8 @@ class TuneArgs:
     write: bool = True
     """write the winner into the hyperparameter file"""
     hyperparams: Path | None = None
-    """YAML file in RL Zoo's format, to begin with and to write to; this package's own if not given"""
+    """YAML file in RL Zoo's format, to begin with and to write to; hyperparams/<algo>.yml of the current folder if not
+    given, which is made if need be"""
     eval_freq: int | None = None
     """environment steps between evaluations; a twentieth of the run if not given"""
     eval_episodes: int = 20

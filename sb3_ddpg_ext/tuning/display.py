@@ -30,6 +30,9 @@ def search_with_progress(args: TuneArgs, job: Job, study: Study) -> Progress:
     :param study: The study
     :return: How far the study is after the search
     """
+    if not args.quiet:
+        line = f"The study in a browser: optuna-dashboard {job.shown_url}"
+        Console(markup=False, highlight=False, soft_wrap=True).print(line)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     is_over = threading.Event()
     with ProgressBar(*columns, disable=args.quiet, refresh_per_second=1) as bars:

@@ -5,7 +5,6 @@ hyperparameter file, which :mod:`sb3_ddpg_ext.settings` reads as if a user had w
 """
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,14 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_override, parse_settings
+from sb3_ddpg_ext.imports import parameters_of
+from sb3_ddpg_ext.settings import (
+    Settings,
+    algorithm_class,
+    base_algorithm,
+    parse_override,
+    parse_settings,
+)
 from sb3_ddpg_ext.tuning.table import (
     TABLE,
     UNSET,
@@ -92,6 +98,15 @@ class Space:
                 values[dimension.name] = value
         return values
 
+    def incumbent_entry(self) -> Entry:
+        """:return: The entry of the incumbent with the fixed values, also where it is outside of what is searched"""
+        values: dict[str, Value] = {}
+        for dimension in self.dimensions:
+            value = self.incumbent[dimension.name]
+            if dimension.name not in self.fixed and value is not None and dimension.is_active({**self.fixed, **values}):
+                values[dimension.name] = value
+        return self.entry(values)
+
 
 def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: Sequence[str]) -> Space:
     """
@@ -110,7 +125,7 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
         if not isinstance(name, str):
             raise SettingsError(f"--space: expected names of settings, got {name!r}")
     base = _plain_entry(incumbent)
-    parameters = inspect.signature(algorithm_class(algo).__init__, eval_str=True).parameters
+    parameters = parameters_of(algorithm_class(algo))
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     rows = {row.name: row for row in TABLE if _fits(row, algo, base, parameters)}
     distributions = {n: found for n, change in changes.items() if (found := _distribution(n, change)) is not None}
@@ -138,7 +153,7 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
 
 def _fits(row: Dimension, algo: str, base: Entry, parameters: Mapping[str, Any]) -> bool:
     """Whether an algorithm has the hyperparameter of a row, and its entry a place to write it to."""
-    has_parameter = algo in row.algos if row.algos is not None else row.path[0] in parameters
+    has_parameter = base_algorithm(algo) in row.algos if row.algos is not None else row.path[0] in parameters
     return has_parameter and (len(row.path) == 1 or isinstance(base.get(row.path[0]) or {}, dict))
 
 
