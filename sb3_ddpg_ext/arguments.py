@@ -194,6 +194,8 @@ def write_arguments(directory: Path, args: TrainArgs, settings: Settings, label:
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
     arguments |= {"label": label, "params": list(args.params)}
+    # RL Zoo's scripts look for these here
+    arguments["env_kwargs"] = json.loads(json.dumps(dict(settings.env_kwargs), default=str)) or None
     directory.mkdir(exist_ok=True)
     for file, content in (("config.yml", dict(settings.raw)), ("args.yml", arguments)):
         with atomic(directory / file) as partial:

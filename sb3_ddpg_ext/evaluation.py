@@ -137,7 +137,9 @@ def find_model(
         if ":" in env:  # Gymnasium imports what is before it
             check_origin(env.split(":")[0], not_from)
     algo = algo or str(args.get("algo"))
-    settings = parse_settings(algo, read_yaml(config_file), str(config_file), not_from)
+    # RL Zoo's runs have those of its command line there
+    raw = {"env_kwargs": args.get("env_kwargs"), **read_yaml(config_file)}
+    settings = parse_settings(algo, raw, str(config_file), not_from)
     name = args_file.parent.name
     if path.is_dir():
         path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")
@@ -147,7 +149,7 @@ def find_model(
             )
     if settings.normalize is None:
         return SavedModel(path, None, algo, env, settings)
-    is_last_model = path.stem == name
+    is_last_model = path.stem == name or "conf_file" in args  # RL Zoo keeps the last statistics only
     statistics = (
         args_file.with_name("vecnormalize.pkl") if is_last_model else path.with_name(f"{path.stem}_vecnormalize.pkl")
     )
