@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch as th
 import tyro
@@ -195,6 +196,8 @@ def write_arguments(directory: Path, args: TrainArgs, settings: Settings, label:
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
     arguments |= {"label": label, "params": list(args.params)}
+    # RL Zoo's scripts look for these here
+    arguments["env_kwargs"] = json.loads(json.dumps(dict(settings.env_kwargs), default=str)) or None
     directory.mkdir(exist_ok=True)
     for file, content in (("config.yml", dict(settings.raw)), ("args.yml", arguments)):
         with atomic(directory / file) as partial:
@@ -206,18 +209,20 @@ def arguments_file(directory: Path) -> Path | None:
     return next(iter(sorted(directory.glob("*/args.yml"))), None)
 
 
-def settings_beside(file: Path, algo: str, not_from: Path | None) -> Settings:
+def settings_beside(file: Path, arguments: Mapping[str, Any], algo: str, not_from: Path | None) -> Settings:
     """
     Read the settings of a run.
 
     :param file: The file with its arguments
+    :param arguments: What it holds; RL Zoo's has the ``env_kwargs`` of its command line
     :param algo: Name of its algorithm
     :param not_from: A directory that no modules are taken from
     :return: The settings
     :raises SettingsError: If they cannot be used
     """
     config_file = file.with_name("config.yml")
-    return parse_settings(algo, read_yaml(config_file), str(config_file), not_from)
+    raw = {"env_kwargs": arguments.get("env_kwargs"), **read_yaml(config_file)}
+    return parse_settings(algo, raw, str(config_file), not_from)
 
 
 def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
@@ -237,5 +242,5 @@ def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:
     except ValidationError as error:
         raise SettingsError(f"{file}: {why_invalid(error)}") from error
     check_env_origin(args.env, directory)
-    settings = settings_beside(file, args.algo, directory)
+    settings = settings_beside(file, content, args.algo, directory)
     return args, settings, str(content.get("label", args.algo))

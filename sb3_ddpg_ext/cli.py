@@ -21,6 +21,7 @@ from sb3_ddpg_ext.commands import run_comparison, run_tuning
 from sb3_ddpg_ext.comparison import CompareArgs, finished, plan, unfinished_state
 from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, SettingsError, trace
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
+from sb3_ddpg_ext.export import ExportArgs, export
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.training import train
@@ -32,6 +33,7 @@ Command = (
     | Annotated[CompareArgs, tyro.conf.subcommand("compare")]
     | Annotated[TuneArgs, tyro.conf.subcommand("tune")]
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
+    | Annotated[ExportArgs, tyro.conf.subcommand("export")]
 )
 
 
@@ -74,6 +76,8 @@ def _run(command: Command, with_traceback: bool) -> int:
                 return _tune(command, with_traceback)
             case BenchmarkArgs():
                 return _benchmark(command)
+            case ExportArgs():
+                return _export(command)
     except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
         if with_traceback:
             print(trace(error), file=sys.stderr, end="")
@@ -143,6 +147,12 @@ def _benchmark(args: BenchmarkArgs) -> int:
     record = benchmark(args)
     print(table(record))
     print(f"Written to {args.log_dir}: benchmark.json, benchmark.md{', benchmark.png' if record['results'] else ''}")
+    return 0
+
+
+def _export(args: ExportArgs) -> int:
+    file, difference = export(args)
+    print(f"Written to {file}: its actions are those of the model, to {difference:.1g} of their range")
     return 0
 
 

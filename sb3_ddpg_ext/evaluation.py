@@ -136,7 +136,7 @@ def find_model(
         env = str(args.get("env"))
         check_env_origin(env, not_from)
     algo = algo or str(args.get("algo"))
-    settings = settings_beside(args_file, algo, not_from)
+    settings = settings_beside(args_file, args, algo, not_from)
     name = args_file.parent.name
     if path.is_dir():
         path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")
@@ -146,7 +146,7 @@ def find_model(
             )
     if settings.normalize is None:
         return SavedModel(path, None, algo, env, settings)
-    is_last_model = path.stem == name
+    is_last_model = path.stem == name or "conf_file" in args  # RL Zoo keeps the last statistics only
     statistics = (
         args_file.with_name("vecnormalize.pkl") if is_last_model else path.with_name(f"{path.stem}_vecnormalize.pkl")
     )
