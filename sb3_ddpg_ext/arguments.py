@@ -27,7 +27,8 @@ class TrainArgs:
     """Train an algorithm on an environment with the settings of hyperparams/, and write a run directory."""
 
     env: Annotated[str, tyro.conf.arg(help_behavior_hint="(required, except with --resume)")] = ""
-    """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
+    """id of a Gymnasium environment, with the module to import first where it needs one (module:Env-v0), or a class
+    (module:Class)"""
     algo: str = "custom_ddpg"
     """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), or SBX's: sbx_ddpg, sbx_sac, ..."""
     steps: int | None = None
@@ -66,7 +67,7 @@ class TrainArgs:
 
 
 def env_name(env_id: str) -> str:
-    """:return: The id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
+    """:return: The id of an environment as a file name: without the module, and ``/`` replaced as RL Zoo does"""
     return env_id.split(":")[-1].replace("/", "-")
 
 

@@ -1,6 +1,8 @@
 """Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
 import copy
+import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from sb3_ddpg_ext.errors import (
     is_full_disk,
     on_the_command_line,
     one_line,
+    unknown,
     unusable_action_space,
 )
 from sb3_ddpg_ext.noise import NOISES
@@ -54,7 +57,7 @@ def make_env(
     Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order; but frames are stacked
     before they are normalised, since SB3's replay buffers store the observations that ``VecNormalize`` was given.
 
-    :param env_id: Id of a Gymnasium environment with a continuous action space
+    :param env_id: Id of a Gymnasium environment with a continuous action space, or ``module:Class``
     :param settings: wrappers, their arguments, normalisation and frame stack
     :param n_envs: Number of environments
     :param seed: The first environment's seed, the others' follow
@@ -86,7 +89,7 @@ def make_env(
             if render_mode is None:  # SB3 asks for pictures in case somebody wants them; not all environments have any
                 warnings.filterwarnings("ignore", ".*render_mode='rgb_array' that is not in the possible")
             env: VecEnv = make_vec_env(
-                env_id,
+                _env_class(env_id) or env_id,
                 n_envs,
                 seed,
                 monitor_dir=None if monitor_dir is None else str(monitor_dir),
@@ -114,6 +117,34 @@ def make_env(
         if is_full_disk(error):
             raise
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
+
+
+def _env_class(env_id: str) -> type[gym.Env[Any, Any]] | None:
+    """
+    Import a class that nobody has registered.
+
+    :param env_id: ``module:Class``
+    :return: The class; None if Gymnasium knows the id, or can say best what is wrong with it
+    :raises SettingsError: If the name is something else, or if the module has only other environments
+    """
+    module, _, name = env_id.rpartition(":")
+    if not (module and name.isidentifier()):
+        return None
+    try:
+        content = vars(importlib.import_module(module))
+    except ModuleNotFoundError:
+        return None
+    if name in gym.registry:  # exactly so: a class Pendulum is not Gymnasium's Pendulum-v1
+        return None
+    target = content.get(name)
+    if inspect.isclass(target) and issubclass(target, gym.Env):
+        return target
+    if target is not None:
+        raise SettingsError(f"expected a subclass of gymnasium's Env, got {env_id!r}")
+    classes = {key: value for key, value in content.items() if inspect.isclass(value) and value.__module__ == module}
+    if envs := [key for key, value in classes.items() if issubclass(value, gym.Env)]:
+        raise SettingsError(f"{module}: {unknown('environment', name, envs)}")
+    return None
 
 
 def _load_statistics(file: Path, env: VecEnv, trusted: bool) -> VecNormalize:
