@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,12 +10,14 @@ from typing import Annotated, Literal
 import torch as th
 import tyro
 import yaml
+from gymnasium.wrappers import TimeLimit
 from pydantic import TypeAdapter, ValidationError
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.conversion import why_invalid
-from sb3_ddpg_ext.episodes import EVAL_SEED, FINAL_SEED
+from sb3_ddpg_ext.episodes import EVAL_MAX_STEPS, EVAL_SEED, FINAL_SEED
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.imports import check_origin
@@ -49,6 +52,8 @@ class TrainArgs:
     """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
     eval_episodes: int = 20
     """episodes of each evaluation, the final one included"""
+    eval_max_steps: int = EVAL_MAX_STEPS
+    """steps after which an episode of an evaluation is cut off, 0 for never"""
     checkpoint_freq: int | None = None
     """environment steps between checkpoints, from which a run goes on after whatever has ended it, 0 for none; a
     twentieth of the run, and at least 1,000, if not given"""
@@ -102,6 +107,7 @@ def check(args: TrainArgs, settings: Settings) -> None:
         raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
     if args.eval_freq is not None and args.eval_freq < 0:
         raise SettingsError(f"--eval-freq must be 0 (for no evaluations) or more, got {args.eval_freq}")
+    check_max_steps(args.eval_max_steps)
     set_threads(args.threads)
     check_device(args.device)
     if args.checkpoint_freq is not None and args.checkpoint_freq < 0:
@@ -113,7 +119,28 @@ def check(args: TrainArgs, settings: Settings) -> None:
         require("rich", "train")
     make_callbacks(settings)
     with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
+        _warn_without_time_limit(args, env)
         make_model(settings, args.algo, env, seed=args.seed, device=args.device)
+
+
+def check_max_steps(steps: int) -> None:
+    """
+    :param steps: Steps after which an episode of an evaluation is cut off
+    :raises SettingsError: If it is negative
+    """
+    if steps < 0:
+        raise SettingsError(f"--eval-max-steps must be 0 (for never) or more, got {steps}")
+
+
+def _warn_without_time_limit(args: TrainArgs, env: VecEnv) -> None:
+    if not env.env_is_wrapped(TimeLimit)[0]:
+        cut = f"are cut off after {args.eval_max_steps:,} steps" if args.eval_max_steps else "do not end"
+        warnings.warn(
+            f"{args.env} has no time limit. If it does not end its episodes itself, those of an evaluation {cut}. Set "
+            'one with gymnasium.register(..., max_episode_steps=200), or -p "env_wrapper='
+            '{gymnasium.wrappers.TimeLimit: {max_episode_steps: 200}}"',
+            stacklevel=2,
+        )
 
 
 def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:
@@ -178,7 +205,7 @@ def identity(args: TrainArgs, settings: Settings, label: str) -> RunIdentity:
         planned_steps=settings.n_timesteps,
         # As it will be read back from the file. JSON has no infinities, which YAML has
         settings=json.loads(json.dumps(settings.raw, default=str), parse_constant=str),
-        protocol=Protocol(eval_freq(args, settings), args.eval_episodes, (EVAL_SEED, FINAL_SEED)),
+        protocol=Protocol(eval_freq(args, settings), args.eval_episodes, (EVAL_SEED, FINAL_SEED), args.eval_max_steps),
         vec_env=args.vec_env,
         threads=args.threads or th.get_num_threads(),
     )

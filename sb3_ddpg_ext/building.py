@@ -11,13 +11,14 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
-from sb3_ddpg_ext.env_checks import vectorized
+from sb3_ddpg_ext.env_checks import inside_monitor, vectorized
 from sb3_ddpg_ext.errors import (
     FaultyEnvironmentError,
     SettingsError,
@@ -52,6 +53,7 @@ def make_env(
     vecnormalize: Path | None = None,
     trusted: bool = False,
     render_mode: str | None = None,
+    max_steps: int | None = None,
 ) -> VecEnv:
     """
     Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order; but frames are stacked
@@ -68,6 +70,7 @@ def make_env(
     :param vecnormalize: File of statistics to start from
     :param trusted: Whether code from that file may be run
     :param render_mode: Render mode of the environments; SB3's choice if not given
+    :param max_steps: Ends episodes after so many steps, if they have not ended by then; None or 0 leaves them alone
     :return: The environment
     :raises SettingsError: If it cannot be built, or if DDPG and its kin cannot act in it
     :raises FaultyEnvironmentError: If it cannot be built in a process of its own
@@ -76,12 +79,15 @@ def make_env(
 
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         for wrapper, kwargs in settings.env_wrapper:
-            env = wrapper(env, **kwargs)
+            env = inside_monitor(env, TimeLimit, **kwargs) if wrapper is TimeLimit else wrapper(env, **kwargs)
         return env
 
     def vectorize(env_fns: Sequence[Callable[[], gym.Env[Any, Any]]]) -> VecEnv:
         name = f"{'' if training else 'evaluation '}environment {env_id!r}"
-        return vectorized(env_fns, name=name, monitor_dir=monitor_dir, subprocesses=vec_env == "subproc")
+        subprocesses = vec_env == "subproc"
+        return vectorized(
+            env_fns, name=name, monitor_dir=monitor_dir, subprocesses=subprocesses, max_steps=max_steps or None
+        )
 
     render = {} if render_mode is None else {"render_mode": render_mode}
     try:

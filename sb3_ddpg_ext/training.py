@@ -206,7 +206,9 @@ def train_in(
     with _environments(directory, args, settings, append=resume) as (env, eval_env):
         # SB3 counts steps of the vectorized environment. Rounded up: at least so many environment steps
         frequency = math.ceil(eval_freq(args, settings) / settings.n_envs)
-        evaluation = Evaluation(directory, eval_env, frequency, args.eval_episodes, stop, on_evaluation)
+        evaluation = Evaluation(
+            directory, eval_env, frequency, args.eval_episodes, args.eval_max_steps, stop, on_evaluation
+        )
         checkpoints = _make_checkpoints(directory, args, settings, evaluation)
         tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
         if resume and checkpoints is not None:
@@ -267,7 +269,8 @@ def _environments(
             append=append,
         )
     with contextlib.closing(env):
-        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
+        n_envs, max_steps = min(EVAL_ENVS, args.eval_episodes), args.eval_max_steps
+        eval_env = make_env(args.env, settings, n_envs, EVAL_SEED, training=False, max_steps=max_steps)
         with contextlib.closing(eval_env):
             yield env, eval_env
 

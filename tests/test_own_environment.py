@@ -140,3 +140,41 @@ def test_the_class_of_a_strangers_run_is_not_taken_from_its_directory(folder: Pa
     _, errors = run("evaluate", ".", cwd=directory, status=2)
     assert "'my_env' would be imported from" in errors
     assert not (folder / "was_run").exists()
+
+
+ENDLESS = ["train", "--env", "my_env:PointMass", *TINY, "--eval-episodes", "2", "-p", "env_kwargs={limit: 0}"]
+
+
+def test_an_environment_without_a_time_limit_is_warned_of_and_its_evaluations_end(folder: Path) -> None:
+    output, errors = run(*ENDLESS, "--eval-max-steps", "40", "--quiet", cwd=folder)
+    warned = [line for line in errors.splitlines() if line.startswith("warning: ")]
+    assert "my_env:PointMass has no time limit" in warned[0]
+    assert "cut off after 40 steps" in warned[0]
+    assert warned[1:] == ["warning: Episodes of an evaluation were cut off after 40 steps (--eval-max-steps)"]
+    assert "over 2 episodes, 2 of them cut off after 40 steps (--eval-max-steps)" in output
+    directory = folder / "runs/custom_ddpg/PointMass_1"
+    score = read_run(directory).score
+    assert score is not None
+    assert score.lengths.tolist() == [40, 40]
+    output, _ = run("evaluate", str(directory), "--episodes", "1", "--eval-max-steps", "30", cwd=folder)
+    assert "over 1 episodes, 1 of them cut off after 30 steps (--eval-max-steps)" in output
+
+
+def test_a_time_limit_in_the_settings_ends_evaluations(folder: Path) -> None:
+    """Outside of SB3's monitor, no episode would be counted."""
+    limit = "env_wrapper={gymnasium.wrappers.TimeLimit: {max_episode_steps: 30}}"
+    output, errors = run(*ENDLESS, "-p", limit, "--quiet", cwd=folder)
+    assert errors == ""
+    assert "cut off" not in output
+    record = read_run(folder / "runs/custom_ddpg/PointMass_1")
+    assert record.score is not None
+    assert record.score.lengths.tolist() == [30, 30]
+
+
+@pytest.mark.slow
+def test_a_comparison_says_what_was_cut_off(folder: Path) -> None:
+    arguments = ["compare", "--envs", "my_env:PointMass", "--steps", "60", "--eval-freq", "60", "--eval-episodes", "10"]
+    arguments += ["--algos", f"custom_ddpg:{NETWORK},env_kwargs={{limit: 0}}", "--seeds", "1", "--workers", "0"]
+    output, errors = run(*arguments, cwd=folder)
+    assert "has no time limit" in errors
+    assert "of its last episodes, 10 of them cut off after 10,000 steps" in output

@@ -325,7 +325,7 @@ def test_the_best_model_is_the_best_and_not_the_newest(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         "stable_baselines3.common.callbacks.evaluate_policy", lambda *_, **__: ([next(means)] * 2, [1, 1])
     )
-    model.learn(30, callback=Evaluation(tmp_path, env, eval_freq=10, episodes=2, stop=StopOnSignal()))
+    model.learn(30, callback=Evaluation(tmp_path, env, eval_freq=10, episodes=2, max_steps=0, stop=StopOnSignal()))
     assert CustomDDPG.load(tmp_path / "best_model").num_timesteps == 20
 
 
@@ -356,7 +356,7 @@ def test_a_stochastic_policy_is_sampled_when_asked(tmp_path: Path) -> None:
 def test_evaluation_is_the_same_each_time(tmp_path: Path) -> None:
     env = make_env("Pendulum-v1", settings(), 5, 0)
     model = make_model(settings(learning_starts=10_000, buffer_size=100), "custom_ddpg", env, seed=0)
-    callback = Evaluation(tmp_path, env, eval_freq=10, episodes=5, stop=StopOnSignal())
+    callback = Evaluation(tmp_path, env, eval_freq=10, episodes=5, max_steps=0, stop=StopOnSignal())
     model.learn(150, callback=callback)  # without an update: the policy stays the same
     results = np.asarray(callback.evaluations_results)
     assert results.shape == (3, 5)
