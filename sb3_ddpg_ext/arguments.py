@@ -3,6 +3,7 @@
 import contextlib
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ import yaml
 from gymnasium.wrappers import TimeLimit
 from pydantic import TypeAdapter, ValidationError
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.building import make_env, make_model
@@ -23,6 +25,10 @@ from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.imports import check_origin
 from sb3_ddpg_ext.results.records import Protocol, RunIdentity
 from sb3_ddpg_ext.settings import Settings, load_settings, parse_settings, read_yaml
+
+_PRODUCTS_OF_ONE_THREAD = (
+    10_000_000  # transitions of a minibatch x weights of the actor; docs/speed.md has the measurement
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class TrainArgs:
     device: str = "auto"
     """cpu, cuda, or auto for the GPU where there is one"""
     threads: int | None = None
-    """threads of PyTorch on the CPU; its own choice if not given"""
+    """threads of PyTorch on the CPU; if not given, one for small networks, and otherwise its own choice"""
     quiet: bool = False
     """no progress bar, only the result"""
 
@@ -115,7 +121,6 @@ def check(args: TrainArgs, settings: Settings) -> None:
     if args.tensorboard:
         require("tensorboard", "tensorboard")
     if not args.quiet:
-        require("tqdm", "train")
         require("rich", "train")
     make_callbacks(settings)
     with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
@@ -165,6 +170,31 @@ def set_threads(threads: int | None) -> None:
         if threads < 1:
             raise SettingsError(f"--threads must be 1 or more, got {threads}")
         th.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """In the end, PyTorch has the threads that it had before."""
+    before = th.get_num_threads()
+    try:
+        yield
+    finally:
+        th.set_num_threads(before)
+
+
+def choose_threads(threads: int | None, model: OffPolicyAlgorithm) -> None:
+    """
+    Use one thread of PyTorch for a small network on the CPU, where a second one gains nothing, and costs many times the
+    update wherever something else runs on its core.
+
+    :param threads: What was asked for, which is left as it is; None if nothing was
+    :param model: The model to train
+    """
+    actor = getattr(model, "actor", None)
+    if threads is not None or model.device.type != "cpu" or not isinstance(actor, th.nn.Module):
+        return
+    if model.batch_size * sum(weights.numel() for weights in actor.parameters()) < _PRODUCTS_OF_ONE_THREAD:
+        th.set_num_threads(1)
 
 
 def check_device(device: str) -> None:

@@ -116,7 +116,8 @@ def _train(args: TrainArgs) -> int:
     except OSError as error:  # the run is finished and recorded all the same
         print(f"The learning curve is missing: {error}", file=sys.stderr)
     seconds = record.seconds
-    took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations"
+    took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations, "
+    took += "with one thread" if record.threads == 1 else f"with {record.threads} threads"
     if record.score is None:
         print(f"Interrupted after {took}. What was reached is saved in {directory}")
         if has_checkpoints(directory / CHECKPOINTS):
