@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,17 +11,24 @@ from typing import Annotated, Any, Literal
 import torch as th
 import tyro
 import yaml
+from gymnasium.wrappers import TimeLimit
 from pydantic import TypeAdapter, ValidationError
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.conversion import why_invalid
-from sb3_ddpg_ext.episodes import EVAL_SEED, FINAL_SEED
+from sb3_ddpg_ext.episodes import EVAL_MAX_STEPS, EVAL_SEED, FINAL_SEED
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.imports import check_env_origin
 from sb3_ddpg_ext.results.records import Protocol, RunIdentity
 from sb3_ddpg_ext.settings import Settings, load_settings, parse_settings, read_yaml
+
+_PRODUCTS_OF_ONE_THREAD = (
+    10_000_000  # transitions of a minibatch x weights of the actor; docs/speed.md has the measurement
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class TrainArgs:
     """Train an algorithm on an environment with the settings of hyperparams/, and write a run directory."""
 
     env: Annotated[str, tyro.conf.arg(help_behavior_hint="(required, except with --resume)")] = ""
-    """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
+    """id of a Gymnasium environment, with the module to import first where it needs one (module:Env-v0), or a class
+    (module:Class)"""
     algo: str = "custom_ddpg"
     """custom_ddpg, ddpg, td3, sac (Stable-Baselines3), tqc, crossq (sb3-contrib), SBX's: sbx_ddpg, sbx_sac, ...,
     or a class of yours: module:Class"""
@@ -50,6 +59,8 @@ class TrainArgs:
     """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
     eval_episodes: int = 20
     """episodes of each evaluation, the final one included"""
+    eval_max_steps: int = EVAL_MAX_STEPS
+    """steps after which an episode of an evaluation is cut off, 0 for never"""
     checkpoint_freq: int | None = None
     """environment steps between checkpoints, from which a run goes on after whatever has ended it, 0 for none; a
     twentieth of the run, and at least 1,000, if not given"""
@@ -62,13 +73,13 @@ class TrainArgs:
     device: str = "auto"
     """cpu, cuda, or auto for the GPU where there is one"""
     threads: int | None = None
-    """threads of PyTorch on the CPU; its own choice if not given"""
+    """threads of PyTorch on the CPU; if not given, one for small networks, and otherwise its own choice"""
     quiet: bool = False
     """no progress bar, only the result"""
 
 
 def env_name(env_id: str) -> str:
-    """:return: The id of an environment as a file name: without the package, and ``/`` replaced as RL Zoo does"""
+    """:return: The id of an environment as a file name: without the module, and ``/`` replaced as RL Zoo does"""
     return env_id.split(":")[-1].replace("/", "-")
 
 
@@ -103,6 +114,7 @@ def check(args: TrainArgs, settings: Settings) -> None:
         raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
     if args.eval_freq is not None and args.eval_freq < 0:
         raise SettingsError(f"--eval-freq must be 0 (for no evaluations) or more, got {args.eval_freq}")
+    check_max_steps(args.eval_max_steps)
     set_threads(args.threads)
     check_device(args.device)
     if args.checkpoint_freq is not None and args.checkpoint_freq < 0:
@@ -110,11 +122,31 @@ def check(args: TrainArgs, settings: Settings) -> None:
     if args.tensorboard:
         require("tensorboard", "tensorboard")
     if not args.quiet:
-        require("tqdm", "train")
         require("rich", "train")
     make_callbacks(settings)
     with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
+        _warn_without_time_limit(args, env)
         make_model(settings, args.algo, env, seed=args.seed, device=args.device)
+
+
+def check_max_steps(steps: int) -> None:
+    """
+    :param steps: Steps after which an episode of an evaluation is cut off
+    :raises SettingsError: If it is negative
+    """
+    if steps < 0:
+        raise SettingsError(f"--eval-max-steps must be 0 (for never) or more, got {steps}")
+
+
+def _warn_without_time_limit(args: TrainArgs, env: VecEnv) -> None:
+    if not env.env_is_wrapped(TimeLimit)[0]:
+        cut = f"are cut off after {args.eval_max_steps:,} steps" if args.eval_max_steps else "do not end"
+        warnings.warn(
+            f"{args.env} has no time limit. If it does not end its episodes itself, those of an evaluation {cut}. Set "
+            'one with gymnasium.register(..., max_episode_steps=200), or -p "env_wrapper='
+            '{gymnasium.wrappers.TimeLimit: {max_episode_steps: 200}}"',
+            stacklevel=2,
+        )
 
 
 def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:
@@ -139,6 +171,31 @@ def set_threads(threads: int | None) -> None:
         if threads < 1:
             raise SettingsError(f"--threads must be 1 or more, got {threads}")
         th.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """In the end, PyTorch has the threads that it had before."""
+    before = th.get_num_threads()
+    try:
+        yield
+    finally:
+        th.set_num_threads(before)
+
+
+def choose_threads(threads: int | None, model: OffPolicyAlgorithm) -> None:
+    """
+    Use one thread of PyTorch for a small network on the CPU, where a second one gains nothing, and costs many times the
+    update wherever something else runs on its core.
+
+    :param threads: What was asked for, which is left as it is; None if nothing was
+    :param model: The model to train
+    """
+    actor = getattr(model, "actor", None)
+    if threads is not None or model.device.type != "cpu" or not isinstance(actor, th.nn.Module):
+        return
+    if model.batch_size * sum(weights.numel() for weights in actor.parameters()) < _PRODUCTS_OF_ONE_THREAD:
+        th.set_num_threads(1)
 
 
 def check_device(device: str) -> None:
@@ -179,7 +236,7 @@ def identity(args: TrainArgs, settings: Settings, label: str) -> RunIdentity:
         planned_steps=settings.n_timesteps,
         # As it will be read back from the file. JSON has no infinities, which YAML has
         settings=json.loads(json.dumps(settings.raw, default=str), parse_constant=str),
-        protocol=Protocol(eval_freq(args, settings), args.eval_episodes, (EVAL_SEED, FINAL_SEED)),
+        protocol=Protocol(eval_freq(args, settings), args.eval_episodes, (EVAL_SEED, FINAL_SEED), args.eval_max_steps),
         vec_env=args.vec_env,
         threads=args.threads or th.get_num_threads(),
     )

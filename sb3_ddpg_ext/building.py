@@ -1,6 +1,8 @@
 """Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
 import copy
+import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +11,14 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
-from sb3_ddpg_ext.env_checks import vectorized
+from sb3_ddpg_ext.env_checks import inside_monitor, vectorized
 from sb3_ddpg_ext.errors import (
     FaultyEnvironmentError,
     SettingsError,
@@ -23,6 +26,7 @@ from sb3_ddpg_ext.errors import (
     is_full_disk,
     on_the_command_line,
     one_line,
+    unknown,
     unusable_action_space,
 )
 from sb3_ddpg_ext.noise import NOISES
@@ -49,12 +53,13 @@ def make_env(
     vecnormalize: Path | None = None,
     trusted: bool = False,
     render_mode: str | None = None,
+    max_steps: int | None = None,
 ) -> VecEnv:
     """
     Build the vectorized environment that the settings describe, with wrappers in RL Zoo's order; but frames are stacked
     before they are normalised, since SB3's replay buffers store the observations that ``VecNormalize`` was given.
 
-    :param env_id: Id of a Gymnasium environment with a continuous action space
+    :param env_id: Id of a Gymnasium environment with a continuous action space, or ``module:Class``
     :param settings: wrappers, their arguments, normalisation and frame stack
     :param n_envs: Number of environments
     :param seed: The first environment's seed, the others' follow
@@ -65,6 +70,7 @@ def make_env(
     :param vecnormalize: File of statistics to start from
     :param trusted: Whether code from that file may be run
     :param render_mode: Render mode of the environments; SB3's choice if not given
+    :param max_steps: Ends episodes after so many steps, if they have not ended by then; None or 0 leaves them alone
     :return: The environment
     :raises SettingsError: If it cannot be built, or if DDPG and its kin cannot act in it
     :raises FaultyEnvironmentError: If it cannot be built in a process of its own
@@ -73,12 +79,15 @@ def make_env(
 
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         for wrapper, kwargs in settings.env_wrapper:
-            env = wrapper(env, **kwargs)
+            env = inside_monitor(env, TimeLimit, **kwargs) if wrapper is TimeLimit else wrapper(env, **kwargs)
         return env
 
     def vectorize(env_fns: Sequence[Callable[[], gym.Env[Any, Any]]]) -> VecEnv:
         name = f"{'' if training else 'evaluation '}environment {env_id!r}"
-        return vectorized(env_fns, name=name, monitor_dir=monitor_dir, subprocesses=vec_env == "subproc")
+        subprocesses = vec_env == "subproc"
+        return vectorized(
+            env_fns, name=name, monitor_dir=monitor_dir, subprocesses=subprocesses, max_steps=max_steps or None
+        )
 
     render = {} if render_mode is None else {"render_mode": render_mode}
     try:
@@ -86,7 +95,7 @@ def make_env(
             if render_mode is None:  # SB3 asks for pictures in case somebody wants them; not all environments have any
                 warnings.filterwarnings("ignore", ".*render_mode='rgb_array' that is not in the possible")
             env: VecEnv = make_vec_env(
-                env_id,
+                _env_class(env_id) or env_id,
                 n_envs,
                 seed,
                 monitor_dir=None if monitor_dir is None else str(monitor_dir),
@@ -114,6 +123,34 @@ def make_env(
         if is_full_disk(error):
             raise
         raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
+
+
+def _env_class(env_id: str) -> type[gym.Env[Any, Any]] | None:
+    """
+    Import a class that nobody has registered.
+
+    :param env_id: ``module:Class``
+    :return: The class; None if Gymnasium knows the id, or can say best what is wrong with it
+    :raises SettingsError: If the name is something else, or if the module has only other environments
+    """
+    module, _, name = env_id.rpartition(":")
+    if not (module and name.isidentifier()):
+        return None
+    try:
+        content = vars(importlib.import_module(module))
+    except ModuleNotFoundError:
+        return None
+    if name in gym.registry:  # exactly so: a class Pendulum is not Gymnasium's Pendulum-v1
+        return None
+    target = content.get(name)
+    if inspect.isclass(target) and issubclass(target, gym.Env):
+        return target
+    if target is not None:
+        raise SettingsError(f"expected a subclass of gymnasium's Env, got {env_id!r}")
+    classes = {key: value for key, value in content.items() if inspect.isclass(value) and value.__module__ == module}
+    if envs := [key for key, value in classes.items() if issubclass(value, gym.Env)]:
+        raise SettingsError(f"{module}: {unknown('environment', name, envs)}")
+    return None
 
 
 def _load_statistics(file: Path, env: VecEnv, trusted: bool) -> VecNormalize:

@@ -115,14 +115,16 @@ def _train(args: TrainArgs) -> int:
     except OSError as error:  # the run is finished and recorded all the same
         print(f"The learning curve is missing: {error}", file=sys.stderr)
     seconds = record.seconds
-    took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations"
+    took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations, "
+    took += "with one thread" if record.threads == 1 else f"with {record.threads} threads"
     if record.score is None:
         print(f"Interrupted after {took}. What was reached is saved in {directory}")
         if has_checkpoints(directory / CHECKPOINTS):
             print(f"To go on: sb3-ddpg train --resume {shlex.quote(str(directory))}")
         return 130
     print(f"Trained {record.algo} on {record.env}: {took}")
-    print(f"Last model: {_score(record.score)}")
+    max_steps = 0 if record.protocol is None else record.protocol.max_steps  # of a resumed run, too
+    print(f"Last model: {_score(record.score, max_steps)}")
     best = record.best_evaluation
     if best is not None:
         print(f"Best model: mean return {best.mean:.1f} in the evaluation at step {best.step:,}, which chose it")
@@ -137,7 +139,7 @@ def _draw_learning_curve(directory: Path) -> None:
 
 def _evaluate(args: EvaluateArgs) -> int:
     model, score = evaluate(args)
-    print(f"{model}: {_score(score)}")
+    print(f"{model}: {_score(score, args.eval_max_steps)}")
     if args.video is not None:
         print(f"Videos in {args.video}")
     return 0
@@ -205,5 +207,7 @@ def _tune(args: TuneArgs, with_traceback: bool) -> int:
     return 0
 
 
-def _score(score: Score) -> str:
-    return f"mean return {score.mean:.1f} (standard deviation {score.std:.1f}) over {len(score.returns)} episodes"
+def _score(score: Score, max_steps: int) -> str:
+    cut_off = score.cut_off(max_steps)
+    mean = f"mean return {score.mean:.1f} (standard deviation {score.std:.1f}) over {len(score.returns)} episodes"
+    return f"{mean}, {cut_off}" if cut_off else mean

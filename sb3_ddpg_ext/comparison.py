@@ -43,7 +43,7 @@ class CompareArgs:
     """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg; with
     a name of yours: short=custom_ddpg:gamma=0.9; classes of yours: module:Class"""
     envs: str
-    """ids of Gymnasium environments, separated by commas"""
+    """ids of Gymnasium environments, or classes (module:Class), separated by commas"""
     seeds: int = 5
     """how many runs of each algorithm on each environment; their seeds are 0, 1, 2, ..."""
     steps: int | None = None

@@ -177,7 +177,9 @@ def _name(run: PlannedRun) -> str:
 def _outcome(record: RunRecord) -> str:
     if record.score is None:
         return f"{record.status}: {record.reason}"
-    return f"mean return {record.score.mean:.1f} after {_duration(record.seconds.train)} of training"
+    cut_off = "" if record.protocol is None else record.score.cut_off(record.protocol.max_steps)
+    outcome = f"mean return {record.score.mean:.1f} after {_duration(record.seconds.train)} of training"
+    return f"{outcome}; of its last episodes, {cut_off}" if cut_off else outcome
 
 
 def _duration(seconds: float) -> str:

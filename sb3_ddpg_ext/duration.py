@@ -93,7 +93,8 @@ def _measure(run: PlannedRun) -> Expectation:
     with warnings.catch_warnings(), contextlib.ExitStack() as resources:
         warnings.simplefilter("ignore")
         env = resources.enter_context(contextlib.closing(make_env(args.env, settings, settings.n_envs, args.seed)))
-        eval_env = make_env(args.env, settings, EVAL_ENVS, FINAL_SEED, training=False)
+        max_steps = args.eval_max_steps
+        eval_env = make_env(args.env, settings, EVAL_ENVS, FINAL_SEED, training=False, max_steps=max_steps)
         resources.callback(eval_env.close)
         model = make_model(settings, args.algo, env, seed=args.seed, device=args.device)
         speed = _SpeedCallback()

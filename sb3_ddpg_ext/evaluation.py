@@ -10,9 +10,9 @@ from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ddpg_ext.arguments import arguments_file, check_device, set_threads, settings_beside
+from sb3_ddpg_ext.arguments import arguments_file, check_device, check_max_steps, set_threads, settings_beside
 from sb3_ddpg_ext.building import make_env
-from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
+from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_MAX_STEPS, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_command_line, one_line, require
 from sb3_ddpg_ext.files import make_directory
 from sb3_ddpg_ext.imports import check_env_origin
@@ -30,6 +30,8 @@ class EvaluateArgs:
     """run directory, or a model's .zip file"""
     episodes: int = 20
     """how many episodes"""
+    eval_max_steps: int = EVAL_MAX_STEPS
+    """steps after which an episode is cut off, 0 for never"""
     model: Literal["best", "last"] = "best"
     """which model of a run directory"""
     stochastic: bool = False
@@ -174,6 +176,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         raise SettingsError(f"--episodes must be 1 or more, got {args.episodes}")
     if args.render and args.video is not None:
         raise SettingsError("--render and --video exclude each other; choose one")
+    check_max_steps(args.eval_max_steps)
     set_threads(args.threads)
     check_device(args.device)
     saved = find_model(args.run_or_model, args.model, args.algo, args.env, trusted=args.trusted)
@@ -197,6 +200,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         vecnormalize=saved.vecnormalize,
         trusted=args.trusted,
         render_mode="human" if args.render else None,
+        max_steps=args.eval_max_steps,
     )
     try:
         model = saved.load(env, args.device, trusted=args.trusted)

@@ -26,13 +26,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ddpg_ext.arguments import (
     TrainArgs,
     check,
+    choose_threads,
     env_name,
     eval_freq,
     identity,
@@ -40,6 +41,7 @@ from sb3_ddpg_ext.arguments import (
     read_arguments,
     set_threads,
     settings_of,
+    threads_kept,
     write_arguments,
 )
 from sb3_ddpg_ext.building import make_env, make_model
@@ -56,6 +58,7 @@ from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_c
 from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import LOCK, lock, remove_partial
+from sb3_ddpg_ext.progress import ProgressBar
 from sb3_ddpg_ext.results.provenance import machine, versions
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
 from sb3_ddpg_ext.results.result_file import read_run, write_record
@@ -119,7 +122,7 @@ def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, S
 
 def _train_locked(directory: Path, args: TrainArgs, settings: Settings, label: str, resumes: bool) -> RunRecord:
     try:
-        with StopOnSignal() as stop:
+        with StopOnSignal() as stop, threads_kept():
             return train_in(directory, args, settings, label=label, stop=stop, resume=resumes)
     except CheckpointError as error:
         raise SettingsError(f"{directory} cannot be resumed: {error}") from error
@@ -209,7 +212,9 @@ def train_in(
     with _environments(directory, args, settings, append=resume) as (env, eval_env):
         # SB3 counts steps of the vectorized environment. Rounded up: at least so many environment steps
         frequency = math.ceil(eval_freq(args, settings) / settings.n_envs)
-        evaluation = Evaluation(directory, eval_env, frequency, args.eval_episodes, stop, on_evaluation)
+        evaluation = Evaluation(
+            directory, eval_env, frequency, args.eval_episodes, args.eval_max_steps, stop, on_evaluation
+        )
         checkpoints = _make_checkpoints(directory, args, settings, evaluation.clock)
         tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
         if resume and checkpoints is not None:
@@ -219,13 +224,14 @@ def train_in(
             model = make_model(
                 settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
             )
+        choose_threads(args.threads, model)
         if checkpoints is not None:
             record_episodes(env)
         stop.checkpoints = checkpoints
         callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings), evaluation, stop]
         files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
-            _learn(model, settings, callbacks, progress_bar=not args.quiet)
+            _learn(model, settings, callbacks, None if args.quiet else ProgressBar(evaluation))
         except BaseException:  # whatever ended training, the model so far is saved
             with contextlib.suppress(OSError):  # a full disk must not hide what ended training
                 save_model(model, *files)
@@ -270,7 +276,8 @@ def _environments(
             append=append,
         )
     with contextlib.closing(env):
-        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
+        n_envs, max_steps = min(EVAL_ENVS, args.eval_episodes), args.eval_max_steps
+        eval_env = make_env(args.env, settings, n_envs, EVAL_SEED, training=False, max_steps=max_steps)
         with contextlib.closing(eval_env):
             yield env, eval_env
 
@@ -286,19 +293,19 @@ def _make_checkpoints(directory: Path, args: TrainArgs, settings: Settings, cloc
 
 
 def _learn(
-    model: OffPolicyAlgorithm, settings: Settings, callbacks: Sequence[BaseCallback], *, progress_bar: bool
+    model: OffPolicyAlgorithm, settings: Settings, callbacks: Sequence[BaseCallback], bar: ProgressBar | None
 ) -> None:
-    bars = [ProgressBarCallback()] if progress_bar else []
+    failed = True
     try:
         model.learn(
             settings.n_timesteps - model.num_timesteps,
-            callback=[*callbacks, *bars],
+            callback=[*callbacks, *([] if bar is None else [bar])],
             reset_num_timesteps=model.num_timesteps == 0,
         )
+        failed = False
     finally:
-        for bar in bars:
-            if hasattr(bar, "pbar"):  # after an error SB3 leaves it open, and it would be drawn below the message
-                bar.pbar.close()
+        if bar is not None:
+            bar.close(failed=failed)
 
 
 def _final_score(

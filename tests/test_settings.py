@@ -897,3 +897,14 @@ def test_any_override_is_a_setting_or_a_settings_error(name, text):
 def test_classes_of_the_algorithms():
     assert algorithm_class("ddpg") is DDPG
     assert algorithm_class("tqc") is TQC
+
+
+def test_the_default_of_custom_ddpg_is_the_agent_and_the_noise_of_the_comparison_of_noises():
+    """Every environment of a user's own gets it."""
+    agent = read_yaml(HYPERPARAMS.parent / "docs/noise/agent.yml")["MountainCarContinuous-v0"]
+    default = read_yaml(HYPERPARAMS / "custom_ddpg.yml")["default"]
+    assert default == agent | {"policy": "MlpPolicy", "noise_type": "ou", "train_freq": 1, "gradient_steps": 1}
+    report = (HYPERPARAMS.parent / "docs/noise/report.md").read_text()
+    for noise, score in (("ou", r"0.852 \[0.816, 0.861\]"), ("normal, std: 0.1", r"0.435 \[0.418, 0.440\]")):
+        assert rf"action\_noise=\{{type: {noise}\}} | {score}" in report
+        assert score.replace("\\", "") in (HYPERPARAMS / "custom_ddpg.yml").read_text()

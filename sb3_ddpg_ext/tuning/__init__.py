@@ -52,7 +52,8 @@ class TuneArgs:
     """
 
     env: str
-    """id of a Gymnasium environment, with the package to import first where it needs one: package:Env-v0"""
+    """id of a Gymnasium environment, with the module to import first where it needs one (module:Env-v0), or a class
+    (module:Class)"""
     algo: str = "custom_ddpg"
     """any algorithm that train knows"""
     trials: int = 50
