@@ -15,8 +15,9 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.checkpoint import ResumableCheckpointCallback
-from sb3_ddpg_ext.episodes import EVAL_SEED, check_returns
+from sb3_ddpg_ext.episodes import check_returns
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.protocol import EVAL_SEED
 from sb3_ddpg_ext.results.records import BestEvaluation, Evaluations
 from sb3_ddpg_ext.safe_files.loading import is_sb3s
 from sb3_ddpg_ext.safe_files.model_file import write_model

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sb3_ddpg_ext import display, evaluation, report, training
-from sb3_ddpg_ext.arguments import TrainArgs
-from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, finished, plan, scales_of
-from sb3_ddpg_ext.evaluation import EvaluateArgs
+from sb3_ddpg_ext.arguments import CompareArgs, EvaluateArgs, TrainArgs, TuneArgs
+from sb3_ddpg_ext.comparison import PlannedRun, baseline_of, finished, plan, scales_of
 from sb3_ddpg_ext.results.records import RunRecord
-from sb3_ddpg_ext.tuning import TuneArgs, require_packages
+from sb3_ddpg_ext.tuning import require_packages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,7 +171,7 @@ evaluate = _called_with(
     """
     Play episodes with a saved model, as ``sb3-ddpg evaluate``.
 
-    The arguments are those of the command line: :class:`sb3_ddpg_ext.evaluation.EvaluateArgs`.
+    The arguments are those of the command line: :class:`sb3_ddpg_ext.arguments.EvaluateArgs`.
 
     :return: The model's file, and the score
     :raises SettingsError: If a setting is wrong, or the model cannot be loaded or shown
@@ -184,7 +183,7 @@ compare = _called_with(
     """
     Train algorithms with several seeds, and write a report, as ``sb3-ddpg compare``.
 
-    The arguments are those of the command line: :class:`sb3_ddpg_ext.comparison.CompareArgs`.
+    The arguments are those of the command line: :class:`sb3_ddpg_ext.arguments.CompareArgs`.
 
     :return: The records, the numbers of the report, and its pictures
     :raises SettingsError: For anything that the caller has to mend
@@ -196,7 +195,7 @@ tune = _called_with(
     """
     Search for better settings, and confirm them on fresh seeds, as ``sb3-ddpg tune``.
 
-    The arguments are those of the command line: :class:`sb3_ddpg_ext.tuning.TuneArgs`.
+    The arguments are those of the command line: :class:`sb3_ddpg_ext.arguments.TuneArgs`.
 
     :return: The study, the ranking of the confirmation, and the winner
     :raises SettingsError: For anything that the caller has to mend

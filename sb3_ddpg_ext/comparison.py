@@ -12,11 +12,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-
-from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of
+from sb3_ddpg_ext.arguments import CompareArgs, TrainArgs
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
 from sb3_ddpg_ext.env_scales import env_scales
@@ -25,56 +22,12 @@ from sb3_ddpg_ext.files import LOCK, lock, make_directory
 from sb3_ddpg_ext.results.records import RunIdentity, RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.results.scales import Scale
+from sb3_ddpg_ext.run_arguments import check, check_is_evaluated, env_name, identity, settings_of
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import can_resume, train_from_last_checkpoint
 from sb3_ddpg_ext.variants import Variant, parse_variants
 
 MIN_EVAL_EPISODES = 10
-
-
-@dataclass(frozen=True)
-class CompareArgs:
-    """
-    Train algorithms on environments with several seeds each, and write a report. Finished runs are kept: the same
-    command goes on where it was stopped, and more algorithms, environments or seeds add to it.
-    """
-
-    algos: str
-    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg; with
-    a name of yours: short=custom_ddpg:gamma=0.9; classes of yours: module:Class"""
-    envs: str
-    """ids of Gymnasium environments, or classes (module:Class), separated by commas"""
-    seeds: int = 5
-    """how many runs of each algorithm on each environment; their seeds are 0, 1, 2, ..."""
-    steps: int | None = None
-    """environment steps of each run; as the settings say if not given, where these agree"""
-    eval_freq: int | None = None
-    """environment steps between evaluations; a twentieth of the run if not given"""
-    eval_episodes: int = 20
-    """episodes of each evaluation, 10 or more"""
-    baseline: str | None = None
-    """the algorithm, as written in --algos, that the report compares the others with; ddpg if it is among them, and
-    otherwise the first, if not given"""
-    threshold: float | None = None
-    """the return at which each environment counts as solved; that of --scales, of the package's table, or of the
-    environment's registration if not given"""
-    scales: Path | None = None
-    """YAML file of scores to normalise by: Env-v0: {random: -1200, reference: -150, threshold: -200}"""
-    format: Annotated[tuple[Literal["pdf", "svg", "latex"], ...], tyro.conf.UseAppendAction] = ()
-    """what to write of the report beside its pages: each picture as pdf or svg, each table as latex"""
-    log_dir: Path = Path("runs/compare")
-    """where run directories and report are made"""
-    workers: int = 2
-    """processes, one run at a time in each; 0 for this process alone"""
-    scheduler: str | None = None
-    """Dask scheduler whose workers are used instead: tcp://host:8786; it and they need this package, and the workers
-    the log directory"""
-    resume: bool = True
-    """go on with runs that were killed from their last checkpoint, not from scratch"""
-    dry_run: bool = False
-    """say what would be done, and about how long it takes"""
-    quiet: bool = False
-    """no progress display, only the result"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +47,7 @@ class PlannedRun:
     directory: Path
 
     def identity(self) -> RunIdentity:
-        """:return: See :func:`sb3_ddpg_ext.arguments.identity`"""
+        """:return: See :func:`sb3_ddpg_ext.run_arguments.identity`"""
         return identity(self.args, self.settings, self.label)
 
 

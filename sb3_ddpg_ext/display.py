@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, run_missing, steps_so_far
+from sb3_ddpg_ext.arguments import CompareArgs, TuneArgs
+from sb3_ddpg_ext.comparison import PlannedRun, run_missing, steps_so_far
 from sb3_ddpg_ext.duration import expect
 from sb3_ddpg_ext.results.records import RunRecord
-from sb3_ddpg_ext.tuning import TuneArgs
 
 
 def run_with_progress(

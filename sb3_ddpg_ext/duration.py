@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ddpg_ext.arguments import env_name, eval_freq
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.comparison import PlannedRun
-from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
+from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import describe
+from sb3_ddpg_ext.protocol import EVAL_ENVS, FINAL_SEED
 from sb3_ddpg_ext.results.result_file import read_run
+from sb3_ddpg_ext.run_arguments import env_name, eval_freq
 
 
 @dataclass(frozen=True)

@@ -5,54 +5,22 @@ from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
-import tyro
 from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ddpg_ext.arguments import arguments_file, check_device, check_max_steps, set_threads, settings_beside
+from sb3_ddpg_ext.arguments import EvaluateArgs
 from sb3_ddpg_ext.building import make_env
-from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_MAX_STEPS, FINAL_SEED, score
+from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_command_line, one_line, require
 from sb3_ddpg_ext.files import make_directory
 from sb3_ddpg_ext.imports import check_env_origin
+from sb3_ddpg_ext.protocol import EVAL_ENVS
 from sb3_ddpg_ext.results.records import Score
+from sb3_ddpg_ext.run_arguments import arguments_file, check_device, check_max_steps, set_threads, settings_beside
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
 from sb3_ddpg_ext.safe_files.loading import load_model
 from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_settings, read_yaml
-
-
-@dataclass(frozen=True)
-class EvaluateArgs:
-    """Play episodes with a trained model, and print what it scores."""
-
-    run_or_model: tyro.conf.Positional[Path]
-    """run directory, or a model's .zip file"""
-    episodes: int = 20
-    """how many episodes"""
-    eval_max_steps: int = EVAL_MAX_STEPS
-    """steps after which an episode is cut off, 0 for never"""
-    model: Literal["best", "last"] = "best"
-    """which model of a run directory"""
-    stochastic: bool = False
-    """let the policy sample its actions (SAC, TQC and CrossQ; DDPG and TD3 are deterministic anyway)"""
-    render: bool = False
-    """show the episodes in a window"""
-    video: Path | None = None
-    """record the episodes into this folder"""
-    seed: int = FINAL_SEED
-    """seed of the first environment"""
-    algo: str | None = None
-    """algorithm of a model that lies outside of a run directory"""
-    env: str | None = None
-    """environment to play in; that of the run if not given"""
-    device: str = "auto"
-    """cpu, cuda, or auto for the GPU where there is one"""
-    threads: int | None = None
-    """threads of PyTorch on the CPU; its own choice if not given"""
-    trusted: bool = False
-    """trust the author of the run: let its settings import modules that lie in its directory, and run code from the
-    model's files, where they are pickles: those of SB3, SBX and early versions"""
 
 
 @dataclass(frozen=True)

@@ -6,54 +6,32 @@ environment out. The file is compared with ``predict`` before it gets its name.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
-import tyro
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from sb3_ddpg_ext.arguments import ExportArgs, ExportFormat
 from sb3_ddpg_ext.building import make_env
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
 from sb3_ddpg_ext.evaluation import find_model
 from sb3_ddpg_ext.files import atomic
 
-Format = Literal["torchscript", "onnx"]
 Observations = dict[str, npt.NDArray[Any]]
 """For each input of the file, in its order, a batch of observations"""
 
-_SUFFIXES: dict[Format, str] = {"torchscript": ".pt", "onnx": ".onnx"}
+_SUFFIXES: dict[ExportFormat, str] = {"torchscript": ".pt", "onnx": ".onnx"}
 _SAMPLES = 64  # random observations, and as many extreme ones
 _EXTREME = 1_000.0  # where bounds are wider, or none: of sums of much larger numbers float32 keeps too few digits
 TOLERANCE = 1e-4
 """How far an action of the file may be from that of ``predict``, as a part of the action's range"""
-
-
-@dataclass(frozen=True)
-class ExportArgs:
-    """Write a trained policy as one file that runs without this package, and check it against the model."""
-
-    run_or_model: tyro.conf.Positional[Path]
-    """run directory, or a model's .zip file"""
-    format: Format = "torchscript"
-    """torchscript for PyTorch (also in C++), onnx for all that read ONNX"""
-    output: Path | None = None
-    """the file to write; beside the model, with its name, if not given"""
-    model: Literal["best", "last"] = "best"
-    """which model of a run directory"""
-    algo: str | None = None
-    """algorithm of a model that lies outside of a run directory"""
-    env: str | None = None
-    """environment of such a model"""
-    trusted: bool = False
-    """trust the author of the run, as in `sb3-ddpg evaluate`"""
 
 
 class DeterministicPolicy(nn.Module):
@@ -136,7 +114,7 @@ def export(args: ExportArgs) -> tuple[Path, float]:
     return file, difference
 
 
-def write(policy: DeterministicPolicy, file: Path, format: Format) -> None:  # noqa: A002
+def write(policy: DeterministicPolicy, file: Path, format: ExportFormat) -> None:  # noqa: A002
     """
     Write a policy, unchecked.
 
@@ -178,14 +156,14 @@ def _quiet_tracing() -> Iterator[None]:
         yield
 
 
-def check(file: Path, model: OffPolicyAlgorithm, format: Format) -> float:  # noqa: A002
+def check(file: Path, model: OffPolicyAlgorithm, format: ExportFormat) -> float:  # noqa: A002
     """
     Compare the actions of a file with those of the model, for random observations and for extreme ones, many at once
     and one alone.
 
     :param file: The file
     :param model: The model, with its environment
-    :param format: Format of the file
+    :param format: ExportFormat of the file
     :return: The largest difference, as a part of the range of actions
     :raises SettingsError: If it is larger than :data:`TOLERANCE`
     """
@@ -234,7 +212,7 @@ def _batch(space: spaces.Space[Any], rng: np.random.Generator) -> npt.NDArray[An
     return clipped.astype(space.dtype)
 
 
-def _runner(file: Path, format: Format) -> Callable[[Observations], npt.NDArray[Any]]:  # noqa: A002
+def _runner(file: Path, format: ExportFormat) -> Callable[[Observations], npt.NDArray[Any]]:  # noqa: A002
     """:return: The policy of a file, as whoever is given the file would run it"""
     if format == "torchscript":
         with _quiet_tracing():

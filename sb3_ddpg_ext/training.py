@@ -30,8 +30,27 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_ddpg_ext.arguments import (
-    TrainArgs,
+from sb3_ddpg_ext.arguments import TrainArgs
+from sb3_ddpg_ext.building import make_env, make_model
+from sb3_ddpg_ext.callbacks import (
+    CHECKPOINTS,
+    Checkpoints,
+    Evaluation,
+    InterruptedEvaluationError,
+    StopOnSignal,
+    TrainingClock,
+    save_model,
+)
+from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
+from sb3_ddpg_ext.episodes import score
+from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.files import LOCK, lock, remove_partial
+from sb3_ddpg_ext.progress import ProgressBar
+from sb3_ddpg_ext.protocol import EVAL_ENVS, EVAL_SEED, FINAL_SEED
+from sb3_ddpg_ext.results.provenance import machine, versions
+from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
+from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.run_arguments import (
     check,
     choose_threads,
     env_name,
@@ -44,24 +63,6 @@ from sb3_ddpg_ext.arguments import (
     threads_kept,
     write_arguments,
 )
-from sb3_ddpg_ext.building import make_env, make_model
-from sb3_ddpg_ext.callbacks import (
-    CHECKPOINTS,
-    Checkpoints,
-    Evaluation,
-    InterruptedEvaluationError,
-    StopOnSignal,
-    TrainingClock,
-    save_model,
-)
-from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
-from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
-from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.files import LOCK, lock, remove_partial
-from sb3_ddpg_ext.progress import ProgressBar
-from sb3_ddpg_ext.results.provenance import machine, versions
-from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
-from sb3_ddpg_ext.results.result_file import read_run, write_record
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
 from sb3_ddpg_ext.settings import Settings, algo_name, algorithm_class
 

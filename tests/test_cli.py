@@ -300,6 +300,23 @@ def test_damaged_statistics_are_named(run_directory: Path, tmp_path: Path) -> No
     assert "cannot write to alone.zip/v" in refused(*arguments, "--video", "alone.zip/v", cwd=tmp_path)
 
 
+@pytest.mark.parametrize("command", [[], ["train"], ["tune"]])
+def test_help_answers_without_what_the_commands_need(command: list[str], tmp_path: Path) -> None:
+    heavy = {"torch", "stable_baselines3", "gymnasium", "numpy", "rich", "pydantic", "yaml"}
+    code = f"""
+import sys
+from sb3_ddpg_ext.__main__ import main
+try:
+    main([*{command}, "--help"])
+finally:
+    print("loaded:", *{heavy} & set(sys.modules))
+"""
+    result = sb3_ddpg(cwd=tmp_path, program=("-c", code))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("usage: sb3-ddpg")
+    assert result.stdout.splitlines()[-1] == "loaded:"
+
+
 def test_without_a_command(tmp_path: Path) -> None:
     result = sb3_ddpg(cwd=tmp_path)
     assert result.returncode == 2

@@ -11,8 +11,7 @@ from processes import ENVIRONMENT
 from small_runs import CUSTOM, DDPG, FIXED
 
 import sb3_ddpg_ext
-from sb3_ddpg_ext.arguments import TrainArgs
-from sb3_ddpg_ext.comparison import CompareArgs
+from sb3_ddpg_ext.arguments import CompareArgs, TrainArgs
 from sb3_ddpg_ext.errors import SettingsError
 
 QUICK = "comparison_envs:Quick-v0"

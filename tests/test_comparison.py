@@ -29,7 +29,8 @@ from comparison_envs import Quick
 from small_runs import CUSTOM, DDPG, TINY, compare_arguments
 
 from sb3_ddpg_ext import comparison, display
-from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, plan, run_missing, unfinished_state
+from sb3_ddpg_ext.arguments import CompareArgs
+from sb3_ddpg_ext.comparison import PlannedRun, baseline_of, plan, run_missing, unfinished_state
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import LOCK
 from sb3_ddpg_ext.results.records import RunRecord

@@ -18,13 +18,14 @@ import pytest
 from processes import ENVIRONMENT
 from small_runs import FIXED, tune, tune_arguments
 
-from sb3_ddpg_ext.cli import main
+from sb3_ddpg_ext.__main__ import main
+from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.comparison import PlannedRun
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import lock
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score
 from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file, load_settings, read_yaml
-from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, confirmation
+from sb3_ddpg_ext.tuning import confirmation
 from sb3_ddpg_ext.tuning.confirmation import plan, rank, target, winner
 from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import Study, prepare

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 from small_runs import CUSTOM, FIXED
 
-from sb3_ddpg_ext.cli import main
+from sb3_ddpg_ext.__main__ import main
 from sb3_ddpg_ext.env_scales import env_scales
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.scales import SCALES, Scale

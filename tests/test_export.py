@@ -15,14 +15,14 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_ext import CustomDDPG
-from sb3_ddpg_ext.arguments import TrainArgs
+from sb3_ddpg_ext.arguments import ExportArgs, ExportFormat, TrainArgs
 from sb3_ddpg_ext.building import make_env
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.evaluation import find_model
-from sb3_ddpg_ext.export import DeterministicPolicy, ExportArgs, Format, check, export, observations, write
+from sb3_ddpg_ext.export import DeterministicPolicy, check, export, observations, write
 from sb3_ddpg_ext.training import train
 
-FORMATS: list[Format] = ["torchscript", "onnx"]
+FORMATS: list[ExportFormat] = ["torchscript", "onnx"]
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
@@ -77,7 +77,7 @@ CASES = {
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("case", CASES)
-def test_a_file_acts_as_the_model(case: str, format_: Format, tmp_path: Path) -> None:
+def test_a_file_acts_as_the_model(case: str, format_: ExportFormat, tmp_path: Path) -> None:
     model = trained(*CASES[case])
     write(DeterministicPolicy(model), tmp_path / "policy", format_)
     assert check(tmp_path / "policy", model, format_) < 1e-5
@@ -130,7 +130,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_run_is_exported(run: Path, format_: Format, tmp_path: Path) -> None:
+def test_a_run_is_exported(run: Path, format_: ExportFormat, tmp_path: Path) -> None:
     file, difference = export(ExportArgs(run, format_, tmp_path / "policy"))
     assert file == tmp_path / "policy"
     assert difference < 1e-6

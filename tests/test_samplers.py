@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial
 from small_runs import tune, tune_arguments
 
-from sb3_ddpg_ext.cli import main
+from sb3_ddpg_ext.__main__ import main
 from sb3_ddpg_ext.tuning.samplers import ReproducibleSampler
 from sb3_ddpg_ext.tuning.study import quiet
 

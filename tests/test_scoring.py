@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.results.scales import SCALES, scale_of
-from sb3_ddpg_ext.tuning import ScoreKind, scoring
+from sb3_ddpg_ext.tuning import scoring
 
 FINAL, AREA = ScoreKind.FINAL, ScoreKind.AREA_OVER_STEPS
 STEPS, SECONDS = ScoreKind.STEPS_TO_THRESHOLD, ScoreKind.SECONDS_TO_THRESHOLD

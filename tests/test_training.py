@@ -22,14 +22,16 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_ddpg_ext import CustomDDPG, evaluation, load_vecnormalize, report
-from sb3_ddpg_ext.arguments import TrainArgs, settings_of
+from sb3_ddpg_ext.arguments import EvaluateArgs, TrainArgs
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.callbacks import Evaluation, StopOnSignal
-from sb3_ddpg_ext.episodes import EVAL_SEED, score
+from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.evaluation import EvaluateArgs, find_model
+from sb3_ddpg_ext.evaluation import find_model
+from sb3_ddpg_ext.protocol import EVAL_SEED
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.results.result_file import read_run, to_json
+from sb3_ddpg_ext.run_arguments import settings_of
 from sb3_ddpg_ext.settings import parse_settings
 from sb3_ddpg_ext.training import train, train_in
 

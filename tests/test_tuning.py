@@ -30,10 +30,11 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import Server, postgres  # noqa: F401 (a fixture)
 from small_runs import FIXED, tune, tune_arguments
 
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.settings import load_settings
-from sb3_ddpg_ext.tuning import ScoreKind, objective, scoring, search
+from sb3_ddpg_ext.tuning import objective, scoring, search
 from sb3_ddpg_ext.tuning import storage as storage_module
 from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage
 from sb3_ddpg_ext.tuning.study import connect, prepare, quiet

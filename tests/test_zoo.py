@@ -12,9 +12,9 @@ import yaml
 from small_runs import TINY_PARAMS
 from torch import nn
 
-from sb3_ddpg_ext.arguments import TrainArgs
+from sb3_ddpg_ext.arguments import EvaluateArgs, TrainArgs
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate, find_model
+from sb3_ddpg_ext.evaluation import evaluate, find_model
 from sb3_ddpg_ext.settings import hyperparams_file, load_settings, parse_settings, read_yaml
 from sb3_ddpg_ext.training import train
 from sb3_ddpg_ext.zoo import for_the_zoo, hyperparams, main

@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_ext.arguments import env_name
+from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.comparison import PlannedRun
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import lock, make_directory
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, RunRecord
 from sb3_ddpg_ext.results.statistics import Estimate
+from sb3_ddpg_ext.run_arguments import env_name
 from sb3_ddpg_ext.settings import Settings, own_file, read_yaml
-from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, scoring
+from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.search import ranking
 from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import IS_INCUMBENT, Study, connect, read_entry, run_directory

@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
+from sb3_ddpg_ext.arguments import TuneArgs
 from sb3_ddpg_ext.report.tables import interval
-from sb3_ddpg_ext.tuning import TuneArgs, scoring
+from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.confirmation import Confirmed
 from sb3_ddpg_ext.tuning.search import Progress, progress, search
 from sb3_ddpg_ext.tuning.storage import Job

@@ -11,15 +11,16 @@ import numpy as np
 import optuna
 from torch import OutOfMemoryError
 
-from sb3_ddpg_ext.arguments import identity
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.files import lock
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Seconds
 from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.run_arguments import identity
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import train_from_last_checkpoint
-from sb3_ddpg_ext.tuning import ScoreKind, scoring
+from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.study import Study
 
 TOO_SLOW = 4

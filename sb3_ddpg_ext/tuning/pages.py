@@ -10,9 +10,10 @@ import jinja2
 import optuna
 from optuna import visualization
 
+from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.report.tables import Table, interval, number
-from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, scoring
+from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.confirmation import Confirmed
 from sb3_ddpg_ext.tuning.objective import REASON
 from sb3_ddpg_ext.tuning.search import Progress, latest_attempts, progress, ranking

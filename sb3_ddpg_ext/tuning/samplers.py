@@ -11,8 +11,8 @@ import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_ddpg_ext.arguments import SamplerName
 from sb3_ddpg_ext.errors import require
-from sb3_ddpg_ext.tuning import SamplerName
 
 _CMA_STATE = "cma:optimizer:"  # attributes of a trial with the optimizer after it, a pickle in pieces
 _CMA_CLASSES: Mapping[str, Sequence[str]] = {

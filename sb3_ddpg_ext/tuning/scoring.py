@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import AXES, Array, Evaluations
 from sb3_ddpg_ext.results.scales import SCALES, Scale
 from sb3_ddpg_ext.results.statistics import area, first_at, iqm
-from sb3_ddpg_ext.tuning import ScoreKind
 
 DESCRIPTIONS: Mapping[ScoreKind, str] = {
     ScoreKind.FINAL: "final return",

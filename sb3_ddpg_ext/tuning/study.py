@@ -16,13 +16,14 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from pydantic import TypeAdapter
 
-from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
+from sb3_ddpg_ext.arguments import PrunerName, SamplerName, ScoreKind, TrainArgs, TuneArgs
 from sb3_ddpg_ext.env_scales import env_scales
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic, lock, make_directory
 from sb3_ddpg_ext.results.scales import Scale, scale_of
+from sb3_ddpg_ext.run_arguments import check, check_is_evaluated, env_name, eval_freq, settings_of
 from sb3_ddpg_ext.settings import Settings, algo_name, parse_settings, read_yaml
-from sb3_ddpg_ext.tuning import PrunerName, SamplerName, ScoreKind, TuneArgs, require_packages, scoring
+from sb3_ddpg_ext.tuning import require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleSampler, require_sampler
 from sb3_ddpg_ext.tuning.space import Space, make_space

@@ -6,8 +6,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from sb3_ddpg_ext.comparison import CompareArgs
-from sb3_ddpg_ext.tuning import TuneArgs, search
+from sb3_ddpg_ext.arguments import CompareArgs, TuneArgs
+from sb3_ddpg_ext.tuning import search
 from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import connect, prepare
 
