@@ -59,7 +59,7 @@ class TrainArgs:
     """steps after which an episode of an evaluation is cut off, 0 for never"""
     checkpoint_freq: int | None = None
     """environment steps between checkpoints, from which a run goes on after whatever has ended it, 0 for none; a
-    twentieth of the run, and at least 1,000, if not given"""
+    twentieth of the run, and at least 1000, if not given"""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """go on with the run in this directory from its last checkpoint; all other arguments stay what they were"""
     log_dir: Path = Path("runs")
@@ -115,8 +115,8 @@ class CompareArgs:
     """
 
     algos: str
-    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg; with
-    a name of yours: short=custom_ddpg:gamma=0.9; classes of yours: module:Class"""
+    """separated by commas, with settings: custom_ddpg:gamma=0.9,tau=0.01 or
+    custom_ddpg:hyperparams=ddpg; with a name of yours: short=custom_ddpg:gamma=0.9; classes of yours: module:Class"""
     envs: str
     """ids of Gymnasium environments, or classes (module:Class), separated by commas"""
     seeds: int = 5
@@ -204,7 +204,7 @@ class TuneArgs:
     seed: int = 0
     """seed of the search"""
     storage: str | None = None
-    """URL of a database, such as postgresql+psycopg://user@host/optuna; a file in the run directory if not given"""
+    """URL of a database, such as postgresql+psycopg://host/optuna; a file in the run directory if not given"""
     study: str | None = None
     """name of the study, and of its run directory; <algo>_<env> if not given"""
     log_dir: Path = Path("runs/tune")
@@ -223,7 +223,9 @@ class TuneArgs:
 class BenchmarkArgs:
     """Measure CustomDDPG's speed against SB3's DDPG and TD3, and SBX's DDPG where it is installed."""
 
-    cases: tuple[Literal["small", "mujoco", "default", "noise"], ...] = ("small", "mujoco", "default", "noise")
+    cases: Annotated[
+        tuple[Literal["small", "mujoco", "default", "noise"], ...], tyro.conf.arg(metavar="CASE [CASE ...]")
+    ] = ("small", "mujoco", "default", "noise")
     """small: Pendulum-v1, [64, 64], batches of 64; mujoco: HalfCheetah-v5, [256, 256], 256; default: Pendulum-v1,
     [400, 300], 256; noise: calls of action noise alone"""
     threads: tuple[int, ...] = (1, 2)
