@@ -69,7 +69,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         if end.code:
             sys.stderr.write(f"error: {_mistake(args, err.getvalue())}\n")
             raise
-        (sys.stdout if args else sys.stderr).write(_wrapped(out.getvalue()))
+        is_help = not args or not {"-h", "--help"}.isdisjoint(args)  # otherwise a script, for a shell to complete words
+        (sys.stdout if args else sys.stderr).write(_wrapped(out.getvalue()) if is_help else out.getvalue())
         raise SystemExit(0 if args else 2) from None
 
 

@@ -1,12 +1,14 @@
 """The command line as a user sees it: real processes, their output, their exit status."""
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -351,7 +353,7 @@ def test_help_breaks_no_word(command: str, monkeypatch: pytest.MonkeyPatch, caps
 
 def test_help_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
     terminal, of_process = pty.openpty()
-    termios.tcsetwinsize(of_process, (24, 80))
+    fcntl.ioctl(of_process, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "COLUMNS"} | {"TERM": "xterm"}
     command = [sys.executable, "-m", "sb3_ddpg_ext", "compare", "--help"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=of_process, stdin=of_process) as process:
@@ -365,6 +367,15 @@ def test_help_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
     lines = re.sub(r"\x1b\[[\d;]*m", "", output.decode()).splitlines()
     assert lines[0] == "usage: sb3-ddpg compare [-h] [COMPARE OPTIONS]"
     assert max(map(len, lines)) == 80
+
+
+def test_a_shell_completes_words(tmp_path: Path) -> None:
+    script = sb3_ddpg("--tyro-print-completion", "bash", cwd=tmp_path).stdout
+    function = re.findall(r"complete .*-F (\w+)", script)[-1]
+    script += "\nCOMP_WORDS=(sb3-ddpg train --checkp) COMP_CWORD=2\n"
+    script += f"{function} sb3-ddpg --checkp train; echo ${{COMPREPLY[@]}}"
+    result = subprocess.run(["bash"], input=script, capture_output=True, text=True)
+    assert result.stdout.startswith("--checkpoint-freq"), result.stderr
 
 
 MISTAKES = {
