@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sb3_ddpg_ext.checkpoint import ResumableCheckpointCallback
-    from sb3_ddpg_ext.commands import compare, evaluate, train, tune
+    from sb3_ddpg_ext.commands import ComparisonResult, TuningResult, compare, evaluate, train, tune
     from sb3_ddpg_ext.ddpg import CustomDDPG
     from sb3_ddpg_ext.noise import (
         ColoredNoise,
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CnnPolicy",
     "ColoredNoise",
+    "ComparisonResult",
     "CustomDDPG",
     "ExponentialSchedule",
     "GaussianNoise",
@@ -33,6 +34,7 @@ __all__ = [
     "PinkNoise",
     "ResumableCheckpointCallback",
     "ScheduledNoise",
+    "TuningResult",
     "UniformNoise",
     "compare",
     "evaluate",
@@ -44,7 +46,7 @@ __all__ = [
 
 _MODULES = {
     "checkpoint": {"ResumableCheckpointCallback"},
-    "commands": {"compare", "evaluate", "train", "tune"},
+    "commands": {"ComparisonResult", "TuningResult", "compare", "evaluate", "train", "tune"},
     "ddpg": {"CustomDDPG"},
     "noise": {
         "ColoredNoise",

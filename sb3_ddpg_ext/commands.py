@@ -159,6 +159,12 @@ train = _called_with(
     """
     Train one model, as ``sb3-ddpg train``, and write a run directory.
 
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> record = train("Pendulum-v1", steps=96, eval_freq=32, eval_episodes=2, log_dir=Path(mkdtemp()), quiet=True)
+    >>> record.steps, record.evaluations.steps.tolist()
+    (96, [32.0, 64.0, 96.0])
+
     The arguments are those of the command line: :class:`sb3_ddpg_ext.arguments.TrainArgs`.
 
     :return: The record of the run; its ``directory`` is the run directory
@@ -170,6 +176,13 @@ evaluate = _called_with(
     evaluation.evaluate,
     """
     Play episodes with a saved model, as ``sb3-ddpg evaluate``.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> record = train("Pendulum-v1", steps=200, eval_freq=0, eval_episodes=1, log_dir=Path(mkdtemp()), quiet=True)
+    >>> file, score = evaluate(record.directory, model="last", episodes=3)
+    >>> file.name, len(score.returns)
+    ('Pendulum-v1.zip', 3)
 
     The arguments are those of the command line: :class:`sb3_ddpg_ext.arguments.EvaluateArgs`.
 
@@ -183,6 +196,13 @@ compare = _called_with(
     """
     Train algorithms with several seeds, and write a report, as ``sb3-ddpg compare``.
 
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> small = dict(steps=100, eval_freq=50, eval_episodes=10, log_dir=Path(mkdtemp()), quiet=True)
+    >>> result = compare("custom_ddpg,ddpg", "Pendulum-v1", seeds=2, workers=0, **small)
+    >>> [row.label for row in result.comparison.score_rows["final"]]
+    ['custom_ddpg', 'ddpg']
+
     The arguments are those of the command line: :class:`sb3_ddpg_ext.arguments.CompareArgs`.
 
     :return: The records, the numbers of the report, and its pictures
@@ -194,6 +214,13 @@ tune = _called_with(
     run_tuning,
     """
     Search for better settings, and confirm them on fresh seeds, as ``sb3-ddpg tune``.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> small = dict(steps=100, eval_freq=50, eval_episodes=1, log_dir=Path(mkdtemp()), quiet=True)
+    >>> result = tune("Pendulum-v1", trials=2, seeds=1, top=1, confirm_seeds=2, workers=0, write=False, **small)
+    >>> len(result.ranked), len(result.runs)
+    (2, 4)
 
     The arguments are those of the command line: :class:`sb3_ddpg_ext.arguments.TuneArgs`.
 

@@ -231,8 +231,8 @@ def settings_beside(file: Path, arguments: Mapping[str, Any], algo: str, not_fro
     :raises SettingsError: If they cannot be used
     """
     config_file = file.with_name("config.yml")
-    raw = {"env_kwargs": arguments.get("env_kwargs"), **read_yaml(config_file)}
-    return parse_settings(algo, raw, str(config_file), not_from)
+    of_the_command_line = {"env_kwargs": given} if (given := arguments.get("env_kwargs")) else {}
+    return parse_settings(algo, of_the_command_line | read_yaml(config_file), str(config_file), not_from)
 
 
 def read_arguments(directory: Path) -> tuple[TrainArgs, Settings, str]:

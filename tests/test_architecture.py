@@ -11,7 +11,7 @@ import sb3_ddpg_ext
 ROOT = Path(__file__).parent.parent
 
 
-COMMANDS = {"compare", "evaluate", "train", "tune"}
+COMMANDS = {"ComparisonResult", "TuningResult", "compare", "evaluate", "train", "tune"}
 HEAVY = {"optuna", "matplotlib", "dask", "distributed", "scipy", "tyro", "yaml", "pydantic", "sb3_contrib"}
 
 
@@ -43,6 +43,7 @@ def test_each_module_has_its_tests() -> None:
     tested_elsewhere = {
         *("policies", "rollouts", "fast_path"),  # with the algorithm
         *("arguments", "run_arguments", "protocol", "evaluation", "callbacks", "episodes"),  # with training runs
+        "progress",  # on a terminal, with the user's own environments
         *("conversion", "expressions"),  # with the settings
         *("display", "terminal"),  # with the commands
         "results",  # its parts in test_report and test_statistics

@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 from processes import ENVIRONMENT
-from small_runs import FIXED, tune, tune_arguments
+from small_runs import FIXED, noise_of, tune, tune_arguments
 
 from sb3_ddpg_ext.__main__ import main
 from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
@@ -81,7 +81,7 @@ def test_the_best_and_the_previous_settings_are_trained_on_fresh_seeds(tuned: tu
     assert [(run.label, run.args.seed) for run in runs] == [(label, s) for s in (2, 3, 4) for label in labels]
     assert runs[1].settings.hyperparams["gamma"] == trials[0].params["gamma"]
     previous = load_settings("custom_ddpg", args.env, overrides=["n_timesteps=60", *FIXED])
-    assert runs[0].settings.noise == previous.noise
+    assert noise_of(runs[0].settings) == noise_of(previous)
     assert previous.hyperparams.items() <= runs[0].settings.hyperparams.items()
     assert {run.args.eval_episodes for run in runs} == {1}
     assert runs[0].directory == args.log_dir / job.name / "confirm" / "previous_with_fix" / "Quick-v0_2"

@@ -8,10 +8,11 @@ import optuna
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from small_runs import noise_of
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import ALGORITHMS, NoiseSettings, Settings, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, hyperparams_file, load_settings, read_yaml
 from sb3_ddpg_ext.tuning.space import Space, make_space
 
 ALGOS = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]
@@ -33,12 +34,7 @@ def meaning(settings: Settings) -> dict[str, Any]:
         said.pop(name, None)
     if said["gradient_steps"] == -1:
         said["gradient_steps"] = said["train_freq"] * settings.n_envs
-    noise = settings.noise or NoiseSettings(None)
-    said["noise"] = (
-        noise.type,
-        noise.std,
-        ({"correlation_time": 6.6667} if noise.type == "ou" else {}) | dict(noise.kwargs),
-    )
+    said["noise"] = noise_of(settings)
     return said
 
 
