@@ -54,7 +54,7 @@ class TrainArgs:
     params: Annotated[
         tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
     ] = ()
-    """override of one setting, e.g. -p gamma=0.98 -p policy_kwargs="dict(net_arch=[64, 64])" """
+    """override of one setting, e.g. -p gamma=0.98, or of a part of one: -p policy_kwargs.net_arch=[64,64]"""
     eval_freq: int | None = None
     """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
     eval_episodes: int = 20

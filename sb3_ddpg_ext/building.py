@@ -1,5 +1,6 @@
 """Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
+import contextlib
 import copy
 import importlib
 import inspect
@@ -12,10 +13,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+from torch.optim import Adam
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.env_checks import inside_monitor, vectorized
@@ -25,10 +29,10 @@ from sb3_ddpg_ext.errors import (
     UntrustedFileError,
     is_full_disk,
     on_the_command_line,
-    one_line,
     unknown,
     unusable_action_space,
 )
+from sb3_ddpg_ext.imports import load_attribute, why_not_made
 from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize
 from sb3_ddpg_ext.settings import NoiseSettings, Settings, algorithm_class
@@ -122,7 +126,9 @@ def make_env(
     except Exception as error:  # whatever environments and wrappers raise
         if is_full_disk(error):
             raise
-        raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
+        wrappers = [wrapper for wrapper, _ in (*settings.env_wrapper, *settings.vec_env_wrapper)]
+        why = why_not_made(error, [_registered_class(env_id), *wrappers, VecNormalize, Monitor])
+        raise SettingsError(f"environment {env_id!r}: {why}") from error
 
 
 def _env_class(env_id: str) -> type[gym.Env[Any, Any]] | None:
@@ -150,6 +156,14 @@ def _env_class(env_id: str) -> type[gym.Env[Any, Any]] | None:
     classes = {key: value for key, value in content.items() if inspect.isclass(value) and value.__module__ == module}
     if envs := [key for key, value in classes.items() if issubclass(value, gym.Env)]:
         raise SettingsError(f"{module}: {unknown('environment', name, envs)}")
+    return None
+
+
+def _registered_class(env_id: str) -> Any:
+    """:return: What Gymnasium or :func:`_env_class` makes an environment with; None if it is not known"""
+    with contextlib.suppress(Exception):  # imports can raise anything
+        target = _env_class(env_id) or gym.spec(env_id.split(":")[-1]).entry_point
+        return load_attribute(target) if isinstance(target, str) else target
     return None
 
 
@@ -190,7 +204,18 @@ def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> Off
         # SB3 writes into dicts it is given
         return algorithm(env=env, **copy.deepcopy(dict(settings.hyperparams)), **kwargs)
     except Exception as error:  # constructors check their arguments in many ways
-        raise SettingsError(f"{algo}: {one_line(error)}") from error
+        raise SettingsError(f"{algo}: {why_not_made(error, _classes(algorithm, settings))}") from error
+
+
+def _classes(algorithm: type[OffPolicyAlgorithm], settings: Settings) -> list[Any]:
+    """:return: What a model consists of, as far as settings have arguments for it"""
+    policy, kwargs = settings.hyperparams["policy"], settings.hyperparams.get("policy_kwargs") or {}
+    return [
+        algorithm.policy_aliases.get(policy, policy),
+        settings.hyperparams.get("replay_buffer_class") or ReplayBuffer,
+        *(kwargs.get(key, default) for key, default in (("features_extractor_class", None), ("optimizer_class", Adam))),
+        *SB3_NOISES.values(),
+    ]
 
 
 def _make_noise(noise: NoiseSettings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | Mapping[str, Any] | None:
