@@ -5,12 +5,14 @@ import os
 import shlex
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
 from sb3_ddpg_ext import display, report
 from sb3_ddpg_ext.arguments import TrainArgs
@@ -23,6 +25,7 @@ from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, Settings
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.export import ExportArgs, export
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.inspect_args import CheckArgs, ListArgs
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.training import train
 from sb3_ddpg_ext.tuning import TuneArgs
@@ -34,6 +37,8 @@ Command = (
     | Annotated[TuneArgs, tyro.conf.subcommand("tune")]
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
     | Annotated[ExportArgs, tyro.conf.subcommand("export")]
+    | Annotated[CheckArgs, tyro.conf.subcommand("check")]
+    | Annotated[ListArgs, tyro.conf.subcommand("list")]
 )
 
 
@@ -78,6 +83,10 @@ def _run(command: Command, with_traceback: bool) -> int:
                 return _benchmark(command)
             case ExportArgs():
                 return _export(command)
+            case CheckArgs():
+                return _check(command)
+            case ListArgs():
+                return _list(command)
     except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
         if with_traceback:
             print(trace(error), file=sys.stderr, end="")
@@ -155,6 +164,25 @@ def _benchmark(args: BenchmarkArgs) -> int:
 def _export(args: ExportArgs) -> int:
     file, difference = export(args)
     print(f"Written to {file}: its actions are those of the model, to {difference:.1g} of their range")
+    return 0
+
+
+def _check(args: CheckArgs) -> int:
+    from sb3_ddpg_ext.checking import check
+
+    found = check(args)
+    for finding in found:
+        print(finding)
+    counts = Counter(finding.level for finding in found)
+    print(f"{args.env}: errors {counts['error']}, warnings {counts['warning']}")
+    return 1 if counts["error"] else 0
+
+
+def _list(args: ListArgs) -> int:
+    from sb3_ddpg_ext.listing import tables
+
+    for each in tables(args.what):
+        Console(markup=False, highlight=False).print(each)
     return 0
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sb3_ddpg_ext.errors import SettingsError, one_line, unknown
+from sb3_ddpg_ext.errors import SettingsError, nearest, one_line
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ def load_attribute(location: str) -> Any:
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
-def why_not_made(error: Exception, targets: Iterable[Any]) -> str:
+def why_not_made(error: BaseException, targets: Iterable[Any]) -> str:
     """
     :param error: What was raised while objects were made with the arguments of a file
     :param targets: Their classes; anything else is left out
@@ -111,7 +111,7 @@ def why_not_made(error: Exception, targets: Iterable[Any]) -> str:
     found = _UNEXPECTED.search(str(error))
     for target in targets:
         if found and isinstance(target, type) and found[1] in (cls.__name__ for cls in target.__mro__):
-            return unknown(f"argument of {target.__name__}", found[2], parameters_of(target))
+            return f"{found[0]}; {nearest(found[2], parameters_of(target))}"
     return one_line(error)
 
 

@@ -20,7 +20,7 @@ def test_each_module_has_its_tests() -> None:
     tests = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")}
     tested_elsewhere = {
         *("policies", "rollouts", "fast_path"),  # with the algorithm
-        *("arguments", "evaluation", "callbacks", "episodes"),  # with training runs
+        *("arguments", "inspect_args", "evaluation", "callbacks", "episodes"),  # with training runs
         *("conversion", "expressions"),  # with the settings
         "display",  # with the commands
         "results",  # its parts in test_report and test_statistics

@@ -132,9 +132,12 @@ def test_a_part_of_a_setting_on_the_command_line(folder: Path) -> None:
     for part, message in (
         (
             "policy_kwargs.net_arhc=[32]",
-            "custom_ddpg: unknown argument of MlpPolicy 'net_arhc'; did you mean 'net_arch'?",
+            "TD3Policy.__init__() got an unexpected keyword argument 'net_arhc'; did you mean 'net_arch'?",
         ),
-        ("env_kwargs.limits=7", "'my_env:PointMass': unknown argument of PointMass 'limits'; did you mean 'limit'?"),
+        (
+            "env_kwargs.limits=7",
+            "PointMass.__init__() got an unexpected keyword argument 'limits'; did you mean 'limit'?",
+        ),
         ("policy_kwarg.net_arch=[32]", "unknown hyperparameter 'policy_kwarg'; did you mean 'policy_kwargs'?"),
     ):
         _, errors = run(*arguments, "-p", part, cwd=folder, status=2)
