@@ -96,7 +96,7 @@ def check(args: CheckArgs) -> list[Finding]:
     with contextlib.closing(OutermostEnv(env, f"environment {args.env!r}", 0)) as outermost:
         found = [*_actions(env.action_space), *_rollouts(outermost, args, settings)]
     # As each takes an environment that nobody has touched
-    found += _of_checker("Stable-Baselines3", lambda env: sb3_check(env), args, settings)
+    found += _of_checker("Stable-Baselines3", lambda env: sb3_check(_PlainNumbers(env)), args, settings)
     found += _of_checker(
         "Gymnasium", lambda env: gymnasium_check(_inside_standard(env), skip_render_check=True), args, settings
     )
@@ -339,6 +339,18 @@ def _inside_standard(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     while isinstance(env, TimeLimit | OrderEnforcing):
         env = env.env
     return env
+
+
+class _PlainNumbers(gym.Wrapper[Any, Any, Any, Any]):
+    """NumPy's numbers as Python's: Stable-Baselines3's checker stops at them, though training takes them."""
+
+    def step(self, action: Any) -> Any:
+        observation, *values, info = self.env.step(action)
+        for name, value in zip(("reward", "terminated", "truncated"), values, strict=False):
+            if isinstance(value, np.generic):
+                kind = type(value.item()).__name__
+                warnings.warn(f"its {name} is a numpy.{type(value).__name__}; return {kind}({name})", stacklevel=2)
+        return (observation, *(value.item() if isinstance(value, np.generic) else value for value in values), info)
 
 
 # What its checker says of wrappers, which are meant, and of pictures, which are not drawn

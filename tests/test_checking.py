@@ -67,6 +67,11 @@ WARNINGS = {
         "spaces.Box(np.array([-1, -1e4], np.float32), np.array([1, 1e4], np.float32))",
         "warning: Component 1 of the action has a range 10,000 times that of component 0",
     ),
+    "NumPy's numbers": (
+        "-abs(self.position)",
+        "np.float32(-abs(self.position))",
+        "warning: its reward is a numpy.float32; return float(reward) (Stable-Baselines3's checker)",
+    ),
     "what Stable-Baselines3 warns of": (
         "(1,), np.float32",
         "(1,), np.float64",
