@@ -50,7 +50,7 @@ class TrainArgs:
     params: Annotated[
         tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
     ] = ()
-    """override of one setting, e.g. -p gamma=0.98 -p policy_kwargs="dict(net_arch=[64, 64])" """
+    """override of one setting, e.g. -p gamma=0.98, or of a part of one: -p policy_kwargs.net_arch=[64,64]"""
     eval_freq: int | None = None
     """environment steps between evaluations, 0 for none; a twentieth of the run if not given"""
     eval_episodes: int = 20
@@ -262,6 +262,35 @@ class ExportArgs:
     """trust the author of the run, as in `sb3-ddpg evaluate`"""
 
 
+@dataclass(frozen=True)
+class CheckArgs:
+    """Check an environment: with the checkers of Stable-Baselines3 and Gymnasium, and for what DDPG needs."""
+
+    env: str
+    """id of a Gymnasium environment, with the module to import first where it needs one (module:Env-v0), or a class
+    (module:Class)"""
+    algo: str = "custom_ddpg"
+    """algorithm whose settings say how the environment is made (env_kwargs, env_wrapper)"""
+    hyperparams: Path | None = None
+    """YAML file in RL Zoo's format; this package's own if not given"""
+    params: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
+    """override of one setting, e.g. -p env_kwargs.speed=0.4"""
+    steps: int = 500
+    """steps of random actions in which the scales of observations and rewards are measured"""
+    seed: int = 0
+    """seed of the environment and of the actions"""
+
+
+@dataclass(frozen=True)
+class ListArgs:
+    """List the algorithms, the environments that have settings of their own, and the noises."""
+
+    what: tyro.conf.Positional[Literal["all", "algorithms", "environments", "noises"]] = "all"
+    """what to list"""
+
+
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]
     | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
@@ -269,5 +298,7 @@ Command = (
     | Annotated[TuneArgs, tyro.conf.subcommand("tune")]
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
     | Annotated[ExportArgs, tyro.conf.subcommand("export")]
+    | Annotated[CheckArgs, tyro.conf.subcommand("check")]
+    | Annotated[ListArgs, tyro.conf.subcommand("list")]
 )
 """All commands, by the names that the command line gives them."""

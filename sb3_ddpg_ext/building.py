@@ -1,10 +1,12 @@
 """Settings -> vectorized environments and models. An error names the environment or the algorithm in one line."""
 
+import contextlib
 import copy
 import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +14,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env, unwrap_wrapper
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+from torch.optim import Adam
 
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.env_checks import inside_monitor, vectorized
@@ -25,10 +30,10 @@ from sb3_ddpg_ext.errors import (
     UntrustedFileError,
     is_full_disk,
     on_the_command_line,
-    one_line,
     unknown,
     unusable_action_space,
 )
+from sb3_ddpg_ext.imports import load_attribute, why_not_made
 from sb3_ddpg_ext.noise import NOISES
 from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize
 from sb3_ddpg_ext.settings import NoiseSettings, Settings, algorithm_class
@@ -77,11 +82,6 @@ def make_env(
     :raises OSError: If the disk is full
     """
 
-    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        for wrapper, kwargs in settings.env_wrapper:
-            env = inside_monitor(env, TimeLimit, **kwargs) if wrapper is TimeLimit else wrapper(env, **kwargs)
-        return env
-
     def vectorize(env_fns: Sequence[Callable[[], gym.Env[Any, Any]]]) -> VecEnv:
         name = f"{'' if training else 'evaluation '}environment {env_id!r}"
         subprocesses = vec_env == "subproc"
@@ -99,12 +99,13 @@ def make_env(
                 n_envs,
                 seed,
                 monitor_dir=None if monitor_dir is None else str(monitor_dir),
-                wrapper_class=wrap,
+                wrapper_class=partial(_wrap, settings=settings),
                 env_kwargs={**settings.env_kwargs, **render},
                 vec_env_cls=cast(Any, vectorize),
                 monitor_kwargs={**settings.monitor_kwargs, **({"override_existing": False} if append else {})},
             )
-        _check_action_space(env_id, env.action_space)
+        if (wrong := wrong_action_space(env.action_space)) is not None:
+            raise SettingsError(f"environment {env_id!r} has {wrong}")
         for wrapper, kwargs in settings.vec_env_wrapper:
             env = wrapper(env, **kwargs)
         if settings.frame_stack is not None:
@@ -122,7 +123,42 @@ def make_env(
     except Exception as error:  # whatever environments and wrappers raise
         if is_full_disk(error):
             raise
-        raise SettingsError(f"environment {env_id!r}: {one_line(error)}") from error
+        raise _not_made(env_id, settings, error) from error
+
+
+def make_single_env(env_id: str, settings: Settings) -> gym.Env[Any, Any]:
+    """
+    Build one environment as it is, with the wrappers of the settings, but without any of the checks around it.
+
+    :param env_id: Id of a Gymnasium environment, or ``module:Class``
+    :param settings: wrappers and arguments
+    :return: The environment
+    :raises SettingsError: If it cannot be built
+    """
+    try:
+        env_class = _env_class(env_id)
+        env: gym.Env[Any, Any]
+        if env_class is None:
+            env = gym.make(env_id, disable_env_checker=True, **settings.env_kwargs)
+        else:
+            env = env_class(**settings.env_kwargs)
+        return _wrap(env, settings)
+    except SettingsError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever environments and wrappers raise
+        raise _not_made(env_id, settings, error) from error
+
+
+def _wrap(env: gym.Env[Any, Any], settings: Settings) -> gym.Env[Any, Any]:
+    for wrapper, kwargs in settings.env_wrapper:
+        env = inside_monitor(env, TimeLimit, **kwargs) if wrapper is TimeLimit else wrapper(env, **kwargs)
+    return env
+
+
+def _not_made(env_id: str, settings: Settings, error: BaseException) -> SettingsError:
+    wrappers = [wrapper for wrapper, _ in (*settings.env_wrapper, *settings.vec_env_wrapper)]
+    why = why_not_made(error, [_registered_class(env_id), *wrappers, VecNormalize, Monitor])
+    return SettingsError(f"environment {env_id!r}: {why}")
 
 
 def _env_class(env_id: str) -> type[gym.Env[Any, Any]] | None:
@@ -153,6 +189,14 @@ def _env_class(env_id: str) -> type[gym.Env[Any, Any]] | None:
     return None
 
 
+def _registered_class(env_id: str) -> Any:
+    """:return: What Gymnasium or :func:`_env_class` makes an environment with; None if it is not known"""
+    with contextlib.suppress(Exception):  # imports can raise anything
+        target = _env_class(env_id) or gym.spec(env_id.split(":")[-1]).entry_point
+        return load_attribute(target) if isinstance(target, str) else target
+    return None
+
+
 def _load_statistics(file: Path, env: VecEnv, trusted: bool) -> VecNormalize:
     try:
         return load_vecnormalize(file, env, trusted=trusted)
@@ -162,14 +206,20 @@ def _load_statistics(file: Path, env: VecEnv, trusted: bool) -> VecNormalize:
         raise SettingsError(f"{file} cannot be loaded as VecNormalize statistics: {error!r}") from error
 
 
-def _check_action_space(env_id: str, space: spaces.Space[Any]) -> None:
+def wrong_action_space(space: spaces.Space[Any]) -> str | None:
+    """:return: What DDPG and its kin cannot do with an action space, None if they can act in it"""
     if not isinstance(space, spaces.Box):
-        raise SettingsError(
-            f"environment {env_id!r} has the action space {space}, but a continuous one (Box) is needed; "
-            "Stable-Baselines3's DQN and PPO act in discrete ones"
+        return (
+            f"the action space {space}, but a continuous one (Box) is needed; Stable-Baselines3's DQN and PPO act in "
+            "discrete ones"
         )
-    if (reason := unusable_action_space(space)) is not None:
-        raise SettingsError(f"environment {env_id!r} has the action space {space}, but {reason}")
+    reason = unusable_action_space(space)
+    return None if reason is None else f"the action space {space}, but {reason}"
+
+
+def without_time_limit(env: gym.Env[Any, Any]) -> bool:
+    """:return: Whether nothing around an environment ends its episodes"""
+    return unwrap_wrapper(env, TimeLimit) is None
 
 
 def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> OffPolicyAlgorithm:
@@ -190,7 +240,18 @@ def make_model(settings: Settings, algo: str, env: VecEnv, **kwargs: Any) -> Off
         # SB3 writes into dicts it is given
         return algorithm(env=env, **copy.deepcopy(dict(settings.hyperparams)), **kwargs)
     except Exception as error:  # constructors check their arguments in many ways
-        raise SettingsError(f"{algo}: {one_line(error)}") from error
+        raise SettingsError(f"{algo}: {why_not_made(error, _classes(algorithm, settings))}") from error
+
+
+def _classes(algorithm: type[OffPolicyAlgorithm], settings: Settings) -> list[Any]:
+    """:return: What a model consists of, as far as settings have arguments for it"""
+    policy, kwargs = settings.hyperparams["policy"], settings.hyperparams.get("policy_kwargs") or {}
+    return [
+        algorithm.policy_aliases.get(policy, policy),
+        settings.hyperparams.get("replay_buffer_class") or ReplayBuffer,
+        *(kwargs.get(key, default) for key, default in (("features_extractor_class", None), ("optimizer_class", Adam))),
+        *SB3_NOISES.values(),
+    ]
 
 
 def _make_noise(noise: NoiseSettings, custom: bool, space: spaces.Space[Any]) -> ActionNoise | Mapping[str, Any] | None:

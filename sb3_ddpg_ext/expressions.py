@@ -24,13 +24,17 @@ _NAMES: Mapping[str, Any] = {
     prefix + name: getattr(module, name)
     for prefixes, module, names in (
         (("nn.", "th.nn.", "torch.nn."), nn, _ACTIVATIONS),
-        (("optim.", "th.optim.", "torch.optim."), optim, "Adam AdamW Adamax NAdam RAdam Adagrad RMSprop SGD"),
+        (("th.optim.", "optim.", "torch.optim."), optim, "Adam AdamW Adamax NAdam RAdam Adagrad RMSprop SGD"),
         (("",), torch_layers, "FlattenExtractor NatureCNN CombinedExtractor"),
         (("",), buffers, "ReplayBuffer DictReplayBuffer NStepReplayBuffer"),
     )
     for prefix in prefixes
     for name in names.split()
 } | {"RMSpropTFLike": RMSpropTFLike, "HerReplayBuffer": HerReplayBuffer}
+
+_CLASS_NAMES = {
+    cls: name for name, cls in reversed([*_NAMES.items()])
+}  # the first of its names, which RL Zoo knows, too
 
 # YAML 1.1, which PyYAML reads, takes 1e-3 for a string and only 1.0e-3 for a number.
 EXPONENT_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z")
@@ -62,6 +66,18 @@ def evaluate(text: str) -> Any:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         example = "a mapping or an expression such as dict(net_arch=[64, 64])"
         raise SettingsError(f"expected {example}, got {reprlib.repr(text)}") from error
+
+
+def as_data(value: Any) -> Any:
+    """
+    :param value: What :func:`evaluate` has built
+    :return: The same as a file can hold it in mappings: names of classes, and lists in place of tuples
+    """
+    if isinstance(value, dict):
+        return {key: as_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(as_data, value))
+    return _CLASS_NAMES[value] if isinstance(value, type) else value
 
 
 def _build(node: ast.expr) -> Any:

@@ -6,18 +6,18 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 import yaml
-from gymnasium.wrappers import TimeLimit
 from pydantic import TypeAdapter, ValidationError
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ddpg_ext.arguments import TrainArgs
-from sb3_ddpg_ext.building import make_env, make_model
+from sb3_ddpg_ext.building import make_env, make_model, without_time_limit
+from sb3_ddpg_ext.checking import HOW_TO_LIMIT, first_look
 from sb3_ddpg_ext.conversion import why_invalid
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
 from sb3_ddpg_ext.files import atomic
@@ -62,6 +62,8 @@ def check(args: TrainArgs, settings: Settings) -> None:
     :param args: What to train, and how
     :param settings: Its settings
     :raises SettingsError: For anything that the caller has to mend
+    :raises FaultyEnvironmentError: If the environment fails in its first step
+    :raises NonFiniteError: If what it returns there is not finite
     """
     if args.eval_episodes < 1:
         raise SettingsError(f"--eval-episodes must be 1 or more, got {args.eval_episodes}")
@@ -78,8 +80,8 @@ def check(args: TrainArgs, settings: Settings) -> None:
         require("rich", "train")
     make_callbacks(settings)
     with contextlib.closing(make_env(args.env, settings, 1, args.seed)) as env:
-        _warn_without_time_limit(args, env)
         make_model(settings, args.algo, env, seed=args.seed, device=args.device)
+        _look_at(args, env)
 
 
 def check_max_steps(steps: int) -> None:
@@ -91,15 +93,19 @@ def check_max_steps(steps: int) -> None:
         raise SettingsError(f"--eval-max-steps must be 0 (for never) or more, got {steps}")
 
 
-def _warn_without_time_limit(args: TrainArgs, env: VecEnv) -> None:
-    if not env.env_is_wrapped(TimeLimit)[0]:
+def _look_at(args: TrainArgs, env: VecEnv) -> None:
+    """The part of ``sb3-ddpg check`` that takes no longer than a reset and a step."""
+    (single,) = cast(DummyVecEnv, env.unwrapped).envs
+    found = first_look(single, args.seed)
+    if without_time_limit(single):
         cut = f"are cut off after {args.eval_max_steps:,} steps" if args.eval_max_steps else "do not end"
         warnings.warn(
             f"{args.env} has no time limit. If it does not end its episodes itself, those of an evaluation {cut}. Set "
-            'one with gymnasium.register(..., max_episode_steps=200), or -p "env_wrapper='
-            '{gymnasium.wrappers.TimeLimit: {max_episode_steps: 200}}"',
+            f"one with {HOW_TO_LIMIT}",
             stacklevel=2,
         )
+    for warning in found:
+        warnings.warn(f"{args.env}: {warning}", stacklevel=2)
 
 
 def check_is_evaluated(args: TrainArgs, settings: Settings) -> None:

@@ -3,6 +3,7 @@ Hyperparameter files in RL Zoo's format, read into checked and frozen settings. 
 (:mod:`sb3_ddpg_ext.expressions`), but import paths (wrappers, callbacks, a dotted policy) are imported, as in RL Zoo.
 """
 
+import contextlib
 import copy
 import re
 import reprlib
@@ -15,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ddpg_ext.conversion import Paths, convert
 from sb3_ddpg_ext.errors import SettingsError, unknown
-from sb3_ddpg_ext.expressions import MAX_BYTES, parse_yaml
+from sb3_ddpg_ext.expressions import MAX_BYTES, as_data, evaluate, parse_yaml
 from sb3_ddpg_ext.imports import import_class, load_attribute, parameters_of
 
 ALGORITHMS: Mapping[str, str] = {
@@ -180,18 +181,18 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
         an entry gets the entry ``default``.
     :param file: A file in RL Zoo's format. If not given, the entries of the user's own one, :func:`own_file`, come
         before those of the one that comes with this package
-    :param overrides: ``name=value`` each, the value in YAML; replaces the file's value of that name, and
-        ``action_noise`` all that the file says about noise
+    :param overrides: ``name=value`` each, see :func:`override`. ``action_noise`` replaces all that the file says about
+        noise
     :return: The settings
     :raises SettingsError: If the file cannot be read, has no entry for the environment, or one that cannot be used
     """
     algorithm_class(algo)  # before its file is looked for
-    chosen = dict(map(parse_override, overrides))
+    chosen = list(map(parse_override, overrides))
     files = _files(algo) if file is None else [file]
     if not files:
-        if "n_timesteps" not in chosen:
+        if not any(name == "n_timesteps" for name, _ in chosen):
             raise SettingsError(f"{algo} has the defaults of its constructor, where no file has settings; say --steps")
-        return parse_settings(algo, chosen, " ".join((algo, *overrides)))
+        return _parse_overridden(algo, {}, chosen, " ".join((algo, *overrides)))
     contents = list(map(read_yaml, files))
     names = (env_id, env_id.split(":")[-1], "default")
     found = ((name, i) for name in names for i, entries in enumerate(contents) if name in entries)
@@ -206,9 +207,21 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
         raise SettingsError(f"{source}: expected a mapping of hyperparameters, got {reprlib.repr(entry)}")
     if overrides:
         source += f" with {' '.join(overrides)}"
-    if "action_noise" in chosen:
+    if any(name == "action_noise" for name, _ in chosen):
         entry = {name: value for name, value in entry.items() if name not in NOISE_KEYS}
-    return parse_settings(algo, {**entry, **chosen}, source)
+    return _parse_overridden(algo, entry, chosen, source)
+
+
+def _parse_overridden(
+    algo: str, entry: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], source: str
+) -> Settings:
+    overridden = copy.deepcopy(dict(entry))  # the entries of a file share what they have in common
+    try:
+        for name, value in overrides:
+            override(overridden, name, value)
+    except SettingsError as error:
+        raise SettingsError(f"{source}: {error}") from error
+    return parse_settings(algo, overridden, source)
 
 
 def read_yaml(file: Path) -> dict[Any, Any]:
@@ -337,13 +350,64 @@ def parse_override(text: str) -> tuple[str, Any]:
     Read one override.
 
     :param text: ``name=value``, the value in YAML
-    :return: The name and the value
+    :return: The name, which can have dots, and the value
     :raises SettingsError: If there is no name
     """
     name, equals, value = text.partition("=")
-    if not (equals and name.strip()):
+    if not (equals and all(part.strip() for part in name.split("."))):
         raise SettingsError(f"override {text!r}: expected name=value, such as gamma=0.98")
     try:
         return name.strip(), parse_yaml(value)
     except ValueError:
         return name.strip(), value  # not YAML: an expression such as dict(a={'b': 1}), or to be reported with its name
+
+
+def override(entry: dict[str, Any], name: str, value: Any) -> None:
+    """
+    Replace one value of an entry.
+
+    :param entry: The entry, which is changed
+    :param name: Name of a setting, or with dots of a value inside of it, whose other values stay:
+        ``policy_kwargs.net_arch``, ``noise_kwargs.schedule``, ``action_noise.std``
+    :param value: The value
+    :raises SettingsError: If the setting holds no names
+    """
+    path = setting_path(name)
+    if path[0] in NOISE_KEYS and "." in name:  # where action_noise describes it, too
+        spelled_out = dict(_spell_out_noise(entry))
+        entry.clear()
+        entry.update(spelled_out)
+    set_value(entry, path, value)
+
+
+def setting_path(name: str) -> tuple[str, ...]:
+    """:return: The keys that lead to a setting in an entry: its name, cut at the dots"""
+    first, *rest = name.split(".")
+    if first != "action_noise" or not rest:
+        return first, *rest
+    return (f"noise_{rest[0]}", *rest[1:]) if rest[0] in ("type", "std") else ("noise_kwargs", *rest)
+
+
+def set_value(entry: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """
+    Set a value in an entry, and make the mappings on the way to it.
+
+    :param entry: The entry, which is changed
+    :param path: The names of the mappings that lead to the value, and its own
+    :param value: The value
+    :raises SettingsError: If there is something else than a mapping on the way
+    """
+    *outer, last = path
+    for i, key in enumerate(outer):
+        inner = entry.get(key)
+        if isinstance(inner, str):
+            with contextlib.suppress(SettingsError):  # dict(...), as RL Zoo writes it, or no mapping
+                inner = as_data(evaluate(inner))
+        if inner is None or isinstance(inner, bool):  # normalize: true is the same as {}
+            inner = {}
+        if not isinstance(inner, dict):
+            outside = ".".join(outer[: i + 1])
+            raise SettingsError(f"{outside} is {reprlib.repr(inner)}, in which nothing has a name; set it as a whole")
+        entry[key] = inner
+        entry = inner
+    entry[last] = value

@@ -4,13 +4,27 @@ import contextlib
 import shlex
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.console import Console
+
 from sb3_ddpg_ext import display, report
-from sb3_ddpg_ext.arguments import BenchmarkArgs, Command, CompareArgs, EvaluateArgs, ExportArgs, TrainArgs, TuneArgs
+from sb3_ddpg_ext.arguments import (
+    BenchmarkArgs,
+    CheckArgs,
+    Command,
+    CompareArgs,
+    EvaluateArgs,
+    ExportArgs,
+    ListArgs,
+    TrainArgs,
+    TuneArgs,
+)
 from sb3_ddpg_ext.benchmark import benchmark, table
 from sb3_ddpg_ext.callbacks import CHECKPOINTS
+from sb3_ddpg_ext.checking import check
 from sb3_ddpg_ext.checkpoint import has_checkpoints
 from sb3_ddpg_ext.commands import run_comparison, run_tuning
 from sb3_ddpg_ext.comparison import finished, plan, unfinished_state
@@ -18,6 +32,7 @@ from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, Settings
 from sb3_ddpg_ext.evaluation import evaluate
 from sb3_ddpg_ext.export import export
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.listing import tables
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.training import train
 
@@ -50,6 +65,10 @@ def _run(command: Command, with_traceback: bool) -> int:
                 return _benchmark(command)
             case ExportArgs():
                 return _export(command)
+            case CheckArgs():
+                return _check(command)
+            case ListArgs():
+                return _list(command)
     except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
         if with_traceback:
             print(trace(error), file=sys.stderr, end="")
@@ -127,6 +146,21 @@ def _benchmark(args: BenchmarkArgs) -> int:
 def _export(args: ExportArgs) -> int:
     file, difference = export(args)
     print(f"Written to {file}: its actions are those of the model, to {difference:.1g} of their range")
+    return 0
+
+
+def _check(args: CheckArgs) -> int:
+    found = check(args)
+    for finding in found:
+        print(finding)
+    counts = Counter(finding.level for finding in found)
+    print(f"{args.env}: errors {counts['error']}, warnings {counts['warning']}")
+    return 1 if counts["error"] else 0
+
+
+def _list(args: ListArgs) -> int:
+    for each in tables(args.what):
+        Console(markup=False, highlight=False).print(each)
     return 0
 
 

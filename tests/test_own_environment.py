@@ -117,6 +117,43 @@ def test_workers_find_a_class(command: str, folder: Path) -> None:
     assert all(record.is_finished and record.env == "my_env:PointMass" for record in records)
 
 
+def test_a_part_of_a_setting_on_the_command_line(folder: Path) -> None:
+    entry = {"n_timesteps": 120, "policy_kwargs": {"net_arch": [8], "activation_fn": "nn.Tanh"}}
+    (folder / "my.yml").write_text(yaml.safe_dump({"default": entry}))
+    arguments = ["train", "--env", "my_env:PointMass", "--hyperparams", "my.yml", "--eval-freq", "0", "--quiet"]
+    parts = ["-p", "policy_kwargs.net_arch=[32]", "-p", "env_kwargs.limit=7"]
+    run(*arguments, *parts, "--eval-episodes", "1", cwd=folder)
+    directory = folder / "runs/custom_ddpg/PointMass_1"
+    settings = yaml.safe_load((directory / "PointMass/config.yml").read_text())
+    assert settings["policy_kwargs"] == {"net_arch": [32], "activation_fn": "nn.Tanh"}
+    score = read_run(directory).score
+    assert score is not None
+    assert score.lengths.tolist() == [7]
+    for part, message in (
+        (
+            "policy_kwargs.net_arhc=[32]",
+            "TD3Policy.__init__() got an unexpected keyword argument 'net_arhc'; did you mean 'net_arch'?",
+        ),
+        (
+            "env_kwargs.limits=7",
+            "PointMass.__init__() got an unexpected keyword argument 'limits'; did you mean 'limit'?",
+        ),
+        ("policy_kwarg.net_arch=[32]", "unknown hyperparameter 'policy_kwarg'; did you mean 'policy_kwargs'?"),
+    ):
+        _, errors = run(*arguments, "-p", part, cwd=folder, status=2)
+        assert message in errors
+
+
+def test_a_part_of_a_setting_of_a_variant(folder: Path) -> None:
+    algos = "custom_ddpg:policy_kwargs.net_arch=[32],env_kwargs.limit=7,small=custom_ddpg:policy_kwargs.net_arch=[8]"
+    arguments = ["compare", "--envs", "my_env:PointMass", "--steps", "120", "--eval-episodes", "10", "--dry-run"]
+    output, _ = run(*arguments, "--algos", algos, cwd=folder)
+    assert "custom_ddpg:policy_kwargs.net_arch=[32],env_kwargs.limit=7" in output
+    assert "small" in output
+    _, errors = run(*arguments, "--algos", "custom_ddpg:policy_kwargs.net_arhc=[32]", cwd=folder, status=2)
+    assert "did you mean 'net_arch'?" in errors
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [

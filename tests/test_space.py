@@ -259,6 +259,14 @@ def test_a_part_of_a_mapping_that_is_fixed_leaves_the_rest() -> None:
     assert kwargs == {"net_arch": [64, 64], "activation_fn": "nn.ReLU", "optimizer_kwargs": {"eps": 1e-5}}
 
 
+def test_a_part_of_the_noise_that_is_fixed_leaves_the_rest() -> None:
+    found = space("custom_ddpg", "Pendulum-v1", "action_noise.std=0.2")
+    entry = found.entry(found.incumbent_values())
+    assert (entry["noise_type"], entry["noise_std"]) == ("normal", 0.2)
+    with pytest.raises(SettingsError, match=r"^--fix: gamma is 0.98, in which nothing has a name; set it as a whole$"):
+        space("custom_ddpg", "Pendulum-v1", "gamma.high=1")
+
+
 @pytest.mark.parametrize(
     ("fix", "expected"),
     [

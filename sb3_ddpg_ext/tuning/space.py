@@ -13,13 +13,17 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.expressions import as_data, evaluate
 from sb3_ddpg_ext.imports import parameters_of
 from sb3_ddpg_ext.settings import (
+    NOISE_KEYS,
     Settings,
     algorithm_class,
     base_algorithm,
+    override,
     parse_override,
     parse_settings,
+    setting_path,
 )
 from sb3_ddpg_ext.tuning.table import (
     TABLE,
@@ -30,7 +34,6 @@ from sb3_ddpg_ext.tuning.table import (
     decode,
     encode,
     remove_value,
-    set_value,
 )
 
 _SIGNIFICANT_DIGITS = 5  # of sampled numbers, so that the entry stays readable
@@ -174,7 +177,7 @@ def _distribution(name: str, change: Any) -> BaseDistribution | None:
 
 def _overwritten_paths(name: str) -> list[tuple[str, ...]]:
     """The settings that a setting which is not in the table takes the place of."""
-    return [("noise_type",), ("noise_std",), ("noise_kwargs",)] if name == "action_noise" else [tuple(name.split("."))]
+    return [(key,) for key in NOISE_KEYS] if name == "action_noise" else [setting_path(name)]
 
 
 def _without_overwritten(rows: Mapping[str, Dimension], name: str) -> dict[str, Dimension]:
@@ -185,32 +188,19 @@ def _without_overwritten(rows: Mapping[str, Dimension], name: str) -> dict[str, 
 def _overwrite(base: Entry, name: str, value: Any) -> None:
     for path in _overwritten_paths(name):
         remove_value(base, path)
-    set_value(base, name.split("."), value)
+    try:
+        override(base, name, value)
+    except SettingsError as error:
+        raise SettingsError(f"--fix: {error}") from error
 
 
 def _plain_entry(settings: Settings) -> Entry:
     """The entry of settings, with mappings in place of the strings ``dict(...)`` that RL Zoo's files have."""
     entry = copy.deepcopy(dict(settings.raw))
-    if isinstance(entry.get("noise_kwargs"), str):
-        entry["noise_kwargs"] = _tuples_to_lists(settings.noise.kwargs if settings.noise else {})
-    if isinstance(entry.get("policy_kwargs"), str):
-        prefixes = {"torch.nn.modules": "nn", "torch.optim": "th.optim"}
-        kwargs = dict(settings.hyperparams["policy_kwargs"])
-        for key, value in kwargs.items():
-            if isinstance(value, type):
-                prefix = next((prefixes[module] for module in prefixes if value.__module__.startswith(module)), None)
-                if prefix is None:  # a class that an entry can name only inside dict(...)
-                    return entry
-                kwargs[key] = f"{prefix}.{value.__name__}"
-        entry["policy_kwargs"] = _tuples_to_lists(kwargs)
+    for name in ("noise_kwargs", "policy_kwargs"):
+        if isinstance(entry.get(name), str):
+            entry[name] = as_data(evaluate(entry[name]))
     return entry
-
-
-def _tuples_to_lists(value: Any) -> Any:
-    """YAML has no tuples."""
-    if isinstance(value, Mapping):
-        return {key: _tuples_to_lists(inner) for key, inner in value.items()}
-    return list(map(_tuples_to_lists, value)) if isinstance(value, list | tuple) else value
 
 
 def contains(distribution: BaseDistribution, value: Value) -> bool:

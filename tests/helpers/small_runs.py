@@ -49,10 +49,10 @@ def tune(args: TuneArgs) -> tuple[Job, list[FrozenTrial]]:
     return job, connect(job)[0].trials
 
 
-def noise_of(settings: Settings) -> tuple[str | None, float | None, dict[str, Any]]:
+def noise_of(settings: Settings) -> tuple[Any, Any, dict[str, Any]]:
     """The type, the standard deviation and the other arguments of the noise, with the defaults of its class."""
     noise = settings.noise or NoiseSettings(None)
-    if noise.type not in NOISES:
+    if noise.type is None or noise.type not in NOISES:
         return noise.type, noise.std, dict(noise.kwargs)
     defaults = {name: p.default for name, p in inspect.signature(NOISES[noise.type]).parameters.items()}
     std = defaults.pop("std")
