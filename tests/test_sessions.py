@@ -1,4 +1,4 @@
-"""A student's and a researcher's session with the installed wheel, in a terminal of 80 columns, outside of the clone."""
+"""Sessions of a student and of a researcher: the installed wheel, in a terminal of 80 columns, outside of the clone."""
 
 import os
 import re
