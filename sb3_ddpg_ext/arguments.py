@@ -136,7 +136,8 @@ class CompareArgs:
     scales: Path | None = None
     """YAML file of scores to normalise by: Env-v0: {random: -1200, reference: -150, threshold: -200}"""
     format: Annotated[tuple[Literal["pdf", "svg", "latex"], ...], tyro.conf.UseAppendAction] = ()
-    """what to write of the report beside its pages: each picture as pdf or svg, each table as latex"""
+    """what to write of the report beside its pages: each picture as pdf or svg, each table as latex; repeat it for
+    more than one: --format pdf --format latex"""
     log_dir: Path = Path("runs/compare")
     """where run directories and report are made"""
     workers: int = 2

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args, get_type_hints
 
 from sb3_ddpg_ext import display, evaluation, report, training
 from sb3_ddpg_ext.arguments import CompareArgs, EvaluateArgs, TrainArgs, TuneArgs
@@ -144,12 +144,18 @@ def _called_with(
     arguments: Callable[P, Arguments], command: Callable[[Arguments], Result], doc: str
 ) -> Callable[P, Result]:
     """A command that takes its arguments as they are, so that they are declared in one place."""
+    signature, hints = inspect.signature(arguments), get_type_hints(arguments)
+    paths = {name for name in signature.parameters if Path in (hints[name], *get_args(hints[name]))}
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-        return command(arguments(*args, **kwargs))
+        given = signature.bind(*args, **kwargs)
+        for name in paths & given.arguments.keys():
+            if isinstance(given.arguments[name], str):  # as on the command line
+                given.arguments[name] = Path(given.arguments[name])
+        return command(arguments(*given.args, **given.kwargs))
 
     call.__doc__ = doc
-    vars(call)["__signature__"] = inspect.signature(arguments)
+    vars(call)["__signature__"] = signature
     return call
 
 

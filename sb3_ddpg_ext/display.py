@@ -42,7 +42,7 @@ def run_with_progress(
 
         def show() -> None:
             n_done = int(progress.tasks[0].completed)
-            left = (time.monotonic() - start) * (len(missing) / n_done - 1) if n_done else None
+            left = (time.monotonic() - start) * (len(missing) / n_done - 1) if 0 < n_done < len(missing) else None
             counts = f"{n_done - n_failed} finished, {len(running)} running, {n_failed} failed"
             progress.update(bar, description=counts if left is None else f"{counts}, about {_duration(left)} left")
 

@@ -73,7 +73,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, FaultyEnvironmentError):
         return error.what
     name = FloatingPointError.__name__ if isinstance(error, NonFiniteError) else type(error).__name__
-    return f"{name}: {one_line(error)}"
+    return f"{name}: {one_line(error)}" if str(error).strip() else name
 
 
 def trace(error: BaseException) -> str:

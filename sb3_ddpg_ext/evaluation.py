@@ -1,5 +1,6 @@
 """Plays episodes with a saved model and the VecNormalize statistics that were saved with it."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -152,6 +153,8 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     if args.video is not None:
         require("moviepy", "video")
         make_directory(args.video, "--video")
+        if not any(args.video.iterdir()):  # it was just made
+            warnings.filterwarnings("ignore", ".*Overwriting existing videos")
         recording = {
             "video_folder": str(args.video),
             "episode_trigger": lambda episode: episode < args.episodes,
@@ -159,6 +162,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
             "disable_logger": True,
         }
         settings = replace(settings, env_wrapper=(*settings.env_wrapper, (RecordVideo, recording)))
+    render_mode = "human" if args.render else None if args.video is None else "rgb_array"
     env = make_env(
         saved.env,
         settings,
@@ -167,10 +171,12 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         training=False,
         vecnormalize=saved.vecnormalize,
         trusted=args.trusted,
-        render_mode="human" if args.render else None,
+        render_mode=render_mode,
         max_steps=args.eval_max_steps,
     )
     try:
+        if render_mode is not None:
+            _check_render_mode(saved.env, env, render_mode)
         model = saved.load(env, args.device, trusted=args.trusted)
         result = score(model, env, args.episodes, args.seed, deterministic=not args.stochastic, render=args.render)
     except gym.error.Error as error:  # such as a package that rendering needs
@@ -178,3 +184,13 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     finally:
         env.close()
     return saved.path, result
+
+
+def _check_render_mode(env_id: str, env: VecEnv, mode: str) -> None:
+    modes = (env.get_attr("metadata")[0] or {}).get("render_modes") or []
+    if mode not in modes:
+        option = "--render" if mode == "human" else "--video"
+        has = f"only {', '.join(map(str, modes))}" if modes else "none"
+        raise SettingsError(
+            f"environment {env_id!r}: {option} needs the render mode {mode!r}; its metadata['render_modes'] has {has}"
+        )

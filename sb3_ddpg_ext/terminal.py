@@ -77,15 +77,24 @@ def _run(command: Command, with_traceback: bool) -> int:
             remarks.append(f"what was reached is in {directory}")
         if isinstance(error, FaultyEnvironmentError) and not with_traceback:
             remarks.append("--traceback shows more")
-        print(f"error: {error}{' (' + '; '.join(remarks) + ')' if remarks else ''}", file=sys.stderr)
+        message = f"{str(error).removesuffix('.')} ({'; '.join(remarks)})" if remarks else str(error)
+        print(f"error: {message}", file=sys.stderr)
         return 2
 
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Python shows the line of code that warns, too, of which a user of the command line knows nothing."""
-    before = warnings.formatwarning
-    vars(warnings)["formatwarning"] = lambda message, *_, **__: f"warning: {message}\n"
+    """Each warning once, without the line of code that warns, of which a user of the command line knows nothing."""
+    before, shown = warnings.formatwarning, set[str]()
+
+    def once(message: Warning | str, *_: object, **__: object) -> str:
+        line = f"warning: {message}\n"
+        if line in shown:  # each run of a comparison warns of its environment
+            return ""
+        shown.add(line)
+        return line
+
+    vars(warnings)["formatwarning"] = once
     try:
         yield
     finally:

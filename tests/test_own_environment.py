@@ -2,15 +2,14 @@
 
 import json
 import os
-import pty
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from processes import forked, started
+from terminal import screen
 
 from sb3_ddpg_ext.results.result_file import read_run
 
@@ -221,37 +220,9 @@ def test_a_comparison_says_what_was_cut_off(folder: Path) -> None:
     assert "of its last episodes, 10 of them cut off after 10,000 steps" in output
 
 
-def screen(*arguments: str, cwd: Path) -> list[str]:
-    """What a terminal shows in the end: lines that were erased are not there."""
-    master, terminal = pty.openpty()
-    environment = {**ENVIRONMENT, "COLUMNS": "80", "LINES": "30", "TERM": "xterm"}
-    command = [sys.executable, "-m", "sb3_ddpg_ext", *arguments]
-    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=terminal, stderr=terminal):
-        os.close(terminal)
-        written = b""
-        try:
-            while chunk := os.read(master, 4096):
-                written += chunk
-        except OSError:  # nobody has the terminal any more
-            pass
-    os.close(master)
-    lines, at = [""], 0
-    for code in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", written.decode()):
-        if code == "\n":
-            at += 1
-            lines += [""] * (at == len(lines))
-        elif code == "\x1b[1A":
-            at -= 1
-        elif code == "\x1b[2K":
-            lines[at] = ""
-        elif code != "\r" and not code.startswith("\x1b"):
-            lines[at] += code
-    return [line for line in lines if line.strip()]
-
-
 def test_the_progress_bar_shows_how_training_goes(folder: Path) -> None:
     arguments = ["train", "--env", "my_env:PointMass", *TINY, "--steps", "300", "--eval-episodes", "2"]
-    lines = screen(*arguments, cwd=folder)
+    _, lines = screen([sys.executable, "-m", "sb3_ddpg_ext", *arguments], folder, ENVIRONMENT)
     bar = next(line for line in lines if "300/300" in line)
     assert re.search(r"last -\d+\.\d, best -\d+\.\d, noise 0\.37, bounds \d+%", bar), lines
     assert lines[-1] == "Saved in runs/custom_ddpg/PointMass_1"
@@ -261,7 +232,7 @@ def test_an_error_in_step_is_the_last_thing_on_the_screen(folder: Path) -> None:
     failing = POINT_MASS.replace("        self.n += 1\n", "        self.n += 1\n        ([0] * 20)[self.n]\n")
     (folder / "my_env.py").write_text(failing)
     arguments = ["train", "--env", "my_env:PointMass", *TINY, "--eval-freq", "0", "--eval-episodes", "2"]
-    lines = screen(*arguments, cwd=folder)
+    _, lines = screen([sys.executable, "-m", "sb3_ddpg_ext", *arguments], folder, ENVIRONMENT)
     assert "IndexError: list index out of range" in "".join(lines)
     assert lines[-1].startswith("error: "), lines
     assert not any("━" in line for line in lines)

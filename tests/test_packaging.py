@@ -17,14 +17,6 @@ import sb3_ddpg_ext
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--outdir", directory, ROOT], check=True, capture_output=True)
-    (built,) = directory.glob("*.whl")
-    return built
-
-
 def test_what_pypi_is_given(wheel: Path) -> None:
     files = [str(file) for file in wheel.parent.iterdir()]
     assert len(files) == 2

@@ -142,8 +142,8 @@ def _scale(comparison: Comparison, env: str) -> Iterator[str]:
     scale = comparison.scale_of(env)
     if not scale.can_normalise:
         yield (
-            f"{env} is not in the normalisation table. Scores of all environments do not include it; probabilities of "
-            "improvement, which need no normalisation, do."
+            f"{env} is not in the normalisation table. Scores of all environments do not include it, unless a file for "
+            "--scales has it; probabilities of improvement, which need no normalisation, do."
         )
     if scale.threshold is None:
         yield f"{env}: it has no threshold, so there are no times to one."
