@@ -23,6 +23,7 @@ from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, Settings
 from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
 from sb3_ddpg_ext.export import ExportArgs, export
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.hub import PullArgs, PushArgs, pull, push
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.training import train
 from sb3_ddpg_ext.tuning import TuneArgs
@@ -34,6 +35,8 @@ Command = (
     | Annotated[TuneArgs, tyro.conf.subcommand("tune")]
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
     | Annotated[ExportArgs, tyro.conf.subcommand("export")]
+    | Annotated[PushArgs, tyro.conf.subcommand("push")]
+    | Annotated[PullArgs, tyro.conf.subcommand("pull")]
 )
 
 
@@ -78,6 +81,10 @@ def _run(command: Command, with_traceback: bool) -> int:
                 return _benchmark(command)
             case ExportArgs():
                 return _export(command)
+            case PushArgs():
+                return _push(command)
+            case PullArgs():
+                return _pull(command)
     except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
         if with_traceback:
             print(trace(error), file=sys.stderr, end="")
@@ -155,6 +162,19 @@ def _benchmark(args: BenchmarkArgs) -> int:
 def _export(args: ExportArgs) -> int:
     file, difference = export(args)
     print(f"Written to {file}: its actions are those of the model, to {difference:.1g} of their range")
+    return 0
+
+
+def _push(args: PushArgs) -> int:
+    print(f"Uploaded to {push(args)}")
+    return 0
+
+
+def _pull(args: PullArgs) -> int:
+    directory, left_out = pull(args)
+    if left_out:
+        print(f"Files that are no part of a run were left out: {len(left_out)}, such as {left_out[0]}")
+    print(f"Downloaded to {directory}: no code from it is run by sb3-ddpg evaluate {shlex.quote(str(directory))}")
     return 0
 
 
