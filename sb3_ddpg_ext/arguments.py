@@ -292,6 +292,30 @@ class ListArgs:
     """what to list"""
 
 
+@dataclass(frozen=True)
+class PushArgs:
+    """Upload a finished run to the Hugging Face Hub, with a model card."""
+
+    run: tyro.conf.Positional[Path]
+    """directory of the run"""
+    repo: Annotated[str, tyro.conf.arg(metavar="USER/NAME")]
+    """the repository, which is made if it is not there"""
+    private: bool = False
+    """only you can see it"""
+    video: bool = True
+    """record an episode; needs the extra video"""
+
+
+@dataclass(frozen=True)
+class PullArgs:
+    """Download a run from the Hugging Face Hub. No code of its author is run, or downloaded."""
+
+    repo: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="USER/NAME")]
+    """the repository"""
+    directory: tyro.conf.Positional[Path | None] = None
+    """the run directory to make; NAME if not given"""
+
+
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]
     | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
@@ -301,5 +325,7 @@ Command = (
     | Annotated[ExportArgs, tyro.conf.subcommand("export")]
     | Annotated[CheckArgs, tyro.conf.subcommand("check")]
     | Annotated[ListArgs, tyro.conf.subcommand("list")]
+    | Annotated[PushArgs, tyro.conf.subcommand("push")]
+    | Annotated[PullArgs, tyro.conf.subcommand("pull")]
 )
 """All commands, by the names that the command line gives them."""

@@ -19,6 +19,8 @@ from sb3_ddpg_ext.arguments import (
     EvaluateArgs,
     ExportArgs,
     ListArgs,
+    PullArgs,
+    PushArgs,
     TrainArgs,
     TuneArgs,
 )
@@ -32,6 +34,7 @@ from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, Settings
 from sb3_ddpg_ext.evaluation import evaluate
 from sb3_ddpg_ext.export import export
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.hub import pull, push
 from sb3_ddpg_ext.listing import tables
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.training import train
@@ -69,6 +72,10 @@ def _run(command: Command, with_traceback: bool) -> int:
                 return _check(command)
             case ListArgs():
                 return _list(command)
+            case PushArgs():
+                return _push(command)
+            case PullArgs():
+                return _pull(command)
     except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
         if with_traceback:
             print(trace(error), file=sys.stderr, end="")
@@ -170,6 +177,19 @@ def _check(args: CheckArgs) -> int:
 def _list(args: ListArgs) -> int:
     for each in tables(args.what):
         Console(markup=False, highlight=False).print(each)
+    return 0
+
+
+def _push(args: PushArgs) -> int:
+    print(f"Uploaded to {push(args)}")
+    return 0
+
+
+def _pull(args: PullArgs) -> int:
+    directory, left_out = pull(args)
+    if left_out:
+        print(f"Files that are no part of a run were left out: {len(left_out)}, such as {left_out[0]}")
+    print(f"Downloaded to {directory}: no code from it is run by sb3-ddpg evaluate {shlex.quote(str(directory))}")
     return 0
 
 
