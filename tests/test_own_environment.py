@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from own_environment import POINT_MASS
 from processes import forked, started
 from terminal import screen
 
@@ -16,33 +17,6 @@ from sb3_ddpg_ext.results.result_file import read_run
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 NETWORK = "policy_kwargs={net_arch: [8]}"
 TINY = ["--steps", "120", "--eval-freq", "60", "-p", "learning_starts=50", "-p", "batch_size=8", "-p", NETWORK]
-POINT_MASS = """
-import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
-
-
-class PointMass(gym.Env):
-    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, limit=25):
-        self.limit = limit
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.position, self.speed, self.n = self.np_random.uniform(-1, 1), 0.0, 0
-        return self.observation(), {}
-
-    def step(self, action):
-        self.n += 1
-        self.speed = float(np.clip(self.speed + 0.1 * action[0], -1, 1))
-        self.position = float(np.clip(self.position + 0.1 * self.speed, -2, 2))
-        return self.observation(), -abs(self.position), False, self.n == self.limit, {}
-
-    def observation(self):
-        return np.array([self.position, self.speed], np.float32)
-"""
 
 
 @pytest.fixture
