@@ -95,6 +95,7 @@ class Settings:
     :param noise: The action noise; ``None`` where the entry does not say, for the algorithm's own default
     :param hyperparams: Arguments of the algorithm's constructor, among them always ``policy``
     :param raw: The plain entry these settings were made from, ready to be written as YAML and to be parsed again
+    :param source: Where they come from: the file, its entry, and what overrides it
     """
 
     n_timesteps: int
@@ -109,6 +110,7 @@ class Settings:
     noise: NoiseSettings | None = None
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
+    source: str = field(default="", compare=False, repr=False)
 
 
 def is_own(algo: str) -> bool:
@@ -202,7 +204,8 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
             f"{files[-1].name}: {unknown('environment', env_id, known)} Add an entry for it or 'default'"
         )
     name, i = first
-    entry, source = contents[i][name], f"{files[i].name}, {name}"
+    chosen_file = files[i].name if files[i].is_absolute() else files[i]
+    entry, source = contents[i][name], f"{chosen_file}, {name}"
     if not isinstance(entry, dict):
         raise SettingsError(f"{source}: expected a mapping of hyperparameters, got {reprlib.repr(entry)}")
     if overrides:
@@ -269,7 +272,7 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str, not_from: Pat
         normalize = _normalize(run_values.pop("normalize", False), hyperparams)
         rest = {name: value for name, value in run_values.items() if name not in NOISE_KEYS}
         plain = copy.deepcopy(dict(raw))
-        return Settings(**rest, normalize=normalize, noise=noise, hyperparams=hyperparams, raw=plain)
+        return Settings(**rest, normalize=normalize, noise=noise, hyperparams=hyperparams, raw=plain, source=source)
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from error
 

@@ -37,6 +37,7 @@ from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.hub import pull, push
 from sb3_ddpg_ext.listing import tables
 from sb3_ddpg_ext.results.records import Score
+from sb3_ddpg_ext.run_arguments import settings_of
 from sb3_ddpg_ext.training import train
 
 
@@ -109,6 +110,8 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _train(args: TrainArgs) -> int:
+    if args.env and args.resume is None and not args.quiet:
+        print(f"Settings: {settings_of(args).source}")
     try:
         record = train(args)
     except Exception as error:

@@ -73,8 +73,6 @@ if __name__ == "__main__":
     algos = "mine:MyDDPG,plain=custom_ddpg:gamma=0.9"
     result = sb3_ddpg_ext.compare(algos, "my_env:PointMass-v0", seeds=1, workers=0, log_dir="runs/python", **few)
     print(result.report, len(result.records), "learning_curves_steps" in result.figures())
-    study = sb3_ddpg_ext.tune("my_env:PointMass-v0", trials=1, seeds=1, top=0, workers=0, **few)
-    print(study.progress.finished)
 """
 
 
@@ -125,6 +123,7 @@ def test_a_student(desk: Desk) -> None:
     lines = desk.screen(f"sb3-ddpg check --env {ENV}-v0")
     assert lines[-1] == f"{ENV}-v0: errors 0, warnings 0"
     lines = desk.screen(f"sb3-ddpg train --env {ENV} --steps 1200 --eval-freq 400 --eval-episodes 2")
+    assert "Settings: custom_ddpg.yml, default with n_timesteps=1200" in lines
     assert lines[-1] == "Saved in runs/custom_ddpg/PointMass_1"
     assert any(re.match(r"Last model: mean return -\d+\.\d ", line) for line in lines)
     run = desk.folder / "runs/custom_ddpg/PointMass_1"
@@ -159,7 +158,7 @@ def test_a_student(desk: Desk) -> None:
 def test_a_researcher(desk: Desk) -> None:
     (desk.folder / "mine.py").write_text(MINE)
     (desk.folder / "scales.yml").write_text(f"{ENV}: {{random: -15, reference: -1, threshold: -100}}")
-    few = "--steps 300 --eval-freq 100 --eval-episodes 10 --workers 2"
+    few = "--steps 200 --eval-freq 100 --eval-episodes 10"
     algos = "mine:MyDDPG,plain=custom_ddpg:gamma=0.9"
     formats = "--format pdf --format latex"
     lines = desk.screen(f"sb3-ddpg compare --algos {algos} --envs {ENV} --seeds 2 {few} --scales scales.yml {formats}")
@@ -173,30 +172,23 @@ def test_a_researcher(desk: Desk) -> None:
     assert "is not in the normalisation table" not in (reports / "report.md").read_text()
 
     # Whether it wins is chance; what wins is read in the next line
-    tune = f"sb3-ddpg tune --env {ENV} --trials 2 --seeds 1 --top 1 --confirm-seeds 2 {few}"
+    tune = f"sb3-ddpg tune --env {ENV} --trials 2 --seeds 1 --top 1 --confirm-seeds 2 --workers 0 {few}"
     lines = desk.screen(tune)
     own = desk.folder / "hyperparams/custom_ddpg.yml"
     assert (lines[-1] == "Written to hyperparams/custom_ddpg.yml") == own.exists()
     if not own.exists():
         own.parent.mkdir()
-        own.write_text(yaml.safe_dump({"PointMass": {"n_timesteps": 300, "gamma": 0.9}}))
-    desk.screen(f"sb3-ddpg train --env {ENV} --eval-freq 100 --eval-episodes 2")
+        own.write_text(yaml.safe_dump({"PointMass": {"n_timesteps": 200, "gamma": 0.9}}))
+    lines = desk.screen(f"sb3-ddpg train --env {ENV} --eval-freq 100 --eval-episodes 2")
+    assert "Settings: hyperparams/custom_ddpg.yml, PointMass" in lines
     used = yaml.safe_load((desk.folder / "runs/custom_ddpg/PointMass_1/PointMass/config.yml").read_text())
     assert used == yaml.safe_load(own.read_text())["PointMass"]
-    lines = desk.screen(f"{tune} --algo mine:MyDDPG --top 0")
-    assert lines[-1].endswith("runs/tune/MyDDPG_PointMass/report.html")
-
-    for kind, name in (("torchscript", "best_model.pt"), ("onnx", "best_model.onnx")):
-        lines = desk.screen(f"sb3-ddpg export runs/custom_ddpg/PointMass_1 --format {kind}")
-        assert lines[0].startswith(f"Written to runs/custom_ddpg/PointMass_1/{name}")
-    run = desk.folder / "runs/custom_ddpg/PointMass_1"
-    session = onnxruntime.InferenceSession(run / "best_model.onnx")
-    observation = np.array([[0.5, -0.1]], np.float32)
-    (action,) = session.run(None, {session.get_inputs()[0].name: observation})
-    code = "import torch; print(torch.jit.load('best_model.pt')(torch.tensor([[0.5, -0.1]])).item())"
-    alone = subprocess.run([sys.executable, "-c", code], cwd=run, text=True, capture_output=True, check=True)
-    assert float(alone.stdout) == pytest.approx(action.item(), abs=1e-5)
+    lines = desk.screen("sb3-ddpg export runs/custom_ddpg/PointMass_1 --format onnx")
+    assert lines[0].startswith("Written to runs/custom_ddpg/PointMass_1/best_model.onnx")
+    session = onnxruntime.InferenceSession(desk.folder / "runs/custom_ddpg/PointMass_1/best_model.onnx")
+    (action,) = session.run(None, {session.get_inputs()[0].name: np.array([[0.5, -0.1]], np.float32)})
+    assert abs(action.item()) <= 1
 
     (desk.folder / "research.py").write_text(IN_PYTHON)
     lines = desk.screen("python research.py")
-    assert lines[-3:] == ["runs/custom_ddpg/PointMass-v0_1 (2,)", "runs/python/report.html 2 True", "1"]
+    assert lines[-2:] == ["runs/custom_ddpg/PointMass-v0_1 (2,)", "runs/python/report.html 2 True"]
