@@ -22,7 +22,7 @@ from sb3_ddpg_ext.conversion import why_invalid
 from sb3_ddpg_ext.errors import SettingsError, one_line, require
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.imports import check_env_origin
-from sb3_ddpg_ext.protocol import EVAL_SEED, FINAL_SEED
+from sb3_ddpg_ext.protocol import EVAL_SEED, FINAL_SEED, LOOK_SEED
 from sb3_ddpg_ext.results.records import Protocol, RunIdentity
 from sb3_ddpg_ext.settings import Settings, load_settings, parse_settings, read_yaml
 
@@ -96,7 +96,7 @@ def check_max_steps(steps: int) -> None:
 def _look_at(args: TrainArgs, env: VecEnv) -> None:
     """The part of ``sb3-ddpg check`` that takes no longer than a reset and a step."""
     (single,) = cast(DummyVecEnv, env.unwrapped).envs
-    found = first_look(single, args.seed)
+    found = first_look(single, LOOK_SEED)
     if without_time_limit(single):
         cut = f"are cut off after {args.eval_max_steps:,} steps" if args.eval_max_steps else "do not end"
         warnings.warn(

@@ -141,7 +141,7 @@ def test_each_run_has_its_seed_and_its_evaluations(tmp_path: Path) -> None:
 def test_training_that_diverges_is_a_pruned_trial_with_its_reason(tmp_path: Path) -> None:
     job, trials = tune(tune_arguments(tmp_path, "comparison_envs:Nan-v0", trials=2))
     assert [trial.state for trial in trials] == [TrialState.PRUNED] * 2
-    assert trials[0].user_attrs["reason"].startswith("diverged: Environment 0 returned the reward nan at step 1;")
+    assert trials[0].user_attrs["reason"].startswith("diverged: Environment 0 returned the reward nan at step 2;")
     assert search.progress(job) == search.Progress(finished=2, running=0, pruned=2, failed=0, best=None)
 
 

@@ -69,11 +69,14 @@ class Together(Slow):
 
 
 class Nan(Quick):
-    """Has no reward."""
+    """Has no reward, but for the first step, at which every environment is looked at before anything begins."""
+
+    n_steps = 0
 
     def step(self, action: Any) -> Any:
-        observation, _, *rest = super().step(action)
-        return observation, float("nan"), *rest
+        self.n_steps += 1
+        observation, reward, *rest = super().step(action)
+        return observation, reward if self.n_steps == 1 else float("nan"), *rest
 
 
 class Crash(Quick):
@@ -91,8 +94,11 @@ class Crash(Quick):
 class Exit(Quick):
     """Ends the process in the midst of training."""
 
+    n = 0
+
     def step(self, action: Any) -> Any:
-        if self.steps > 150:
+        self.n += 1
+        if self.n > 150:
             sys.exit(3)
         return super().step(action)
 
