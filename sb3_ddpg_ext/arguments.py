@@ -66,6 +66,8 @@ class TrainArgs:
     """where run directories are made"""
     tensorboard: bool = False
     """write TensorBoard logs into the run directory"""
+    track: Literal["wandb"] | None = None
+    """track the run in Weights & Biases; without a login it is written into the run directory, and nothing uploaded"""
     device: str = "auto"
     """cpu, cuda, or auto for the GPU where there is one"""
     threads: int | None = None

@@ -76,6 +76,8 @@ def check(args: TrainArgs, settings: Settings) -> None:
         raise SettingsError(f"--checkpoint-freq must be 0 (for none) or more, got {args.checkpoint_freq}")
     if args.tensorboard:
         require("tensorboard", "tensorboard")
+    if args.track is not None:
+        require(args.track, args.track)
     if not args.quiet:
         require("rich", "train")
     make_callbacks(settings)

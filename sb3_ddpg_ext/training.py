@@ -13,6 +13,7 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 ``<env>/args.yml``           the arguments of the run
 ``checkpoints/``             what an unfinished run goes on from
 ``result.json``              what came out: scores, times, versions, machine
+``wandb/``                   with ``track``: what wandb writes; ``wandb_id.txt`` says which run of its it is
 ===========================  ==========================================================================
 """
 
@@ -22,7 +23,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ from sb3_ddpg_ext.run_arguments import (
 )
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
 from sb3_ddpg_ext.settings import Settings, algo_name, algorithm_class
+from sb3_ddpg_ext.tracking import Tracking
 
 _STEPS_BETWEEN_CHECKPOINTS = 1_000  # at least: a shorter part of a run is trained again as fast as it is restored
 
@@ -122,14 +124,22 @@ def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, S
 
 
 def _train_locked(directory: Path, args: TrainArgs, settings: Settings, label: str, resumes: bool) -> RunRecord:
+    tracking = None
+    if args.track is not None:
+        tracking = Tracking(directory, lambda: asdict(identity(args, settings, label)) | {"device": args.device})
     try:
         with StopOnSignal() as stop, threads_kept():
-            return train_in(directory, args, settings, label=label, stop=stop, resume=resumes)
+            record = train_in(directory, args, settings, label=label, stop=stop, resume=resumes, tracking=tracking)
+            if tracking is not None:
+                tracking.end(record.status, None if record.score is None else record.score.mean)
+            return record
     except CheckpointError as error:
         raise SettingsError(f"{directory} cannot be resumed: {error}") from error
     except (Exception, SystemExit) as error:
         with contextlib.suppress(OSError):  # the error may have been a full disk
             write_record(RunRecord.of_failure(identity(args, settings, label), directory, error))
+        if tracking is not None:
+            tracking.end("failed")
         vars(error)["run_directory"] = directory
         raise
 
@@ -187,6 +197,7 @@ def train_in(
     stop: StopOnSignal,
     resume: bool = False,
     on_evaluation: Callable[[Evaluations], object] = lambda _: None,
+    tracking: Tracking | None = None,
 ) -> RunRecord:
     """
     Train one model in a directory that exists and that nobody else writes to. The record is written last.
@@ -199,6 +210,7 @@ def train_in(
     :param resume: Whether to go on from the last checkpoint in the directory, if there is one
     :param on_evaluation: Called after each evaluation with all of them so far; an exception from it ends the run
         without a record
+    :param tracking: Where what is logged is sent as well
     :return: The record
     :raises CheckpointError: If no checkpoint is intact
     :raises NonFiniteError: If a return of an evaluation, or a number that CustomDDPG receives or computes, is not
@@ -229,7 +241,8 @@ def train_in(
         if checkpoints is not None:
             record_episodes(env)
         stop.checkpoints = checkpoints
-        callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings), evaluation, stop]
+        callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings)]
+        callbacks += [*([] if tracking is None else [tracking]), evaluation, stop]  # it starts before the clock
         files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
             _learn(model, settings, callbacks, None if args.quiet else ProgressBar(evaluation))

@@ -87,6 +87,8 @@ def test_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     assert (work / "runs" / "custom_ddpg" / "Pendulum-v1_1" / "learning_curve.png").exists()
     missing = run("sb3-ddpg", "train", "--env", "Pendulum-v1", "--tensorboard")
     assert missing.stderr == "error: tensorboard is not installed: pip install 'sb3_ddpg_ext[tensorboard]'\n"
+    missing = run("sb3-ddpg", "train", "--env", "Pendulum-v1", "--track", "wandb")
+    assert missing.stderr == "error: wandb is not installed: pip install 'sb3_ddpg_ext[wandb]'\n"
     missing = run("sb3-ddpg", "compare", "--algos", "ddpg", "--envs", "Pendulum-v1", "--quiet")
     assert missing.stderr == "error: scipy is not installed: pip install 'sb3_ddpg_ext[compare]'\n"
     missing = run("sb3-ddpg", "train", "--env", "HalfCheetah-v5")
