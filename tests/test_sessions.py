@@ -171,6 +171,9 @@ def test_a_researcher(desk: Desk) -> None:
     assert all(name in summary for name in ("mine:MyDDPG", "plain"))
     assert "is not in the normalisation table" not in (reports / "report.md").read_text()
 
+    (own_run,) = reports.glob("mine-MyDDPG-*/PointMass_0")
+    assert "mean return" in "".join(desk.screen(f"sb3-ddpg evaluate {own_run} --episodes 1"))
+
     # Whether it wins is chance; what wins is read in the next line
     tune = f"sb3-ddpg tune --env {ENV} --trials 2 --seeds 1 --top 1 --confirm-seeds 2 --workers 0 {few}"
     lines = desk.screen(tune)
