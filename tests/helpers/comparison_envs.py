@@ -63,7 +63,7 @@ class Together(Slow):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         result = super().reset(seed=seed, options=options)
-        while BEGUN.exists() and len(BEGUN.read_text().splitlines()) < 2:
+        while self.pause and len(BEGUN.read_text().splitlines()) < 2:
             time.sleep(0.01)
         return result
 
