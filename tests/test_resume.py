@@ -10,7 +10,8 @@ from typing import Any
 
 import drill
 import pytest
-from processes import ENVIRONMENT, forked
+from clusters import wait_until
+from processes import ENVIRONMENT, forked, started
 from small_runs import TINY_PARAMS, compare_arguments, tune_arguments
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -224,8 +225,10 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     """The real thing: one process is killed, another one goes on."""
     new = drill.new_run(random.Random(0), *drill.TRAIN["Pendulum-v1"])
     drill.checked([*new, "alone"], tmp_path)
-    while not has_checkpoints(next(tmp_path.glob("killed/*/*_1/checkpoints"), tmp_path)):
-        process = drill.sb3_ddpg([*new, "killed"], tmp_path, 1.0)
+    with started(["-m", "sb3_ddpg_ext", *new, "killed"], tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("killed/*/*/checkpoints/checkpoint-*")))
+        process.kill()
+        process.communicate()
     assert process.returncode == drill.KILLED
     (run,) = tmp_path.glob("killed/*/*_1")
     result = forked(["train", "--resume", str(run), "--quiet"], tmp_path, ENVIRONMENT, 120)
