@@ -24,7 +24,7 @@ from sb3_ddpg_ext.tuning import PrunerName, ScoreKind, TuneArgs, require_package
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleTPESampler
 from sb3_ddpg_ext.tuning.space import Space, make_space
-from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage, reason_of
+from sb3_ddpg_ext.tuning.storage import Job, open_storage, reason_of, storage_of
 from sb3_ddpg_ext.tuning.trial_checks import check_trials, legible
 
 IS_INCUMBENT = "previous"
@@ -281,7 +281,9 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
     :return: Optuna's study, and ours
     """
     with quiet():
-        optuna_study = optuna.load_study(storage=Storage(job), study_name=job.name, sampler=ReproducibleTPESampler(0))
+        optuna_study = optuna.load_study(
+            storage=storage_of(job), study_name=job.name, sampler=ReproducibleTPESampler(0)
+        )
         stored = _stored_study(optuna_study)
         if stored is None:
             raise SettingsError(f"the study {job.name} is not one of sb3-ddpg tune; choose another --study")
