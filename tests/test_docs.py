@@ -59,7 +59,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, text=True, **streams)
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, text=True, timeout=600, **streams)
 
 
 def run_console(text: str, folder: Path) -> None:

@@ -146,6 +146,17 @@ def test_a_signal_leaves_a_checkpoint_of_the_last_step(number: int, tmp_path: Pa
     drill.compare_runs(tmp_path / "alone", tmp_path / "ended", "a signal")
 
 
+def test_checkpoints_stop_the_clock_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: set[int] = set()
+    read: set[int] = set()
+    stop, reading = TrainingClock.stopped, TrainingClock.read
+    monkeypatch.setattr(TrainingClock, "stopped", lambda clock: (stopped.add(id(clock)), stop(clock))[1])
+    monkeypatch.setattr(TrainingClock, "read", lambda clock: (read.add(id(clock)), reading(clock))[1])
+    train(arguments(tmp_path))
+    assert len(stopped) == 1
+    assert stopped == read
+
+
 def test_seconds_are_those_of_all_parts(tmp_path: Path) -> None:
     run = end(arguments(tmp_path), 370)
     evaluations = read_run(resume(run)).evaluations

@@ -268,6 +268,27 @@ def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
     assert trials[2].params.items() >= trials[0].params.items()
 
 
+def test_a_trial_whose_worker_died_when_it_had_begun_is_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna's thread, which records heartbeats, has not got to the first one."""
+    job, _ = prepare(tune_arguments(tmp_path, trials=1))
+    job = dataclasses.replace(job, heartbeat=1, grace=1)
+
+    def die(*_: Any) -> float:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "record_heartbeat", lambda *_: None)
+        patch.setattr(search, "objective", die)
+        with pytest.raises(SystemExit):
+            search.run_trial(job)
+    assert [trial.state.name for trial in connect(job)[0].trials] == ["RUNNING"]
+    with ends_within(60):
+        search.search(job, workers=0)
+    assert [trial.state.name for trial in connect(job)[0].trials] == ["FAIL", "COMPLETE"]
+
+
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_two_workers_never_begin_the_same_trial(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The second asks for it in the middle of the first one's transaction."""
@@ -859,7 +880,7 @@ def suspend(process: subprocess.Popen[str], database: Path) -> None:
         wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         with contextlib.closing(sqlite3.connect(database, timeout=0.1, isolation_level=None)) as connection:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN EXCLUSIVE")  # fails if the process only reads, too
                 return
             except sqlite3.OperationalError:
                 process.send_signal(signal.SIGCONT)

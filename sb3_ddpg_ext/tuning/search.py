@@ -28,7 +28,7 @@ from sb3_ddpg_ext.errors import FaultyEnvironmentError, SettingsError, is_full_d
 from sb3_ddpg_ext.files import is_nearly_full
 from sb3_ddpg_ext.tuning.objective import REASON, TrialFailedError, objective, runs_directory
 from sb3_ddpg_ext.tuning.samplers import first_attempt
-from sb3_ddpg_ext.tuning.storage import MAX_RETRIES, Job
+from sb3_ddpg_ext.tuning.storage import MAX_RETRIES, Job, storage_of
 from sb3_ddpg_ext.tuning.study import Study, connect, quiet
 
 _DISCARDED = "void"  # attribute of a trial: why it does not count
@@ -215,6 +215,7 @@ def run_trial(job: Job, _: int = 0) -> None:
 def _run_attempt(trial: optuna.Trial, study: Study, job: Job, begun: list[int]) -> float:
     """The objective, as Optuna calls it. ``begun`` tells the caller the number of the trial."""
     begun.append(trial.number)
+    storage_of(job).record_first_heartbeat(job.name, trial.number)  # before the trial says that it has a worker
     trial.set_user_attr(_WORKER, {"trial": trial.number, "command": job.command, "host": platform.node()})
     # Two workers that both counted one pending trial have both asked for it: the later one is discarded. Retries never
     # are, since the keys are numbers of first attempts: a command with fewer --trials leaves those of others alone

@@ -1,6 +1,7 @@
 """The database of a study: where it is, and how it is opened. It may be away for minutes, and have many users."""
 
 import contextlib
+import functools
 import os
 import sqlite3
 import time
@@ -94,6 +95,26 @@ class Storage(RDBStorage):
         """Record a heartbeat, if the database answers."""
         with contextlib.suppress(StorageInternalError):  # one heartbeat can be missed
             super().record_heartbeat(trial_id)
+
+    def record_first_heartbeat(self, study: str, number: int) -> None:
+        """
+        Record a heartbeat now. Optuna does so in a thread, which a worker that dies early may not have got to.
+
+        :param study: Name of the study
+        :param number: Number of the trial
+        :raises StorageInternalError: If the database does not answer
+        """
+        trial_id = self.get_trial_id_from_study_id_trial_number(self.get_study_id_from_name(study), number)
+        super().record_heartbeat(trial_id)
+
+
+@functools.lru_cache(maxsize=1)  # a process runs many trials of one study
+def storage_of(job: Job) -> Storage:
+    """
+    :param job: Where a study is stored that was prepared
+    :return: Its storage
+    """
+    return Storage(job)
 
 
 def _connect_patiently(dialect: Any, _: Any, args: Any, kwargs: Any) -> Any:

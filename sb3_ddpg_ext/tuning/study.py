@@ -27,7 +27,7 @@ from sb3_ddpg_ext.tuning import require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
 from sb3_ddpg_ext.tuning.samplers import ReproducibleSampler, require_sampler
 from sb3_ddpg_ext.tuning.space import Space, make_space
-from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage, reason_of
+from sb3_ddpg_ext.tuning.storage import Job, open_storage, reason_of, storage_of
 from sb3_ddpg_ext.tuning.trial_checks import check_trials, legible
 
 IS_INCUMBENT = "previous"
@@ -322,7 +322,7 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
     :return: Optuna's study, and ours
     """
     with quiet():
-        optuna_study = optuna.load_study(storage=Storage(job), study_name=job.name)
+        optuna_study = optuna.load_study(storage=storage_of(job), study_name=job.name)
         stored = _stored_study(optuna_study)
         if stored is None:
             raise SettingsError(f"the study {job.name} is not one of sb3-ddpg tune; choose another --study")
