@@ -804,7 +804,7 @@ def test_actions_in_the_middle_of_a_long_rollout(name: str) -> None:
 
 def test_the_reason_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     make("auto", verbose=1).learn(30)
-    assert "Gradient steps are computed in closed form" in capsys.readouterr().out
+    assert "Gradient steps are computed in closed form by the compiled kernel-" in capsys.readouterr().out
     model = make("auto", verbose=1)
     model.learn(40, AtStep(lambda: None))
     capsys.readouterr()

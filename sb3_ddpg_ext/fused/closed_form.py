@@ -1,4 +1,15 @@
-"""The gradient step in closed form with PyTorch's kernels, on the CPU or on a CUDA device."""
+"""
+The gradient step in closed form with PyTorch's kernels, on the CPU or on a CUDA device.
+
+The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule and computed into buffers that are
+allocated once for each batch size. What else makes it fast:
+
+- The parameters of the online and the target networks lie in one ``[2, n]`` tensor: the soft update is one ``lerp_``,
+  Adam is one fused call on a flat vector, and forward passes that do not depend on each other (mu(s) and mu'(s'), then
+  Q(s, a) and Q'(s', mu'(s'))) are one batched product each.
+- The actor's step computes no gradients for the critic's weights.
+- Losses add up in a tensor that is read once for many steps.
+"""
 
 from collections.abc import Sequence
 
@@ -46,6 +57,10 @@ class ClosedForm:
             )
         ]
 
+    def __str__(self) -> str:
+        return "PyTorch"
+
+    @th.inference_mode()
     def allocate(self, batch_size: int) -> None:
         """
         Get memory for minibatches of one size.
@@ -83,6 +98,7 @@ class ClosedForm:
         if self._recording is not None:
             self._recording.discard()
 
+    @th.inference_mode()
     def act(self, observations: np.ndarray) -> np.ndarray:
         """
         :param observations: ``[n, n_observations]``, float32
@@ -97,6 +113,7 @@ class ClosedForm:
         actions: np.ndarray = x.cpu().numpy()
         return actions
 
+    @th.inference_mode()
     def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
         """
         Take one gradient step.
@@ -110,6 +127,7 @@ class ClosedForm:
         self._y.copy_(batch.rewards)
         self._step(batch.dones, batch.discounts, gamma, tau)
 
+    @th.inference_mode()
     def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, gamma: float, tau: float) -> None:
         """
         Take one gradient step on a minibatch in rows, without splitting it into separate tensors first.

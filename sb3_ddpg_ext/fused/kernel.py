@@ -92,7 +92,7 @@ class Kernel:
     def __init__(
         self, compiled: ctypes.CDLL, memory: PolicyMemory, optimizers: Sequence[FlatAdam], losses: th.Tensor
     ) -> None:
-        self._steps, self._act = compiled.steps, compiled.act
+        self._name, self._steps, self._act = Path(compiled._name).stem, compiled.steps, compiled.act
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
         self._steps.argtypes = pointer, integer, pointer, pointer, pointer, number, number
         self._act.argtypes = pointer, integer, pointer, pointer, integer, pointer
@@ -105,8 +105,13 @@ class Kernel:
         update.n_observations, update.n_actions = actor[0].n_in, critic[0].n_in - actor[0].n_in
         width = max(layer.n_out for layer in actor)
         self._scratch = np.zeros((2, width), dtype=np.float32)
+        self._address = ctypes.addressof(update)
+        self._hyperparameters: list[tuple[float, ...]] = []
         self._act_arguments = ctypes.addressof(update.actor), self._scratch.ctypes.data, width
         self.batch_size = 0
+
+    def __str__(self) -> str:
+        return f"the compiled {self._name}"
 
     def bind(self) -> None:
         """Read the parameters of activations, which users can change."""
@@ -183,13 +188,13 @@ class Kernel:
         :param gamma: The discount
         :param tau: The soft update coefficient
         """
-        for network, adam in zip((self._update.actor, self._update.critic), self._optimizers, strict=True):
-            network.learning_rate = adam.learning_rate
-            network.beta1, network.beta2, network.weight_decay, network.eps = adam.constants
+        hyperparameters = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
+        if hyperparameters != self._hyperparameters:
+            self._hyperparameters = hyperparameters
+            for network, numbers in zip((self._update.actor, self._update.critic), hyperparameters, strict=True):
+                network.learning_rate, network.beta1, network.beta2, network.weight_decay, network.eps = numbers
         address = None if discounts is None else discounts.ctypes.data
-        self._steps(
-            ctypes.addressof(self._update), len(indices), rows.ctypes.data, indices.ctypes.data, address, gamma, tau
-        )
+        self._steps(self._address, len(indices), rows.ctypes.data, indices.ctypes.data, address, gamma, tau)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """

@@ -1,21 +1,9 @@
 """
-One gradient step of DDPG in closed form, without autograd and without memory allocation, for plain MLPs.
+Gradient steps in closed form for one policy, and its actions: who computes them, on which memory, for which optimizers.
 
-The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule and computed into buffers that are
-allocated once for each batch size. What else makes it fast:
-
-- The parameters of the online and the target networks lie in one ``[2, n]`` tensor: the soft update is one ``lerp_``,
-  Adam is one fused call on a flat vector, and forward passes that do not depend on each other (mu(s) and mu'(s'), then
-  Q(s, a) and Q'(s', mu'(s'))) are one batched product each.
-- The actor's step computes no gradients for the critic's weights.
-- Losses add up in a tensor that is read once for many steps.
-
-The modules, their ``state_dict`` and the optimizers stay what they were. A new policy's parameters are moved into that
-tensor. If users replace a parameter's tensor later, theirs stays where it is, because they may hold other references to
+The modules, their ``state_dict`` and the optimizers stay what they were. A new policy's parameters are moved into our
+memory. If users replace a parameter's tensor later, theirs stays where it is, because they may hold other references to
 it. It is copied into our memory before each step and back afterwards.
-
-On a CUDA device the step is recorded once as a CUDA graph and replayed from then on. This has not been run on a GPU
-yet: ``fused="auto"`` does not use the closed form there.
 """
 
 from collections.abc import Callable
@@ -190,7 +178,6 @@ class FusedUpdate:
             and (batch.discounts is None or (batch.discounts.shape == column and batch.discounts.dtype == dtype))
         )
 
-    @th.inference_mode()
     def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
         """
         Take one gradient step: critic, actor, targets.
@@ -202,7 +189,6 @@ class FusedUpdate:
         self._prepare(len(batch.rewards)).step(batch, gamma, tau)
         self._finish(n_steps=1)
 
-    @th.inference_mode()
     def steps_on_rows(self, rows: Rows, n_steps: int, batch_size: int, gamma: float, tau: float) -> None:
         """
         Take gradient steps on minibatches in rows, without splitting them into separate tensors first.
