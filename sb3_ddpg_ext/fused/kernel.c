@@ -1,5 +1,5 @@
 /*
- * The gradient step of update.py in C. Compiled once for each level of the processor, see hatch_build.py.
+ * The gradient step of closed_form.py in C. Compiled once for each level of the processor, see hatch_build.py.
  *
  * All matrices are row-major. Those of a minibatch have rows of `stride` numbers, a multiple of a vector's length: what
  * lies beyond a row's numbers is read along with them, and never used.
@@ -254,18 +254,17 @@ static void adam_and_soft_update(const struct network *net, double tau)
 {
   double step = net->step_counts[0] + 1;
   for (integer i = 0; i < net->n_step_counts; i++) net->step_counts[i] = step;
-  const float beta1 = net->beta1, beta2 = net->beta2, decay = net->weight_decay, eps = net->eps, rate_of_targets = tau;
-  const float one_minus_beta1 = 1 - net->beta1, one_minus_beta2 = 1 - net->beta2;
+  const float rate1 = 1 - net->beta1, beta2 = net->beta2, rate2 = 1 - net->beta2;
+  const float decay = net->weight_decay, eps = net->eps, rate_of_targets = tau;
   const float step_size = net->learning_rate / (1 - pow(net->beta1, step));
   const float root_correction = sqrt(1 - pow(net->beta2, step));
   float *restrict params = net->params, *restrict targets = net->targets;
   float *restrict means = net->means, *restrict squares = net->squares;
   const float *restrict grads = net->grads;
-  (void)beta1;
   for (integer i = 0; i < net->n_params; i++) {
     float grad = grads[i] + decay * params[i];
-    means[i] += one_minus_beta1 * (grad - means[i]);
-    squares[i] = beta2 * squares[i] + one_minus_beta2 * grad * grad;
+    means[i] += rate1 * (grad - means[i]);
+    squares[i] = beta2 * squares[i] + rate2 * grad * grad;
     params[i] -= step_size * means[i] / (sqrtf(squares[i]) / root_correction + eps);
     targets[i] += rate_of_targets * (params[i] - targets[i]);
   }
