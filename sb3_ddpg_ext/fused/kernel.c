@@ -23,6 +23,7 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t integers __attribute__((vector_size(4 * LANES)));
 typedef int64_t integer;
 
 enum activation { IDENTITY, RELU, TANH, ELU, GELU, GELU_TANH, SILU, LEAKY_RELU };
@@ -117,11 +118,40 @@ static float dot(integer n, const float *a, const float *b)
   return sum;
 }
 
+/* Transpose a square of vectors: exchange halves, then quarters of each half, down to single numbers */
+INLINE void transpose_square(vec *rows)
+{
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half; half /= 2) {
+    integers first, second; /* numbers of row i and of row i + half that go to either */
+    for (int q = 0; q < LANES; q++) {
+      first[q] = q & half ? q - half + LANES : q;
+      second[q] = q & half ? q + LANES : q + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+      if (!(i & half)) {
+        vec a = rows[i], b = rows[i + half];
+        rows[i] = __builtin_shuffle(a, b, first), rows[i + half] = __builtin_shuffle(a, b, second);
+      }
+  }
+}
+
 static void transpose(integer rows, integer columns, const float *from, float *to, integer to_row)
 {
-  for (integer i = 0; i < rows; i += LANES)
-    for (integer j = 0; j < columns; j++)
-      for (integer q = i; q < i + LANES && q < rows; q++) to[j * to_row + q] = from[q * columns + j];
+  integer i = 0, j = 0;
+  for (; i + LANES <= rows; i += LANES)
+    for (j = 0; j + LANES <= columns; j += LANES) {
+      vec square[LANES];
+#pragma GCC unroll 16
+      for (int q = 0; q < LANES; q++) square[q] = load(from + (i + q) * columns + j);
+      transpose_square(square);
+#pragma GCC unroll 16
+      for (int q = 0; q < LANES; q++) store(to + (j + q) * to_row + i, square[q]);
+    }
+  integer whole_rows = i, whole_columns = i ? j : 0; /* the rest, at the right and at the bottom */
+  for (i = 0; i < rows; i++)
+    for (j = i < whole_rows ? whole_columns : 0; j < columns; j++) to[j * to_row + i] = from[i * columns + j];
 }
 
 /* --- Activations. Loops over numbers, which the compiler turns into loops over vectors --- */
@@ -255,9 +285,9 @@ static void adam_and_soft_update(const struct network *net, double tau)
   double step = net->step_counts[0] + 1;
   for (integer i = 0; i < net->n_step_counts; i++) net->step_counts[i] = step;
   const float rate1 = 1 - net->beta1, beta2 = net->beta2, rate2 = 1 - net->beta2;
-  const float decay = net->weight_decay, eps = net->eps, rate_of_targets = tau;
-  const float step_size = net->learning_rate / (1 - pow(net->beta1, step));
-  const float root_correction = sqrt(1 - pow(net->beta2, step));
+  const double root_correction = sqrt(1 - pow(net->beta2, step));
+  const float step_size = net->learning_rate * root_correction / (1 - pow(net->beta1, step));
+  const float decay = net->weight_decay, eps = net->eps * root_correction, rate_of_targets = tau;
   float *restrict params = net->params, *restrict targets = net->targets;
   float *restrict means = net->means, *restrict squares = net->squares;
   const float *restrict grads = net->grads;
@@ -265,7 +295,7 @@ static void adam_and_soft_update(const struct network *net, double tau)
     float grad = grads[i] + decay * params[i];
     means[i] += rate1 * (grad - means[i]);
     squares[i] = beta2 * squares[i] + rate2 * grad * grad;
-    params[i] -= step_size * means[i] / (sqrtf(squares[i]) / root_correction + eps);
+    params[i] -= step_size * means[i] / (sqrtf(squares[i]) + eps);
     targets[i] += rate_of_targets * (params[i] - targets[i]);
   }
 }
