@@ -8,8 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-_WIDE_BOUNDS = 1e5
-_UNEQUAL_RANGES = 1e3  # the widest of the action's components, relative to the narrowest
+from sb3_ddpg_ext.errors import doubtful_action_space
+
 _LARGE_OBSERVATION = 1e4
 LARGE_SQUARES = _LARGE_OBSERVATION**2
 """Where a sum of squares is below this, no number is larger than it may be."""
@@ -38,22 +38,8 @@ class Alarms:
 
     def check_bounds(self, space: spaces.Box) -> None:
         """:param space: Action space"""
-        ranges = (space.high.astype(np.float64) - space.low).ravel()
-        if ranges.max() > _WIDE_BOUNDS:
-            self._warn(
-                "bounds",
-                f"The action space is very wide ({space.low.min():g} to {space.high.max():g}), and exploration covers "
-                "all of it. Give it the bounds that are useful, in the environment or with "
-                "gymnasium.wrappers.RescaleAction.",
-            )
-        elif ranges.max() > _UNEQUAL_RANGES * ranges.min():
-            widest, narrowest = int(ranges.argmax()), int(ranges.argmin())
-            self._warn(
-                "bounds",
-                f"Component {widest} of the action has a range {ranges.max() / ranges.min():,.0f} times that of "
-                f"component {narrowest}, and noise is relative to it. Check the bounds, and give the noise one std for "
-                "each component if they are meant.",
-            )
+        if (doubt := doubtful_action_space(space)) is not None:
+            self._warn("bounds", doubt)
 
     def check_observations(self, observations: np.ndarray, step: int) -> None:
         """

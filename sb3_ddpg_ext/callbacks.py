@@ -15,8 +15,9 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.checkpoint import ResumableCheckpointCallback
-from sb3_ddpg_ext.episodes import EVAL_SEED, check_returns
+from sb3_ddpg_ext.episodes import check_returns
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.protocol import EVAL_SEED
 from sb3_ddpg_ext.results.records import BestEvaluation, Evaluations
 from sb3_ddpg_ext.safe_files.loading import is_sb3s
 from sb3_ddpg_ext.safe_files.model_file import write_model
@@ -136,6 +137,7 @@ class Evaluation(EvalCallback):
     :param eval_env: Where the episodes are played
     :param eval_freq: Steps of the vectorized environment between two evaluations, 0 for none
     :param episodes: Episodes of each evaluation
+    :param max_steps: Steps after which ``eval_env`` ends them, 0 for never
     :param stop: Interrupts an evaluation when a signal arrives
     :param on_evaluation: Called after each one with all evaluations so far; an exception from it ends training
     """
@@ -146,11 +148,14 @@ class Evaluation(EvalCallback):
         eval_env: VecEnv,
         eval_freq: int,
         episodes: int,
+        max_steps: int,
         stop: StopOnSignal,
         on_evaluation: Callable[[Evaluations], object] = lambda _: None,
     ) -> None:
         super().__init__(eval_env, n_eval_episodes=episodes, eval_freq=eval_freq, verbose=0, log_path=str(directory))
         self.directory = directory
+        self.max_steps = max_steps
+        self._says_what_is_cut_off = max_steps > 0  # once
         self.stop = stop
         self.on_evaluation = on_evaluation
         self.clock = TrainingClock()
@@ -187,6 +192,12 @@ class Evaluation(EvalCallback):
             return False
         self.clock_readings.append(reading)
         check_returns(self.evaluations_results[-1], f"An episode of the evaluation at step {self.num_timesteps}")
+        if self._says_what_is_cut_off and max(self.evaluations_length[-1]) >= self.max_steps:
+            self._says_what_is_cut_off = False
+            warnings.warn(
+                f"Episodes of an evaluation were cut off after {self.max_steps:,} steps (--eval-max-steps)",
+                stacklevel=2,
+            )
         if self.best_mean_reward > best_mean_reward:
             save_model(self.model, self.directory / "best_model.zip", self.directory / "best_model_vecnormalize.pkl")
         evaluations = self.evaluations()

@@ -1,218 +1,123 @@
-"""The command line ``sb3-ddpg``: arguments in, some lines of result or one of error out."""
+"""The command line ``sb3-ddpg``: what a user writes -> the arguments of a command. Help and versions end here."""
 
 import contextlib
+import io
 import os
-import shlex
+import platform
+import re
+import shutil
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from importlib.metadata import version
+from typing import Annotated, TextIO, get_args
 
 import tyro
 
-from sb3_ddpg_ext import display, report
-from sb3_ddpg_ext.arguments import TrainArgs
-from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, table
-from sb3_ddpg_ext.callbacks import CHECKPOINTS
-from sb3_ddpg_ext.checkpoint import has_checkpoints
-from sb3_ddpg_ext.comparison import (
-    CompareArgs,
-    baseline_of,
-    finished,
-    plan,
-    unfinished_state,
-)
-from sb3_ddpg_ext.errors import FaultyEnvironmentError, NonFiniteError, SettingsError, trace
-from sb3_ddpg_ext.evaluation import EvaluateArgs, evaluate
-from sb3_ddpg_ext.files import atomic
-from sb3_ddpg_ext.results.records import Score
-from sb3_ddpg_ext.training import train
-from sb3_ddpg_ext.tuning import TuneArgs, require_packages
+from sb3_ddpg_ext import __version__
+from sb3_ddpg_ext.arguments import Command
 
-Command = (
-    Annotated[TrainArgs, tyro.conf.subcommand("train")]
-    | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
-    | Annotated[CompareArgs, tyro.conf.subcommand("compare")]
-    | Annotated[TuneArgs, tyro.conf.subcommand("tune")]
-    | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]
-)
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+COMMANDS = tuple(subcommand.name for _, subcommand in map(get_args, get_args(Command)))
 
 
 @dataclass(frozen=True)
 class Options:
-    """DDPG for Stable-Baselines3."""
+    """DDPG for Stable-Baselines3. `sb3-ddpg COMMAND --help` lists the options of a command, --version the versions."""
 
     command: Annotated[Command, tyro.conf.arg(name="")]
     traceback: tyro.conf.FlagCreatePairsOff[bool] = False
     """show where an error began, not only the line that says what it is; or set SB3_DDPG_TRACEBACK=1"""
 
+    @property
+    def with_traceback(self) -> bool:
+        """Whether an error is shown with where it began"""
+        return self.traceback or os.environ.get("SB3_DDPG_TRACEBACK", "0") not in ("", "0")
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Run one command.
 
-    :param argv: Its arguments; those of the process if not given
-    :return: Exit status: 0, 1 if runs of a comparison or all trials failed, 2 for what the caller has to mend, 130 for
-        Ctrl-C
+class _Terminal(io.StringIO):
+    """Keeps what is written, in the colours and characters of the stream that it stands for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
     """
+    :param argv: The arguments; those of the process if not given
+    :return: What they say
+    :raises SystemExit: After the help or the versions, and after a line about arguments that cannot be understood
+    """
+    args = [*(sys.argv[1:] if argv is None else argv)]
+    if args[:1] == ["--version"]:
+        sys.stdout.write(f"{versions()}\n")
+        raise SystemExit(0)
+    out, err = _Terminal(sys.stdout), _Terminal(sys.stderr)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return _understand(args or ["--help"])
+    except SystemExit as end:
+        if end.code:
+            sys.stderr.write(f"error: {_mistake(args, err.getvalue())}\n")
+            raise
+        is_help = not args or not {"-h", "--help"}.isdisjoint(args)  # otherwise a script, for a shell to complete words
+        (sys.stdout if args else sys.stderr).write(_wrapped(out.getvalue()) if is_help else out.getvalue())
+        raise SystemExit(0 if args else 2) from None
+
+
+def versions() -> str:
+    """:return: The versions of this package and of what it stands on, in one line. Imports none of them"""
+    packages = ("stable_baselines3", "torch", "gymnasium", "numpy")
+    beside = ", ".join(f"{package} {version(package)}" for package in packages)
+    return f"sb3_ddpg_ext {__version__} ({beside}, Python {platform.python_version()})"
+
+
+def _understand(args: Sequence[str]) -> Options:
     # What all commands take stands before or after the command, and is in the help of each
-    everywhere = tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes
-    options = tyro.cli(Options, prog="sb3-ddpg", args=argv, config=everywhere)
-    command = options.command
-    with_traceback = options.traceback or os.environ.get("SB3_DDPG_TRACEBACK", "0") not in ("", "0")
-    with _warnings_in_one_line():
-        return _run(command, with_traceback)
+    everywhere = tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone
+    return tyro.cli(Options, prog="sb3-ddpg", args=args, config=everywhere)
 
 
-def _run(command: Command, with_traceback: bool) -> int:
-    try:
-        match command:
-            case TrainArgs():
-                return _train(command)
-            case EvaluateArgs():
-                return _evaluate(command)
-            case CompareArgs():
-                return _compare(command, with_traceback)
-            case TuneArgs():
-                return _tune(command, with_traceback)
-            case BenchmarkArgs():
-                return _benchmark(command)
-    except (SettingsError, NonFiniteError, FaultyEnvironmentError, OSError) as error:  # the last: a full disk, say
-        if with_traceback:
-            print(trace(error), file=sys.stderr, end="")
-        directory, remarks = getattr(error, "run_directory", None), []
-        if directory is not None:
-            remarks.append(f"what was reached is in {directory}")
-        if isinstance(error, FaultyEnvironmentError) and not with_traceback:
-            remarks.append("--traceback shows more")
-        print(f"error: {error}{' (' + '; '.join(remarks) + ')' if remarks else ''}", file=sys.stderr)
-        return 2
+def _wrapped(text: str) -> str:
+    """:return: Tyro's help. What is not in a box there has lines of any length, which a terminal breaks within words"""
+    text = text.replace("{" + ",".join(COMMANDS) + "}", "COMMAND")
+    columns = shutil.get_terminal_size().columns
+    lines = [
+        textwrap.fill(line, columns, break_long_words=False) if len(_COLOUR.sub("", line)) > columns else line
+        for line in text.splitlines()
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
-@contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Python shows the line of code that warns, too, of which a user of the command line knows nothing."""
-    before = warnings.formatwarning
-    vars(warnings)["formatwarning"] = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        yield
-    finally:
-        vars(warnings)["formatwarning"] = before
+def _mistake(args: Sequence[str], box: str) -> str:
+    """
+    :param args: Arguments that cannot be understood
+    :param box: What tyro says of them: in a box, a title, the message, and after a rule what may help
+    :return: What is wrong with them, in one line, with the nearest word where one is misspelt
+    """
+    from sb3_ddpg_ext.errors import unknown
 
-
-def _train(args: TrainArgs) -> int:
-    try:
-        record = train(args)
-    except Exception as error:
-        if (directory := getattr(error, "run_directory", None)) is not None:
-            with contextlib.suppress(OSError):  # a full disk must not hide what ended training
-                _draw_learning_curve(directory)
-        raise
-    directory = record.directory
-    try:
-        _draw_learning_curve(directory)
-    except OSError as error:  # the run is finished and recorded all the same
-        print(f"The learning curve is missing: {error}", file=sys.stderr)
-    seconds = record.seconds
-    took = f"{record.steps:,} steps in {seconds.train:.0f} s and {seconds.evaluate:.0f} s of evaluations"
-    if record.score is None:
-        print(f"Interrupted after {took}. What was reached is saved in {directory}")
-        if has_checkpoints(directory / CHECKPOINTS):
-            print(f"To go on: sb3-ddpg train --resume {shlex.quote(str(directory))}")
-        return 130
-    print(f"Trained {record.algo} on {record.env}: {took}")
-    print(f"Last model: {_score(record.score)}")
-    best = record.best_evaluation
-    if best is not None:
-        print(f"Best model: mean return {best.mean:.1f} in the evaluation at step {best.step:,}, which chose it")
-    print(f"Saved in {directory}")
-    return 0
-
-
-def _draw_learning_curve(directory: Path) -> None:
-    with atomic(directory / "learning_curve.png") as partial:
-        report.learning_curve(directory).savefig(partial)
-
-
-def _evaluate(args: EvaluateArgs) -> int:
-    model, score = evaluate(args)
-    print(f"{model}: {_score(score)}")
-    if args.video is not None:
-        print(f"Videos in {args.video}")
-    return 0
-
-
-def _benchmark(args: BenchmarkArgs) -> int:
-    record = benchmark(args)
-    print(table(record))
-    print(f"Written to {args.log_dir}: benchmark.json, benchmark.md{', benchmark.png' if record['results'] else ''}")
-    return 0
-
-
-def _compare(args: CompareArgs, with_traceback: bool) -> int:
-    runs = plan(args)
-    records = {run.directory: record for run in runs if (record := finished(run)) is not None}
-    missing = [run for run in runs if run.directory not in records]
-    for run, what in [(run, what) for run in missing if (what := unfinished_state(run, args.resume)) is not None]:
-        print(f"{run.directory}: {what}")
-    if args.dry_run:
-        display.print_plan(args, runs, missing)
-        return 0
-    try:
-        display.run_with_progress(args, missing, records)
-    except KeyboardInterrupt:
-        n_finished = sum(record.is_finished for record in records.values())
-        print(f"Interrupted. {n_finished} of {len(runs)} runs are finished and kept; the same command does the rest")
-        return 130
-    display.print_summary(runs, records)
-    display.print_failures(runs, records, with_traceback)
-    print(f"Report: {report.write_report(args.log_dir, baseline=baseline_of(args))}")
-    return 1 if any(record.status == "failed" for record in records.values()) else 0
-
-
-def _tune(args: TuneArgs, with_traceback: bool) -> int:
-    require_packages()
-    from sb3_ddpg_ext.tuning import confirmation, pages  # these import Optuna, which takes a second
-    from sb3_ddpg_ext.tuning.display import print_ranking, search_with_progress
-    from sb3_ddpg_ext.tuning.study import prepare
-
-    job, study = prepare(args)
-    file = confirmation.target(args) if args.write and args.top else None
-    try:
-        progress = search_with_progress(args, job, study)
-    except KeyboardInterrupt:
-        print("Interrupted. What is finished is kept; the same command does the rest")
-        return 130
-    if args.top == 0 or progress.best is None:
-        if progress.best is None:
-            print("No trial came to its end; the report says why")
-        print(f"Report: {pages.write(args, job, study, (), '')}")
-        return int(progress.best is None)
-    runs = confirmation.plan(args, job, study)
-    records = {run.directory: record for run in runs if (record := finished(run)) is not None}
-    try:
-        display.run_with_progress(args, [run for run in runs if run.directory not in records], records)
-    except KeyboardInterrupt:
-        print("Interrupted while confirming. What is finished is kept; the same command does the rest")
-        return 130
-    report.write_report(confirmation.confirm_directory(args), baseline=confirmation.INCUMBENT)
-    ranked = confirmation.rank(runs, records, study)
-    entry = confirmation.winner(args, study, ranked, progress.finished)
-    page = pages.write(args, job, study, ranked, entry.text if entry else "")
-    print_ranking(study, ranked)
-    display.print_failures(runs, records, with_traceback)
-    print(f"Report: {page}")
-    if entry is None:
-        print("The previous settings stay: nothing was better on fresh seeds")
-    else:
-        print(entry.text)
-        if file is not None:
-            has_changed = confirmation.write_winner(args, job, study, entry)
-            print(f"Written to {file}" if has_changed else f"{file} has these settings already")
-    return 0
-
-
-def _score(score: Score) -> str:
-    return f"mean return {score.mean:.1f} (standard deviation {score.std:.1f}) over {len(score.returns)} episodes"
+    command = next((word for word in args if word in COMMANDS), None)
+    if command is None:
+        misspelt = [word for word in args if not word.startswith("-")]
+        return unknown("command", misspelt[0], COMMANDS) if misspelt else f"say a command: {', '.join(COMMANDS)}"
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        _understand([command, "--help"])
+    options = {*re.findall(r"--[\w-]+", text.getvalue())}
+    given = (word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--"))
+    if (misspelt_option := next((option for option in given if option not in options), None)) is not None:
+        return unknown("option", misspelt_option, options)
+    _, *lines = (line.strip("│╭╮╰╯ ") for line in box.splitlines())
+    parts = re.split(r"^[─-]+$", "\n".join(lines), flags=re.MULTILINE)  # without UTF-8, a rule follows the title, too
+    message = " ".join(next(filter(str.strip, parts), "").split())
+    message = message.removeprefix("Error parsing ").partition(" Got errors:")[0].rstrip(".")
+    return f"{message}; sb3-ddpg {command} --help lists the options"

@@ -13,54 +13,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, identity, settings_of
+from sb3_ddpg_ext.arguments import CompareArgs, TrainArgs
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.cluster import run_all
+from sb3_ddpg_ext.env_scales import env_scales
 from sb3_ddpg_ext.errors import SettingsError, require, unknown
 from sb3_ddpg_ext.files import LOCK, lock, make_directory
 from sb3_ddpg_ext.results.records import RunIdentity, RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.results.scales import Scale
+from sb3_ddpg_ext.run_arguments import check, check_is_evaluated, env_name, identity, settings_of
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import can_resume, train_from_last_checkpoint
 from sb3_ddpg_ext.variants import Variant, parse_variants
 
 MIN_EVAL_EPISODES = 10
-
-
-@dataclass(frozen=True)
-class CompareArgs:
-    """
-    Train algorithms on environments with several seeds each, and write a report. Finished runs are kept: the same
-    command goes on where it was stopped, and more algorithms, environments or seeds add to it.
-    """
-
-    algos: str
-    """separated by commas, with settings: ddpg,custom_ddpg:gamma=0.9,batch_size=128,custom_ddpg:hyperparams=ddpg"""
-    envs: str
-    """ids of Gymnasium environments, separated by commas"""
-    seeds: int = 5
-    """how many runs of each algorithm on each environment; their seeds are 0, 1, 2, ..."""
-    steps: int | None = None
-    """environment steps of each run; as the settings say if not given, where these agree"""
-    eval_freq: int | None = None
-    """environment steps between evaluations; a twentieth of the run if not given"""
-    eval_episodes: int = 20
-    """episodes of each evaluation, 10 or more"""
-    baseline: str | None = None
-    """the algorithm, as written in --algos, that the report compares the others with"""
-    log_dir: Path = Path("runs/compare")
-    """where run directories and report are made"""
-    workers: int = 2
-    """processes, one run at a time in each; 0 for this process alone"""
-    scheduler: str | None = None
-    """Dask scheduler whose workers are used instead: tcp://host:8786; it and they need this package, and the workers
-    the log directory"""
-    resume: bool = True
-    """go on with runs that were killed from their last checkpoint, not from scratch"""
-    dry_run: bool = False
-    """say what would be done, and about how long it takes"""
-    quiet: bool = False
-    """no progress display, only the result"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +47,7 @@ class PlannedRun:
     directory: Path
 
     def identity(self) -> RunIdentity:
-        """:return: See :func:`sb3_ddpg_ext.arguments.identity`"""
+        """:return: See :func:`sb3_ddpg_ext.run_arguments.identity`"""
         return identity(self.args, self.settings, self.label)
 
 
@@ -101,6 +68,7 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
         raise SettingsError(f"--workers must be 0 (for this process alone) or more, got {args.workers}")
     if args.eval_episodes < MIN_EVAL_EPISODES:
         raise SettingsError(f"--eval-episodes must be {MIN_EVAL_EPISODES} or more, got {args.eval_episodes}")
+    scales_of(args)
     variants = parse_variants(args.algos)
     labels = [variant.label for variant in variants]
     if (baseline := baseline_of(args)) is not None and baseline not in labels:
@@ -115,6 +83,11 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
             steps = ", ".join(f"{n:,} steps for {label}" for label, n in on_env.items())
             raise SettingsError(f"{run.args.env}: the settings have {steps}; to compare them, choose one with --steps")
     return tuple(_with_seed(run, seed) for seed in range(args.seeds) for run in firsts)
+
+
+def scales_of(args: CompareArgs) -> dict[str, Scale]:
+    """:return: What the scores of a comparison are measured against"""
+    return env_scales([env.strip() for env in args.envs.split(",")], args.scales, args.threshold)
 
 
 def baseline_of(args: CompareArgs) -> str | None:
@@ -193,6 +166,17 @@ def unfinished_state(run: PlannedRun, resume: bool = True) -> str | None:
     if resume and can_resume(run.directory, run.identity()):
         return f"{record.status}{reason}, so it goes on from its last checkpoint"
     return f"{record.status}{reason}, so it is run again, from scratch"
+
+
+def steps_so_far(run: PlannedRun) -> int:
+    """:return: Environment steps of the episodes that a run has finished, as its monitor files have them"""
+    steps = 0
+    for file in run.directory.glob("*.monitor.csv"):
+        with contextlib.suppress(OSError):
+            lines = file.read_text(errors="replace").split("\n")[2:-1]  # the last one may be incomplete
+            lengths = (line.partition(",")[2].partition(",")[0] for line in lines)
+            steps += sum(int(length) for length in lengths if length.isdigit())
+    return min(steps, run.settings.n_timesteps)
 
 
 def run_missing(

@@ -61,8 +61,7 @@ def convert(name: str, given: Any, hint: Any, not_from: Path | None = None) -> A
     try:
         value = _parse_text(name, given.strip(), not_from) if isinstance(given, str) else given
         if name in ("policy_kwargs", "replay_buffer_kwargs") and isinstance(value, dict):
-            classes = {k: v for k, v in value.items() if isinstance(v, str) and str(k).endswith(("_fn", "_class"))}
-            value = value | {key: evaluate(text) for key, text in classes.items()}
+            value = _with_classes(value)
         value = _validate(value, hint, given)
         if hint is Paths:
             classes_with_arguments = _import_classes(value, _CLASSES[name], not_from)
@@ -83,6 +82,18 @@ def convert(name: str, given: Any, hint: Any, not_from: Path | None = None) -> A
         return value
     except SettingsError as error:
         raise SettingsError(f"{name}: {error}") from error
+
+
+def _with_classes(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Keyword arguments with classes in place of their names, as in ``{activation_fn: nn.ReLU}``."""
+    return {
+        key: _with_classes(value)
+        if isinstance(value, dict)
+        else evaluate(value)
+        if isinstance(value, str) and str(key).endswith(("_fn", "_class"))
+        else value
+        for key, value in kwargs.items()
+    }
 
 
 def _parse_text(name: str, text: str, not_from: Path | None) -> Any:

@@ -2,20 +2,21 @@
 
 import contextlib
 import heapq
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, run_missing
+from sb3_ddpg_ext.arguments import CompareArgs, TuneArgs
+from sb3_ddpg_ext.comparison import PlannedRun, run_missing, steps_so_far
 from sb3_ddpg_ext.duration import expect
 from sb3_ddpg_ext.results.records import RunRecord
-from sb3_ddpg_ext.tuning import TuneArgs
 
 
 def run_with_progress(
@@ -30,19 +31,25 @@ def run_with_progress(
     :raises KeyboardInterrupt: On Ctrl-C; what is finished by then is kept
     """
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    running: set[Path] = set()
+    running: dict[Path, tuple[PlannedRun, TaskID]] = {}
     start, n_failed = time.monotonic(), 0
     with Progress(*columns, disable=args.quiet, refresh_per_second=1) as progress:
         bar = progress.add_task("", total=len(missing))
 
+        def show_steps() -> None:
+            for run, task in list(running.values()):
+                progress.update(task, completed=steps_so_far(run))
+
         def show() -> None:
             n_done = int(progress.tasks[0].completed)
-            left = (time.monotonic() - start) * (len(missing) / n_done - 1) if n_done else None
+            left = (time.monotonic() - start) * (len(missing) / n_done - 1) if 0 < n_done < len(missing) else None
             counts = f"{n_done - n_failed} finished, {len(running)} running, {n_failed} failed"
             progress.update(bar, description=counts if left is None else f"{counts}, about {_duration(left)} left")
 
         def started(run: PlannedRun) -> None:
-            running.add(run.directory)
+            if run.directory not in running:  # a worker may have died and another begun with it
+                task = progress.add_task(_name(run), total=run.settings.n_timesteps)
+                running[run.directory] = run, task
             show()
 
         show()
@@ -50,9 +57,10 @@ def run_with_progress(
             missing, workers=args.workers, scheduler=args.scheduler, resume=args.resume, on_start=started
         )
         try:
-            with contextlib.closing(results):
+            with _every_second(show_steps, disable=args.quiet), contextlib.closing(results):
                 for run, record in results:
-                    running.discard(run.directory)
+                    if (begun := running.pop(run.directory, None)) is not None:
+                        progress.remove_task(begun[1])
                     records[run.directory] = record
                     n_failed += record.status == "failed"
                     progress.advance(bar)
@@ -64,6 +72,27 @@ def run_with_progress(
         except KeyboardInterrupt:
             progress.update(bar, description="stopping")
             raise
+
+
+@contextlib.contextmanager
+def _every_second(show: Callable[[], None], *, disable: bool) -> Iterator[None]:
+    """Call a function from another thread while the block runs."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(1):
+            with contextlib.suppress(KeyError):  # the run has just ended, and its bar is gone
+                show()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if not disable:
+        watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if watcher.ident is not None:
+            watcher.join()
 
 
 def print_plan(args: CompareArgs, runs: Sequence[PlannedRun], missing: Sequence[PlannedRun]) -> None:
@@ -103,9 +132,10 @@ def print_summary(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord])
     """
     table = _table("done", "failed", "mean final return")
     for (label, env), group in _groups(runs).items():
-        done = [record for run in group if (record := records[run.directory]).is_finished]
+        ended = [records[run.directory] for run in group if run.directory in records]
+        done = [record for record in ended if record.is_finished]
         mean = f"{fmean(r.score.mean for r in done if r.score is not None):.1f}" if done else ""
-        table.add_row(label, env, f"{len(done)} of {len(group)}", str(len(group) - len(done)), mean)
+        table.add_row(label, env, f"{len(done)} of {len(group)}", str(len(ended) - len(done)), mean)
     Console(markup=False).print(table)
 
 
@@ -118,7 +148,8 @@ def print_failures(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord]
     :param with_traceback: Whether to print where each error began, too
     """
     for run in runs:
-        if (record := records[run.directory]).status == "failed":
+        record = records.get(run.directory)
+        if record is not None and record.status == "failed":
             if with_traceback:
                 print(record.traceback or "", end="")
             print(f"{_name(run)}: {_outcome(record)}")
@@ -146,7 +177,9 @@ def _name(run: PlannedRun) -> str:
 def _outcome(record: RunRecord) -> str:
     if record.score is None:
         return f"{record.status}: {record.reason}"
-    return f"mean return {record.score.mean:.1f} after {_duration(record.seconds.train)} of training"
+    cut_off = "" if record.protocol is None else record.score.cut_off(record.protocol.max_steps)
+    outcome = f"mean return {record.score.mean:.1f} after {_duration(record.seconds.train)} of training"
+    return f"{outcome}; of its last episodes, {cut_off}" if cut_off else outcome
 
 
 def _duration(seconds: float) -> str:

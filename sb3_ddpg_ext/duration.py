@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ddpg_ext.arguments import env_name, eval_freq
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.comparison import PlannedRun
-from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
+from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import describe
+from sb3_ddpg_ext.protocol import EVAL_ENVS, FINAL_SEED
 from sb3_ddpg_ext.results.result_file import read_run
+from sb3_ddpg_ext.run_arguments import env_name, eval_freq
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _measure(run: PlannedRun) -> Expectation:
     with warnings.catch_warnings(), contextlib.ExitStack() as resources:
         warnings.simplefilter("ignore")
         env = resources.enter_context(contextlib.closing(make_env(args.env, settings, settings.n_envs, args.seed)))
-        eval_env = make_env(args.env, settings, EVAL_ENVS, FINAL_SEED, training=False)
+        max_steps = args.eval_max_steps
+        eval_env = make_env(args.env, settings, EVAL_ENVS, FINAL_SEED, training=False, max_steps=max_steps)
         resources.callback(eval_env.close)
         model = make_model(settings, args.algo, env, seed=args.seed, device=args.device)
         speed = _SpeedCallback()

@@ -10,13 +10,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ddpg_ext.errors import NonFiniteError
 from sb3_ddpg_ext.results.records import Score
 
-EVAL_SEED = 1_000_000
-"""Seed of the evaluations during training."""
-FINAL_SEED = 2_000_000
-"""Seed of the final score: other episodes than those that chose the best model."""
-EVAL_ENVS = 5
-"""Environments of an evaluation, played side by side, so that the policy acts for all of them in one call."""
-
 
 def score(model: OffPolicyAlgorithm, env: VecEnv, episodes: int, seed: int, **kwargs: Any) -> Score:
     """

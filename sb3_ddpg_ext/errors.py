@@ -73,7 +73,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, FaultyEnvironmentError):
         return error.what
     name = FloatingPointError.__name__ if isinstance(error, NonFiniteError) else type(error).__name__
-    return f"{name}: {one_line(error)}"
+    return f"{name}: {one_line(error)}" if str(error).strip() else name
 
 
 def trace(error: BaseException) -> str:
@@ -109,6 +109,31 @@ def unusable_action_space(space: spaces.Box) -> str | None:
     return None
 
 
+_WIDE_BOUNDS = 1e5
+_UNEQUAL_RANGES = 1e3  # the widest of the action's components, relative to the narrowest
+
+
+def doubtful_action_space(space: spaces.Box) -> str | None:
+    """
+    :param space: Action space with finite and different bounds
+    :return: Why exploration in it is probably not what was meant, None if nothing is wrong
+    """
+    ranges = (space.high.astype(np.float64) - space.low).ravel()
+    if ranges.max() > _WIDE_BOUNDS:
+        return (
+            f"The action space is very wide ({space.low.min():g} to {space.high.max():g}), and exploration covers all "
+            "of it. Give it the bounds that are useful, in the environment or with gymnasium.wrappers.RescaleAction."
+        )
+    if ranges.max() > _UNEQUAL_RANGES * ranges.min():
+        widest, narrowest = int(ranges.argmax()), int(ranges.argmin())
+        return (
+            f"Component {widest} of the action has a range {ranges.max() / ranges.min():,.0f} times that of component "
+            f"{narrowest}, and noise is relative to it. Check the bounds, and give the noise one std for each "
+            "component if they are meant."
+        )
+    return None
+
+
 def on_the_command_line(error: UntrustedFileError) -> str:
     """:return: The message of an error, which names an argument of Python, with the option of the command line"""
     return str(error).replace("pass trusted=True", "say --trusted").replace("trusted=True", "--trusted")
@@ -121,7 +146,13 @@ def one_line(error: BaseException) -> str:
 
 def unknown(what: str, name: str, known: Collection[Any]) -> str:
     """:return: The line that says that a name is not known, with the nearest name, or with all that are known"""
+    return f"unknown {what} {name!r}; {nearest(name, known)}"
+
+
+def nearest(name: str, known: Collection[Any]) -> str:
+    """:return: The end of a line about a name that is not known: the nearest name, or all that are known"""
     names = {str(item).lower(): str(item) for item in known}
     near = get_close_matches(name.lower(), names, n=1)
-    message = f"unknown {what} {name!r};" + (f" did you mean {names[near[0]]!r}?" if near else "")
-    return message if near and len(names) > 9 else f"{message} known: {', '.join(sorted(names.values()))}"
+    question = f"did you mean {names[near[0]]!r}?" if near else ""
+    everything = f"known: {', '.join(sorted(names.values()))}"
+    return question if near and len(names) > 9 else f"{question} {everything}".strip()

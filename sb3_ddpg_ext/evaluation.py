@@ -1,56 +1,27 @@
 """Plays episodes with a saved model and the VecNormalize statistics that were saved with it."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
-import tyro
 from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ddpg_ext.arguments import arguments_file, check_device, set_threads, settings_beside
+from sb3_ddpg_ext.arguments import EvaluateArgs
 from sb3_ddpg_ext.building import make_env
-from sb3_ddpg_ext.episodes import EVAL_ENVS, FINAL_SEED, score
+from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import SettingsError, UntrustedFileError, on_the_command_line, one_line, require
 from sb3_ddpg_ext.files import make_directory
 from sb3_ddpg_ext.imports import check_env_origin
+from sb3_ddpg_ext.protocol import EVAL_ENVS
 from sb3_ddpg_ext.results.records import Score
+from sb3_ddpg_ext.run_arguments import arguments_file, check_device, check_max_steps, set_threads, settings_beside
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
 from sb3_ddpg_ext.safe_files.loading import load_model
 from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_settings, read_yaml
-
-
-@dataclass(frozen=True)
-class EvaluateArgs:
-    """Play episodes with a trained model, and print what it scores."""
-
-    run_or_model: tyro.conf.Positional[Path]
-    """run directory, or a model's .zip file"""
-    episodes: int = 20
-    """how many episodes"""
-    model: Literal["best", "last"] = "best"
-    """which model of a run directory"""
-    stochastic: bool = False
-    """let the policy sample its actions (SAC, TQC and CrossQ; DDPG and TD3 are deterministic anyway)"""
-    render: bool = False
-    """show the episodes in a window"""
-    video: Path | None = None
-    """record the episodes into this folder"""
-    seed: int = FINAL_SEED
-    """seed of the first environment"""
-    algo: str | None = None
-    """algorithm of a model that lies outside of a run directory"""
-    env: str | None = None
-    """environment to play in; that of the run if not given"""
-    device: str = "auto"
-    """cpu, cuda, or auto for the GPU where there is one"""
-    threads: int | None = None
-    """threads of PyTorch on the CPU; its own choice if not given"""
-    trusted: bool = False
-    """trust the author of the run: let its settings import modules that lie in its directory, and run code from the
-    model's files, where they are pickles: those of SB3, SBX and early versions"""
 
 
 @dataclass(frozen=True)
@@ -136,7 +107,7 @@ def find_model(
         env = str(args.get("env"))
         check_env_origin(env, not_from)
     algo = algo or str(args.get("algo"))
-    settings = settings_beside(args_file, algo, not_from)
+    settings = settings_beside(args_file, args, algo, not_from)
     name = args_file.parent.name
     if path.is_dir():
         path = directory / ("best_model.zip" if which == "best" else f"{name}.zip")
@@ -146,7 +117,7 @@ def find_model(
             )
     if settings.normalize is None:
         return SavedModel(path, None, algo, env, settings)
-    is_last_model = path.stem == name
+    is_last_model = path.stem == name or "conf_file" in args  # RL Zoo keeps the last statistics only
     statistics = (
         args_file.with_name("vecnormalize.pkl") if is_last_model else path.with_name(f"{path.stem}_vecnormalize.pkl")
     )
@@ -174,6 +145,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         raise SettingsError(f"--episodes must be 1 or more, got {args.episodes}")
     if args.render and args.video is not None:
         raise SettingsError("--render and --video exclude each other; choose one")
+    check_max_steps(args.eval_max_steps)
     set_threads(args.threads)
     check_device(args.device)
     saved = find_model(args.run_or_model, args.model, args.algo, args.env, trusted=args.trusted)
@@ -181,6 +153,8 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     if args.video is not None:
         require("moviepy", "video")
         make_directory(args.video, "--video")
+        if not any(args.video.iterdir()):  # it was just made
+            warnings.filterwarnings("ignore", ".*Overwriting existing videos")
         recording = {
             "video_folder": str(args.video),
             "episode_trigger": lambda episode: episode < args.episodes,
@@ -188,6 +162,7 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
             "disable_logger": True,
         }
         settings = replace(settings, env_wrapper=(*settings.env_wrapper, (RecordVideo, recording)))
+    render_mode = "human" if args.render else None if args.video is None else "rgb_array"
     env = make_env(
         saved.env,
         settings,
@@ -196,9 +171,12 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         training=False,
         vecnormalize=saved.vecnormalize,
         trusted=args.trusted,
-        render_mode="human" if args.render else None,
+        render_mode=render_mode,
+        max_steps=args.eval_max_steps,
     )
     try:
+        if render_mode is not None:
+            _check_render_mode(saved.env, env, render_mode)
         model = saved.load(env, args.device, trusted=args.trusted)
         result = score(model, env, args.episodes, args.seed, deterministic=not args.stochastic, render=args.render)
     except gym.error.Error as error:  # such as a package that rendering needs
@@ -206,3 +184,13 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     finally:
         env.close()
     return saved.path, result
+
+
+def _check_render_mode(env_id: str, env: VecEnv, mode: str) -> None:
+    modes = (env.get_attr("metadata")[0] or {}).get("render_modes") or []
+    if mode not in modes:
+        option = "--render" if mode == "human" else "--video"
+        has = f"only {', '.join(map(str, modes))}" if modes else "none"
+        raise SettingsError(
+            f"environment {env_id!r}: {option} needs the render mode {mode!r}; its metadata['render_modes'] has {has}"
+        )

@@ -8,7 +8,7 @@ import ast
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from stable_baselines3 import HerReplayBuffer
@@ -24,13 +24,17 @@ _NAMES: Mapping[str, Any] = {
     prefix + name: getattr(module, name)
     for prefixes, module, names in (
         (("nn.", "th.nn.", "torch.nn."), nn, _ACTIVATIONS),
-        (("optim.", "th.optim.", "torch.optim."), optim, "Adam AdamW Adamax NAdam RAdam Adagrad RMSprop SGD"),
+        (("th.optim.", "optim.", "torch.optim."), optim, "Adam AdamW Adamax NAdam RAdam Adagrad RMSprop SGD"),
         (("",), torch_layers, "FlattenExtractor NatureCNN CombinedExtractor"),
         (("",), buffers, "ReplayBuffer DictReplayBuffer NStepReplayBuffer"),
     )
     for prefix in prefixes
     for name in names.split()
 } | {"RMSpropTFLike": RMSpropTFLike, "HerReplayBuffer": HerReplayBuffer}
+
+_CLASS_NAMES = {
+    cls: name for name, cls in reversed([*_NAMES.items()])
+}  # the first of its names, which RL Zoo knows, too
 
 # YAML 1.1, which PyYAML reads, takes 1e-3 for a string and only 1.0e-3 for a number.
 EXPONENT_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z")
@@ -40,6 +44,11 @@ MAX_BYTES = 2**18
 """Size of a file. The longest of RL Zoo's files has a twentieth of it."""
 _MAX_EXPRESSION = 10_000  # characters
 _MAX_VALUES, _MAX_DEPTH = 50_000, 50  # of a YAML file, with all aliases written out
+
+
+def is_name(text: str) -> bool:
+    """:return: Whether this is one of the names that an expression may use"""
+    return text in _NAMES
 
 
 def evaluate(text: str) -> Any:
@@ -57,6 +66,18 @@ def evaluate(text: str) -> Any:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         example = "a mapping or an expression such as dict(net_arch=[64, 64])"
         raise SettingsError(f"expected {example}, got {reprlib.repr(text)}") from error
+
+
+def as_data(value: Any) -> Any:
+    """
+    :param value: What :func:`evaluate` has built
+    :return: The same as a file can hold it in mappings: names of classes, and lists in place of tuples
+    """
+    if isinstance(value, dict):
+        return {key: as_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(as_data, value))
+    return _CLASS_NAMES[value] if isinstance(value, type) else value
 
 
 def _build(node: ast.expr) -> Any:
@@ -128,6 +149,26 @@ def _place(node: yaml.Node) -> str:
     return f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}: "
 
 
+def _pairs(loader: _Loader, node: yaml.Node) -> Any:
+    """RL Zoo writes its files as an ``OrderedDict``, whose pairs are data; other arguments of Python's are refused."""
+    if not isinstance(node, yaml.SequenceNode):
+        raise yaml.constructor.ConstructorError(None, None, "expected the pairs of an OrderedDict", node.start_mark)
+    (pairs,) = loader.construct_sequence(node, deep=True)
+    return dict(pairs)
+
+
+def _name(_: _Loader, path: str, node: yaml.Node) -> str:
+    """A class that RL Zoo has written into its files: its name, if a file may use it at all, and no import."""
+    known = {f"{c.__module__}.{c.__qualname__}": name for name, c in _NAMES.items()}
+    if path not in known:
+        raise yaml.constructor.ConstructorError(None, None, f"{path} is not allowed here", node.start_mark)
+    return known[path]
+
+
+_PYTHON = "tag:yaml.org,2002:python/"
+_Loader.add_constructor(f"{_PYTHON}object/apply:collections.OrderedDict", _pairs)
+_Loader.add_constructor(f"{_PYTHON}tuple", cast(Any, yaml.SafeLoader.construct_yaml_seq))
+_Loader.add_multi_constructor(f"{_PYTHON}name:", _name)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT_NUMBER, list("-+.0123456789"))
 
 

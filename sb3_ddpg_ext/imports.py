@@ -4,11 +4,14 @@ folder; nothing but a class of the expected kind is called.
 """
 
 import importlib
+import inspect
+import re
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sb3_ddpg_ext.errors import SettingsError, one_line
+from sb3_ddpg_ext.errors import SettingsError, nearest, one_line
 
 T = TypeVar("T")
 
@@ -94,3 +97,32 @@ def load_attribute(location: str) -> Any:
     """
     module, attribute = location.split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+_UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def why_not_made(error: BaseException, targets: Iterable[Any]) -> str:
+    """
+    :param error: What was raised while objects were made with the arguments of a file
+    :param targets: Their classes; anything else is left out
+    :return: In one line, what was wrong; for an argument that a constructor does not have, with the nearest one
+    """
+    found = _UNEXPECTED.search(str(error))
+    for target in targets:
+        if found and isinstance(target, type) and found[1] in (cls.__name__ for cls in target.__mro__):
+            return f"{found[0]}; {nearest(found[2], parameters_of(target))}"
+    return one_line(error)
+
+
+def parameters_of(target: type) -> dict[str, inspect.Parameter]:
+    """:return: The parameters of a class's constructor, and those that it hands on as ``**kwargs``"""
+    parameters: dict[str, inspect.Parameter] = {}
+    for cls in target.__mro__:
+        if "__init__" in vars(cls):
+            # `eval_str` resolves annotations that are strings: it runs code of the class, nothing of the entry
+            own = list(inspect.signature(cls.__init__, eval_str=True).parameters.values())[1:]  # type: ignore[misc]
+            parameters = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | parameters
+            if not any(p.kind is p.VAR_KEYWORD for p in own):
+                break
+    return parameters

@@ -3,8 +3,9 @@ Hyperparameter files in RL Zoo's format, read into checked and frozen settings. 
 (:mod:`sb3_ddpg_ext.expressions`), but import paths (wrappers, callbacks, a dotted policy) are imported, as in RL Zoo.
 """
 
+import contextlib
 import copy
-import inspect
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ddpg_ext.conversion import Paths, convert
 from sb3_ddpg_ext.errors import SettingsError, unknown
-from sb3_ddpg_ext.expressions import MAX_BYTES, parse_yaml
-from sb3_ddpg_ext.imports import load_attribute
+from sb3_ddpg_ext.expressions import MAX_BYTES, as_data, evaluate, parse_yaml
+from sb3_ddpg_ext.imports import import_class, load_attribute, parameters_of
 
 ALGORITHMS: Mapping[str, str] = {
     "custom_ddpg": "sb3_ddpg_ext.ddpg:CustomDDPG",
@@ -94,6 +95,7 @@ class Settings:
     :param noise: The action noise; ``None`` where the entry does not say, for the algorithm's own default
     :param hyperparams: Arguments of the algorithm's constructor, among them always ``policy``
     :param raw: The plain entry these settings were made from, ready to be written as YAML and to be parsed again
+    :param source: Where they come from: the file, its entry, and what overrides it
     """
 
     n_timesteps: int
@@ -108,16 +110,30 @@ class Settings:
     noise: NoiseSettings | None = None
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
+    source: str = field(default="", compare=False, repr=False)
 
 
-def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:
+def is_own(algo: str) -> bool:
+    """:return: Whether an algorithm is named by its class, ``module:Class``, and not by a name in :data:`ALGORITHMS`"""
+    return algo not in ALGORITHMS and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", algo) is not None
+
+
+def algo_name(algo: str) -> str:
+    """:return: An algorithm as a file name: of ``module:Class`` the class"""
+    return algo.split(":")[-1]
+
+
+def algorithm_class(algo: str, not_from: Path | None = None) -> type[OffPolicyAlgorithm]:
     """
     Import the class of an algorithm.
 
-    :param algo: A name in :data:`ALGORITHMS`
+    :param algo: A name in :data:`ALGORITHMS`, or ``module:Class``
+    :param not_from: The run directory that names it, see :func:`~sb3_ddpg_ext.imports.import_class`
     :return: The class
     :raises SettingsError: If there is no such algorithm, or the package it is in is not installed
     """
+    if is_own(algo):
+        return import_class(algo.replace(":", "."), OffPolicyAlgorithm, not_from)
     if algo not in ALGORITHMS:
         raise SettingsError(unknown("algorithm", algo, ALGORITHMS))
     try:
@@ -126,6 +142,27 @@ def algorithm_class(algo: str) -> type[OffPolicyAlgorithm]:
         install = _INSTALL.get(ALGORITHMS[algo].split(":")[0], error.name)
         raise SettingsError(f"{algo} needs {error.name}: pip install {install}") from error
     return cls
+
+
+def base_algorithm(algo: str) -> str | None:
+    """:return: The name in :data:`ALGORITHMS` whose settings an algorithm takes; None for a foreign class"""
+    if not is_own(algo):
+        return algo
+    names = {(location.split(".")[0].split(":")[0], location.split(":")[1]): n for n, location in ALGORITHMS.items()}
+    ancestors = ((cls.__module__.split(".")[0], cls.__name__) for cls in algorithm_class(algo).__mro__)
+    return next((names[ancestor] for ancestor in ancestors if ancestor in names), None)
+
+
+def own_file(algo: str) -> Path:
+    """:return: The user's own file of settings for an algorithm, in the current folder; ``tune`` writes to it"""
+    return Path("hyperparams") / f"{algo_name(algo).removeprefix('sbx_')}.yml"
+
+
+def _files(algo: str) -> list[Path]:
+    """All files with settings for an algorithm, those first that come first."""
+    base = base_algorithm(algo)
+    own = [own_file(name) for name in dict.fromkeys((algo, base)) if name is not None]
+    return [*(file for file in own if file.exists()), *([] if base is None else [hyperparams_file(base)])]
 
 
 def hyperparams_file(algo: str) -> Path:
@@ -140,30 +177,54 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
     """
     Read the settings of an algorithm for an environment from a hyperparameter file.
 
-    :param algo: A name in :data:`ALGORITHMS`
+    :param algo: A name in :data:`ALGORITHMS`, or ``module:Class``. A class that inherits from one of those has its
+        settings; others have the defaults of their constructor, where no file says otherwise
     :param env_id: Id of the environment (``package:Env-v0`` finds the entry ``Env-v0``, too). An environment without
         an entry gets the entry ``default``.
-    :param file: A file in RL Zoo's format; the one that comes with this package if not given
-    :param overrides: ``name=value`` each, the value in YAML; replaces the file's value of that name, and
-        ``action_noise`` all that the file says about noise
+    :param file: A file in RL Zoo's format. If not given, the entries of the user's own one, :func:`own_file`, come
+        before those of the one that comes with this package
+    :param overrides: ``name=value`` each, see :func:`override`. ``action_noise`` replaces all that the file says about
+        noise
     :return: The settings
     :raises SettingsError: If the file cannot be read, has no entry for the environment, or one that cannot be used
     """
     algorithm_class(algo)  # before its file is looked for
-    file = file or hyperparams_file(algo)
-    entries = read_yaml(file)
-    name = next((name for name in (env_id, env_id.split(":")[-1], "default") if name in entries), None)
-    if name is None:
-        raise SettingsError(f"{file.name}: {unknown('environment', env_id, entries)} Add an entry for it or 'default'")
-    entry, source = entries[name], f"{file.name}, {name}"
+    chosen = list(map(parse_override, overrides))
+    files = _files(algo) if file is None else [file]
+    if not files:
+        if not any(name == "n_timesteps" for name, _ in chosen):
+            raise SettingsError(f"{algo} has the defaults of its constructor, where no file has settings; say --steps")
+        return _parse_overridden(algo, {}, chosen, " ".join((algo, *overrides)))
+    contents = list(map(read_yaml, files))
+    names = (env_id, env_id.split(":")[-1], "default")
+    found = ((name, i) for name in names for i, entries in enumerate(contents) if name in entries)
+    if (first := next(found, None)) is None:
+        known = [name for entries in contents for name in entries]
+        raise SettingsError(
+            f"{files[-1].name}: {unknown('environment', env_id, known)} Add an entry for it or 'default'"
+        )
+    name, i = first
+    chosen_file = files[i].name if files[i].is_absolute() else files[i]
+    entry, source = contents[i][name], f"{chosen_file}, {name}"
     if not isinstance(entry, dict):
         raise SettingsError(f"{source}: expected a mapping of hyperparameters, got {reprlib.repr(entry)}")
     if overrides:
         source += f" with {' '.join(overrides)}"
-    chosen = dict(map(parse_override, overrides))
-    if "action_noise" in chosen:
+    if any(name == "action_noise" for name, _ in chosen):
         entry = {name: value for name, value in entry.items() if name not in NOISE_KEYS}
-    return parse_settings(algo, {**entry, **chosen}, source)
+    return _parse_overridden(algo, entry, chosen, source)
+
+
+def _parse_overridden(
+    algo: str, entry: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], source: str
+) -> Settings:
+    overridden = copy.deepcopy(dict(entry))  # the entries of a file share what they have in common
+    try:
+        for name, value in overrides:
+            override(overridden, name, value)
+    except SettingsError as error:
+        raise SettingsError(f"{source}: {error}") from error
+    return parse_settings(algo, overridden, source)
 
 
 def read_yaml(file: Path) -> dict[Any, Any]:
@@ -197,7 +258,7 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str, not_from: Pat
     :return: The settings
     :raises SettingsError: If a name is not known or a value cannot be used
     """
-    algorithm = algorithm_class(algo)
+    algorithm = algorithm_class(algo, not_from)
     try:
         raw = _spell_out_noise(raw)
         types = _types(algorithm)
@@ -211,17 +272,15 @@ def parse_settings(algo: str, raw: Mapping[str, Any], source: str, not_from: Pat
         normalize = _normalize(run_values.pop("normalize", False), hyperparams)
         rest = {name: value for name, value in run_values.items() if name not in NOISE_KEYS}
         plain = copy.deepcopy(dict(raw))
-        return Settings(**rest, normalize=normalize, noise=noise, hyperparams=hyperparams, raw=plain)
+        return Settings(**rest, normalize=normalize, noise=noise, hyperparams=hyperparams, raw=plain, source=source)
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from error
 
 
 def _types(algorithm: type[OffPolicyAlgorithm]) -> dict[str, Any]:
     """The names that an entry can have, with the types of their values."""
-    # `eval_str` resolves annotations that are strings: it runs code of the class, nothing of the entry
-    parameters = list(inspect.signature(algorithm.__init__, eval_str=True).parameters.values())[1:]
     # SBX does not annotate its policy
-    hints = {p.name: Any if p.annotation is p.empty else p.annotation for p in parameters}
+    hints = {n: Any if p.annotation is p.empty else p.annotation for n, p in parameters_of(algorithm).items()}
     return {**_RUN_KEYS, **{name: hint for name, hint in hints.items() if name not in _SET_BY_THE_RUN}}
 
 
@@ -294,13 +353,64 @@ def parse_override(text: str) -> tuple[str, Any]:
     Read one override.
 
     :param text: ``name=value``, the value in YAML
-    :return: The name and the value
+    :return: The name, which can have dots, and the value
     :raises SettingsError: If there is no name
     """
     name, equals, value = text.partition("=")
-    if not (equals and name.strip()):
+    if not (equals and all(part.strip() for part in name.split("."))):
         raise SettingsError(f"override {text!r}: expected name=value, such as gamma=0.98")
     try:
         return name.strip(), parse_yaml(value)
     except ValueError:
         return name.strip(), value  # not YAML: an expression such as dict(a={'b': 1}), or to be reported with its name
+
+
+def override(entry: dict[str, Any], name: str, value: Any) -> None:
+    """
+    Replace one value of an entry.
+
+    :param entry: The entry, which is changed
+    :param name: Name of a setting, or with dots of a value inside of it, whose other values stay:
+        ``policy_kwargs.net_arch``, ``noise_kwargs.schedule``, ``action_noise.std``
+    :param value: The value
+    :raises SettingsError: If the setting holds no names
+    """
+    path = setting_path(name)
+    if path[0] in NOISE_KEYS and "." in name:  # where action_noise describes it, too
+        spelled_out = dict(_spell_out_noise(entry))
+        entry.clear()
+        entry.update(spelled_out)
+    set_value(entry, path, value)
+
+
+def setting_path(name: str) -> tuple[str, ...]:
+    """:return: The keys that lead to a setting in an entry: its name, cut at the dots"""
+    first, *rest = name.split(".")
+    if first != "action_noise" or not rest:
+        return first, *rest
+    return (f"noise_{rest[0]}", *rest[1:]) if rest[0] in ("type", "std") else ("noise_kwargs", *rest)
+
+
+def set_value(entry: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """
+    Set a value in an entry, and make the mappings on the way to it.
+
+    :param entry: The entry, which is changed
+    :param path: The names of the mappings that lead to the value, and its own
+    :param value: The value
+    :raises SettingsError: If there is something else than a mapping on the way
+    """
+    *outer, last = path
+    for i, key in enumerate(outer):
+        inner = entry.get(key)
+        if isinstance(inner, str):
+            with contextlib.suppress(SettingsError):  # dict(...), as RL Zoo writes it, or no mapping
+                inner = as_data(evaluate(inner))
+        if inner is None or isinstance(inner, bool):  # normalize: true is the same as {}
+            inner = {}
+        if not isinstance(inner, dict):
+            outside = ".".join(outer[: i + 1])
+            raise SettingsError(f"{outside} is {reprlib.repr(inner)}, in which nothing has a name; set it as a whole")
+        entry[key] = inner
+        entry = inner
+    entry[last] = value

@@ -13,6 +13,7 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 ``<env>/args.yml``           the arguments of the run
 ``checkpoints/``             what an unfinished run goes on from
 ``result.json``              what came out: scores, times, versions, machine
+``wandb/``                   with ``track``: what wandb writes; ``wandb_id.txt`` says which run of its it is
 ===========================  ==========================================================================
 """
 
@@ -22,26 +23,15 @@ import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_ddpg_ext.arguments import (
-    TrainArgs,
-    check,
-    env_name,
-    eval_freq,
-    identity,
-    make_callbacks,
-    read_arguments,
-    set_threads,
-    settings_of,
-    write_arguments,
-)
+from sb3_ddpg_ext.arguments import TrainArgs
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.callbacks import (
     CHECKPOINTS,
@@ -53,14 +43,30 @@ from sb3_ddpg_ext.callbacks import (
     save_model,
 )
 from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_checkpoints, record_episodes
-from sb3_ddpg_ext.episodes import EVAL_ENVS, EVAL_SEED, FINAL_SEED, score
+from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import LOCK, lock, remove_partial
+from sb3_ddpg_ext.progress import ProgressBar
+from sb3_ddpg_ext.protocol import EVAL_ENVS, EVAL_SEED, FINAL_SEED
 from sb3_ddpg_ext.results.provenance import machine, versions
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score, Seconds
 from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.run_arguments import (
+    check,
+    choose_threads,
+    env_name,
+    eval_freq,
+    identity,
+    make_callbacks,
+    read_arguments,
+    set_threads,
+    settings_of,
+    threads_kept,
+    write_arguments,
+)
 from sb3_ddpg_ext.safe_files.algorithm import is_saved_as_data
-from sb3_ddpg_ext.settings import Settings, algorithm_class
+from sb3_ddpg_ext.settings import Settings, algo_name, algorithm_class
+from sb3_ddpg_ext.tracking import Tracking
 
 _STEPS_BETWEEN_CHECKPOINTS = 1_000  # at least: a shorter part of a run is trained again as fast as it is restored
 
@@ -98,7 +104,7 @@ def train(args: TrainArgs) -> RunRecord:
         settings, label = settings_of(args), args.algo
     check(args, settings)
     if not resumes:
-        directory = _make_run_directory(args.log_dir / args.algo, env_name(args.env))
+        directory = _make_run_directory(args.log_dir / algo_name(args.algo), env_name(args.env))
     (directory / CHECKPOINTS).mkdir(exist_ok=True)
     with lock(directory / CHECKPOINTS, wait=False) as acquired:
         if not acquired:
@@ -118,14 +124,22 @@ def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, S
 
 
 def _train_locked(directory: Path, args: TrainArgs, settings: Settings, label: str, resumes: bool) -> RunRecord:
+    tracking = None
+    if args.track is not None:
+        tracking = Tracking(directory, lambda: asdict(identity(args, settings, label)) | {"device": args.device})
     try:
-        with StopOnSignal() as stop:
-            return train_in(directory, args, settings, label=label, stop=stop, resume=resumes)
+        with StopOnSignal() as stop, threads_kept():
+            record = train_in(directory, args, settings, label=label, stop=stop, resume=resumes, tracking=tracking)
+            if tracking is not None:
+                tracking.end(record.status, None if record.score is None else record.score.mean)
+            return record
     except CheckpointError as error:
         raise SettingsError(f"{directory} cannot be resumed: {error}") from error
     except (Exception, SystemExit) as error:
         with contextlib.suppress(OSError):  # the error may have been a full disk
             write_record(RunRecord.of_failure(identity(args, settings, label), directory, error))
+        if tracking is not None:
+            tracking.end("failed")
         vars(error)["run_directory"] = directory
         raise
 
@@ -183,6 +197,7 @@ def train_in(
     stop: StopOnSignal,
     resume: bool = False,
     on_evaluation: Callable[[Evaluations], object] = lambda _: None,
+    tracking: Tracking | None = None,
 ) -> RunRecord:
     """
     Train one model in a directory that exists and that nobody else writes to. The record is written last.
@@ -195,6 +210,7 @@ def train_in(
     :param resume: Whether to go on from the last checkpoint in the directory, if there is one
     :param on_evaluation: Called after each evaluation with all of them so far; an exception from it ends the run
         without a record
+    :param tracking: Where what is logged is sent as well
     :return: The record
     :raises CheckpointError: If no checkpoint is intact
     :raises NonFiniteError: If a return of an evaluation, or a number that CustomDDPG receives or computes, is not
@@ -209,7 +225,9 @@ def train_in(
     with _environments(directory, args, settings, append=resume) as (env, eval_env):
         # SB3 counts steps of the vectorized environment. Rounded up: at least so many environment steps
         frequency = math.ceil(eval_freq(args, settings) / settings.n_envs)
-        evaluation = Evaluation(directory, eval_env, frequency, args.eval_episodes, stop, on_evaluation)
+        evaluation = Evaluation(
+            directory, eval_env, frequency, args.eval_episodes, args.eval_max_steps, stop, on_evaluation
+        )
         checkpoints = _make_checkpoints(directory, args, settings, evaluation.clock)
         tensorboard_log = str(directory / "tensorboard") if args.tensorboard else None
         if resume and checkpoints is not None:
@@ -219,13 +237,15 @@ def train_in(
             model = make_model(
                 settings, args.algo, env, seed=args.seed, device=args.device, tensorboard_log=tensorboard_log
             )
+        choose_threads(args.threads, model)
         if checkpoints is not None:
             record_episodes(env)
         stop.checkpoints = checkpoints
-        callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings), evaluation, stop]
+        callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings)]
+        callbacks += [*([] if tracking is None else [tracking]), evaluation, stop]  # it starts before the clock
         files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
-            _learn(model, settings, callbacks, progress_bar=not args.quiet)
+            _learn(model, settings, callbacks, None if args.quiet else ProgressBar(evaluation))
         except BaseException:  # whatever ended training, the model so far is saved
             with contextlib.suppress(OSError):  # a full disk must not hide what ended training
                 save_model(model, *files)
@@ -270,7 +290,8 @@ def _environments(
             append=append,
         )
     with contextlib.closing(env):
-        eval_env = make_env(args.env, settings, min(EVAL_ENVS, args.eval_episodes), EVAL_SEED, training=False)
+        n_envs, max_steps = min(EVAL_ENVS, args.eval_episodes), args.eval_max_steps
+        eval_env = make_env(args.env, settings, n_envs, EVAL_SEED, training=False, max_steps=max_steps)
         with contextlib.closing(eval_env):
             yield env, eval_env
 
@@ -286,19 +307,19 @@ def _make_checkpoints(directory: Path, args: TrainArgs, settings: Settings, cloc
 
 
 def _learn(
-    model: OffPolicyAlgorithm, settings: Settings, callbacks: Sequence[BaseCallback], *, progress_bar: bool
+    model: OffPolicyAlgorithm, settings: Settings, callbacks: Sequence[BaseCallback], bar: ProgressBar | None
 ) -> None:
-    bars = [ProgressBarCallback()] if progress_bar else []
+    failed = True
     try:
         model.learn(
             settings.n_timesteps - model.num_timesteps,
-            callback=[*callbacks, *bars],
+            callback=[*callbacks, *([] if bar is None else [bar])],
             reset_num_timesteps=model.num_timesteps == 0,
         )
+        failed = False
     finally:
-        for bar in bars:
-            if hasattr(bar, "pbar"):  # after an error SB3 leaves it open, and it would be drawn below the message
-                bar.pbar.close()
+        if bar is not None:
+            bar.close(failed=failed)
 
 
 def _final_score(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file
+from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file, is_own
 
 _LONGEST_FOLDER = 40  # characters of a label in the name of its folder
 
@@ -18,7 +18,7 @@ class Variant:
     """
     An algorithm with the settings it is to be compared with.
 
-    :param label: What the user wrote
+    :param label: The name that the user gave it, otherwise what the user wrote
     :param algo: Name of the algorithm
     :param hyperparams: File of settings, None for the algorithm's own
     :param params: Overrides, ``name=value`` each
@@ -45,7 +45,8 @@ class Variant:
 def parse_variants(text: str) -> tuple[Variant, ...]:
     """
     Read a list such as ``ddpg,custom_ddpg:gamma=0.9,batch_size=128,sac``. A piece ``name=value`` belongs to the
-    algorithm before it; commas inside brackets separate nothing.
+    algorithm before it; commas inside brackets separate nothing. ``short=ddpg`` gives a variant a name, and
+    ``module:Class`` is an algorithm as well.
 
     :param text: What the user wrote
     :return: The variants
@@ -53,9 +54,9 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
     """
     variants: list[list[str]] = []
     for piece in (piece.removesuffix(",").strip() for piece in pieces(text, ",")):
-        if "=" not in piece.split(":")[0]:
+        if _NAMED.fullmatch(piece) or "=" not in piece.split(":")[0]:
             variants.append([piece])
-        elif variants and ":" in variants[-1][0]:
+        elif variants and _split(variants[-1][0])[2]:
             variants[-1].append(piece)
         else:
             algo = variants[-1][0] if variants else "custom_ddpg"
@@ -63,8 +64,22 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
     return tuple(map(_variant, variants))
 
 
+# `short=ddpg`, but not `hyperparams=ddpg`, which is a setting
+_ALGORITHM = rf"(?:{'|'.join(ALGORITHMS)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w ]*=))"
+_NAMED = re.compile(rf"(?!hyperparams=)([\w.-]+)=({_ALGORITHM}(?::.*)?)", re.DOTALL)
+
+
+def _split(piece: str) -> tuple[str, str, str]:
+    """:return: The algorithm, the colon after it, and the first setting; the last two are empty if there is none"""
+    first, colon, rest = piece.partition(":")
+    own, second_colon, setting = rest.partition(":")
+    is_class = first.strip() not in ALGORITHMS and is_own(f"{first.strip()}:{own.strip()}")
+    return (f"{first.strip()}:{own.strip()}", second_colon, setting) if is_class else (first.strip(), colon, rest)
+
+
 def _variant(written: Sequence[str]) -> Variant:
-    algo, colon, first = written[0].partition(":")
+    named = _NAMED.fullmatch(written[0])
+    algo, colon, first = _split(named[2] if named else written[0])
     overrides = [first, *written[1:]] if colon else []
     overrides = ["=".join(map(str.strip, override.split("=", 1))) for override in overrides]
     names = Counter(override.partition("=")[0] for override in overrides)
@@ -74,7 +89,8 @@ def _variant(written: Sequence[str]) -> Variant:
     files = [o.removeprefix("hyperparams=") for o in overrides if o.startswith("hyperparams=")]
     paths = [hyperparams_file(file) if file in ALGORITHMS else Path(file) for file in files]
     params = tuple(o for o in overrides if not o.startswith("hyperparams="))
-    return Variant(f"{algo.strip()}{colon}{','.join(overrides)}", algo.strip(), paths[-1] if paths else None, params)
+    label = named[1] if named else f"{algo}{colon}{','.join(overrides)}"
+    return Variant(label, algo, paths[-1] if paths else None, params)
 
 
 def pieces(text: str, separators: str) -> list[str]:

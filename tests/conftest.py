@@ -1,6 +1,9 @@
 """Shared fixtures."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -26,6 +29,15 @@ hypothesis.settings.load_profile("any speed")
 def _one_thread() -> None:
     """Small networks on one thread: tests run side by side, and sums have one order."""
     th.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, with the source distribution that it is built from beside it."""
+    directory, root = tmp_path_factory.mktemp("dist"), Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-m", "build", "--outdir", directory, root], check=True, capture_output=True)
+    (built,) = directory.glob("*.whl")
+    return built
 
 
 @pytest.fixture(scope="module")

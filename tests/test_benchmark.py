@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sb3_ddpg_ext.benchmark import BenchmarkArgs, benchmark, picture, process, table
+from sb3_ddpg_ext.arguments import BenchmarkArgs
+from sb3_ddpg_ext.benchmark import benchmark, picture, process, table
 from sb3_ddpg_ext.errors import SettingsError
 
 TINY: dict[str, Any] = {"cases": ("small",), "threads": (1,), "rounds": 2, "seconds": 0.01}

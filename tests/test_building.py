@@ -144,3 +144,23 @@ def test_an_environment_that_cannot_be_rendered_is_built_without_a_warning() -> 
         make_env("NoPictures-v0", settings(), 2, 0).close()  # warnings are errors
     finally:
         del gym.registry["NoPictures-v0"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "raw", "what", "near"),
+    [
+        ("custom_ddpg", {"policy_kwargs": {"net_arhc": [8]}}, "an unexpected keyword argument 'net_arhc'", "net_arch"),
+        ("sac", {"policy_kwargs": {"n_critic": 1}}, "'n_critic'", "n_critics"),
+        ("ddpg", {"policy_kwargs": {"optimizer_kwargs": {"betas_": [0, 0]}}}, "'betas_'", "betas"),
+        ("ddpg", {"replay_buffer_kwargs": {"handle_timeout": 1}}, "'handle_timeout'", "handle_timeout_"),
+        ("ddpg", {"noise_type": "normal", "noise_kwargs": {"mea": 0}}, "'mea'", "mean"),
+        ("ddpg", {"env_kwargs": {"gg": 9.0}}, "'gg'", "g"),
+        ("ddpg", {"normalize": {"norm_obz": False}}, "'norm_obz'", "norm_obs"),
+        ("ddpg", {"env_wrapper": {"gymnasium.wrappers.TimeLimit": {"max_steps": 3}}}, "'max_steps'", "max_"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_argument_gets_the_nearest_name(algo: str, raw: dict[str, Any], what: str, near: str) -> None:
+    misspelt = parse_settings(algo, {"n_timesteps": 100, **raw}, "test")
+    with pytest.raises(SettingsError, match=rf"{what}; did you mean '{near}") as refused:
+        make_model(misspelt, algo, make_env("Pendulum-v1", misspelt, 1, 0))
+    assert "\n" not in str(refused.value)

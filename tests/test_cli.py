@@ -1,16 +1,26 @@
 """The command line as a user sees it: real processes, their output, their exit status."""
 
+import contextlib
+import fcntl
 import json
 import os
+import platform
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from processes import forked, started
+
+from sb3_ddpg_ext import __version__
+from sb3_ddpg_ext.cli import COMMANDS, parse
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--steps", "120", "--eval-freq", "60", "--eval-episodes", "2", "-p", "learning_starts=50", "-p", "batch_size=8"]
@@ -109,7 +119,7 @@ gymnasium.register("mine/Swing-v0", "gymnasium.envs.classic_control:PendulumEnv"
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_environment_in_a_file_of_the_current_folder_in_other_processes(tmp_path: Path) -> None:
     (tmp_path / "my_envs.py").write_text(MY_ENVS)
     env = "my_envs:mine/Swing-v0"
@@ -148,6 +158,7 @@ def test_ctrl_c_saves_what_was_reached_and_says_so(vec_env: str, tmp_path: Path)
     record = json.loads((monitor.parent / "result.json").read_text())
     assert f"Interrupted after {record['steps']:,} steps" in output
     assert "What was reached is saved in runs/custom_ddpg/Pendulum-v1_1" in output
+    assert (monitor.parent / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     result = sb3_ddpg("evaluate", str(monitor.parent), "--model", "last", "--episodes", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
@@ -299,9 +310,110 @@ def test_damaged_statistics_are_named(run_directory: Path, tmp_path: Path) -> No
     assert "cannot write to alone.zip/v" in refused(*arguments, "--video", "alone.zip/v", cwd=tmp_path)
 
 
+@pytest.mark.parametrize("command", [[], ["train"], ["tune"]])
+def test_help_answers_without_what_the_commands_need(command: list[str], tmp_path: Path) -> None:
+    heavy = {"torch", "stable_baselines3", "gymnasium", "numpy", "rich", "pydantic", "yaml"}
+    code = f"""
+import sys
+from sb3_ddpg_ext.__main__ import main
+try:
+    main([*{command}, "--help"])
+finally:
+    print("loaded:", *{heavy} & set(sys.modules))
+"""
+    result = sb3_ddpg(cwd=tmp_path, program=("-c", code))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("usage: sb3-ddpg")
+    assert result.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_versions(tmp_path: Path) -> None:
+    result = sb3_ddpg("--version", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = ", ".join(rf"{name} {version(name)}" for name in ("stable_baselines3", "torch", "gymnasium", "numpy"))
+    assert result.stdout == f"sb3_ddpg_ext {__version__} ({names}, Python {platform.python_version()})\n"
+
+
+def words(text: str) -> list[str]:
+    return re.sub("[│╭╮╰╯─•]|---+", " ", text).split()
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_breaks_no_word(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    helps = {}
+    for columns in (80, 400):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit, match=r"^0$"):
+            parse([*filter(None, [command]), "--help"])
+        helps[columns] = capsys.readouterr().out
+    assert {*words(helps[80])} == {*words(helps[400])}
+    assert max(map(len, helps[80].splitlines())) <= 80
+    assert "None}" not in helps[80]
+
+
+def test_help_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    terminal, of_process = pty.openpty()
+    fcntl.ioctl(of_process, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "sb3_ddpg_ext", "compare", "--help"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=of_process, stdin=of_process) as process:
+        os.close(of_process)
+        output = b""
+        with contextlib.suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:  # its end is an error
+            while part := stream.read(4096):
+                output += part
+    assert process.returncode == 0
+    assert b"\x1b[" in output  # in colours
+    lines = re.sub(r"\x1b\[[\d;]*m", "", output.decode()).splitlines()
+    assert lines[0] == "usage: sb3-ddpg compare [-h] [COMPARE OPTIONS]"
+    assert max(map(len, lines)) == 80
+
+
+def test_a_shell_completes_words(tmp_path: Path) -> None:
+    script = sb3_ddpg("--tyro-print-completion", "bash", cwd=tmp_path).stdout
+    function = re.findall(r"complete .*-F (\w+)", script)[-1]
+    script += "\nCOMP_WORDS=(sb3-ddpg train --checkp) COMP_CWORD=2\n"
+    script += f"{function} sb3-ddpg --checkp train; echo ${{COMPREPLY[@]}}"
+    result = subprocess.run(["bash"], input=script, capture_output=True, text=True)
+    assert result.stdout.startswith("--checkpoint-freq"), result.stderr
+
+
+MISTAKES = {
+    "command": (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+    "command after an option": (["--traceback", "evalaute"], "unknown command 'evalaute'; did you mean 'evaluate'?"),
+    "no command like it": (["fly"], "unknown command 'fly'; known: benchmark, "),
+    "no command": (["--traceback"], "say a command: train, "),
+    "option": (["train", "--evn", "Pendulum-v1"], "unknown option '--evn'; did you mean '--env'?"),
+    "option with its value": (["tune", "--log_dri=x"], "unknown option '--log-dri'; did you mean '--log-dir'?"),
+    "option of all commands": (["--tracebak", "train"], "unknown option '--tracebak'; did you mean '--traceback'?"),
+    "short option": (["train", "-q"], "Unrecognized options: -q; sb3-ddpg train --help lists the options"),
+    "number": (["train", "--steps", "many"], "--steps: no type matching INT could be instantiated from ['many']; "),
+    "choice": (["train", "--vec-env", "x"], "invalid choice 'x' for argument '--vec-env'. Expected one of ('dummy', "),
+    "no value": (["train", "--env"], "Missing value for argument '"),
+    "missing": (["compare", "--algos", "ddpg"], "Missing from sb3-ddpg compare: --envs STR "),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_named_in_one_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        parse(arguments)
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+
+
+def test_a_misspelt_command_as_a_user_sees_it(tmp_path: Path) -> None:
+    assert refused("trian", "--env", "Pendulum-v1", cwd=tmp_path).startswith("error: unknown command 'trian'; did you")
+
+
 def test_without_a_command(tmp_path: Path) -> None:
     result = sb3_ddpg(cwd=tmp_path)
     assert result.returncode == 2
-    assert "train" in result.stderr
-    assert "evaluate" in result.stderr
-    assert "compare" in result.stderr
+    assert result.stdout == ""
+    assert result.stderr == sb3_ddpg("--help", cwd=tmp_path).stdout
+    assert set(COMMANDS) <= {*words(result.stderr)}

@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -27,9 +29,11 @@ from comparison_envs import Quick
 from small_runs import CUSTOM, DDPG, TINY, compare_arguments
 
 from sb3_ddpg_ext import comparison, display
-from sb3_ddpg_ext.comparison import CompareArgs, PlannedRun, baseline_of, plan, run_missing, unfinished_state
+from sb3_ddpg_ext.arguments import CompareArgs
+from sb3_ddpg_ext.comparison import PlannedRun, baseline_of, plan, run_missing, unfinished_state
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import LOCK
+from sb3_ddpg_ext.protocol import LOOK_SEED
 from sb3_ddpg_ext.results.records import RunRecord
 from sb3_ddpg_ext.results.result_file import read_run, to_json
 from sb3_ddpg_ext.settings import ALGORITHMS
@@ -191,7 +195,7 @@ def test_record(compared: tuple[CompareArgs, list[dict[str, Any]]]) -> None:
 
 def test_all_are_evaluated_on_the_same_episodes(compared: tuple[CompareArgs, list[dict[str, Any]]]) -> None:
     one_run = 3 * [1_000_000 + i for i in range(5)] + [2_000_000 + i for i in range(5)]
-    assert [seed for seed in Quick.seeds if seed >= 1_000_000][: 6 * len(one_run)] == 6 * one_run
+    assert [seed for seed in Quick.seeds if 1_000_000 <= seed < LOOK_SEED][: 6 * len(one_run)] == 6 * one_run
     assert [seed for seed in Quick.seeds if seed < 1_000_000][:6] == [0, 0, 0, 1, 1, 1]
 
 
@@ -381,7 +385,7 @@ def test_what_a_run_could_not_record_itself_is_recorded_for_it(tmp_path: Path, m
 def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     args = compare_arguments(tmp_path, [CUSTOM, DDPG], "Nan,Crash,Exit,Quick")
     errors = {(r["label"], r["env"].split(":")[1]): r["error"] for r in do(args)}
-    assert re.match("FloatingPointError: Environment 0 returned the reward nan at step 1", errors[CUSTOM, "Nan-v0"])
+    assert re.match("FloatingPointError: Environment 0 returned the reward nan at step 2", errors[CUSTOM, "Nan-v0"])
     # SB3's DDPG trains on
     assert re.match("FloatingPointError: .* evaluation at step 100 has the return nan", errors[DDPG, "Nan-v0"])
     assert errors[CUSTOM, "Crash-v0"] == errors[DDPG, "Crash-v0"] == "RuntimeError: the simulator has exploded"
@@ -506,6 +510,23 @@ def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(worke
     assert errors == ""
     assert len(results(tmp_path)) < 3
     assert re.search(r"Interrupted\. [12] of 3 runs are finished and kept; the same command does the rest", output)
+    assert "Report: out/report.html\n" in output
+    assert "## Learning curves" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_steps_of_running_runs_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(processes.ENVIRONMENT, "TERM", "xterm")
+    ours, theirs = pty.openpty()
+    arguments = command("Slow", "--workers", "0", "--steps", "3000", "--eval-freq", "3000", seeds=1)
+    shown = ""
+    with processes.started(["-m", "sb3_ddpg_ext", "compare", *arguments], tmp_path, output=theirs):
+        while not re.search(r"\b[1-9]\d*/3000\b.*seed 0", shown) and select.select([ours], [], [], 60)[0]:
+            shown += os.read(ours, 1000).decode(errors="replace")
+    os.close(ours)
+    os.close(theirs)
+    assert re.search(r"\b[1-9]\d*/3000\b.*seed 0", shown)
+    steps = [int(n) for n in re.findall(r"\b(\d+)/3000\b", shown)]
+    assert steps == sorted(steps)
 
 
 @pytest.mark.slow
@@ -526,7 +547,10 @@ def test_failures_are_named_and_are_the_exit_status(tmp_path: Path) -> None:
     assert "0 of 1" in result.stdout
     assert "1 of 1" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1] == "Report: out/report.html"
+    assert result.stdout.splitlines()[-2:] == [
+        f"Baseline: {CUSTOM}, chosen by rule (ddpg if it is among the algorithms, otherwise the first of them)",
+        "Report: out/report.html",
+    ]
 
 
 @pytest.mark.skipif(find_spec("sbx") is None, reason="needs sbx-rl, which brings JAX")

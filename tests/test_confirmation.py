@@ -16,15 +16,16 @@ import numpy as np
 import optuna
 import pytest
 from processes import ENVIRONMENT
-from small_runs import FIXED, tune, tune_arguments
+from small_runs import FIXED, noise_of, tune, tune_arguments
 
-from sb3_ddpg_ext.cli import main
+from sb3_ddpg_ext.__main__ import main
+from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.comparison import PlannedRun
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import lock
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Score
 from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file, load_settings, read_yaml
-from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, confirmation
+from sb3_ddpg_ext.tuning import confirmation
 from sb3_ddpg_ext.tuning.confirmation import plan, rank, target, winner
 from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import Study, prepare
@@ -51,7 +52,7 @@ def record(mean: float, times: tuple[float, ...] = (), **kwargs: Any) -> RunReco
 def ranked(
     tmp_path: Path, records: Mapping[str, list[RunRecord]], **kwargs: Any
 ) -> tuple[TuneArgs, Study, tuple[confirmation.Confirmed, ...]]:
-    args = tune_arguments(tmp_path, "Pendulum-v1", **kwargs)
+    args = tune_arguments(tmp_path, "Pendulum-v1", fix=(), **kwargs)
     _, study = prepare(args)
     settings = load_settings("custom_ddpg", "Pendulum-v1")
     runs = [
@@ -74,13 +75,16 @@ def test_the_best_and_the_previous_settings_are_trained_on_fresh_seeds(tuned: tu
     args, job = tuned
     study = prepare(args)[1]
     runs = plan(args, job, study)
-    trials = sorted(optuna.load_study(storage=job.url, study_name=job.name).trials, key=lambda t: -(t.value or 0))
-    labels = ["previous", f"trial {trials[0].number}", f"trial {trials[1].number}"]
+    _, *others = optuna.load_study(storage=job.url, study_name=job.name).trials  # the first has the previous settings
+    trials = sorted(others, key=lambda t: -(t.value or 0))
+    labels = ["previous with fix", f"trial {trials[0].number}", f"trial {trials[1].number}"]
     assert [(run.label, run.args.seed) for run in runs] == [(label, s) for s in (2, 3, 4) for label in labels]
     assert runs[1].settings.hyperparams["gamma"] == trials[0].params["gamma"]
-    assert runs[0].settings == load_settings("custom_ddpg", args.env, overrides=["n_timesteps=60"])
+    previous = load_settings("custom_ddpg", args.env, overrides=["n_timesteps=60", *FIXED])
+    assert noise_of(runs[0].settings) == noise_of(previous)
+    assert previous.hyperparams.items() <= runs[0].settings.hyperparams.items()
     assert {run.args.eval_episodes for run in runs} == {1}
-    assert runs[0].directory == args.log_dir / job.name / "confirm" / "previous" / "Quick-v0_2"
+    assert runs[0].directory == args.log_dir / job.name / "confirm" / "previous_with_fix" / "Quick-v0_2"
     assert runs[1].directory.parent.name == f"trial_{trials[0].number}"
 
 
@@ -290,3 +294,61 @@ def test_from_the_search_to_the_file(
         assert {**written, "Quick-v0": None} == {**before, "Quick-v0": None}
         assert load_settings("custom_ddpg", "comparison_envs:Quick-v0", tmp_path / "mine.yml").n_timesteps == 120
     assert (tmp_path / "out" / "custom_ddpg_Quick-v0" / "confirm" / "report.html").exists()
+
+
+FEW = "--trials 2 --steps 60 --seeds 1 --eval-freq 30 --eval-episodes 10 --top 1 --confirm-seeds 1 --workers 0"
+QUICK = [
+    "tune",
+    "--env",
+    "comparison_envs:Quick-v0",
+    *FEW.split(" "),
+    *(word for setting in FIXED for word in ("--fix", setting)),
+]
+
+
+def test_what_is_fixed_holds_for_the_previous_settings_in_the_confirmation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yml").write_text("default:\n  n_timesteps: 60\n  gamma: 0.9\n  tau: 0.5\n")
+    (tmp_path / "space.yml").write_text("tau: [0.01, 0.02]\nn_steps: 3\n")
+    where = ["--hyperparams", "mine.yml", "--space", "space.yml", "--log-dir", "out", "--no-write"]
+    assert main([*QUICK, *where, "--fix", "gamma=0.95"]) == 0
+    printed = capsys.readouterr().out
+    configs = list((tmp_path / "out" / "custom_ddpg_Quick-v0" / "confirm").glob("previous*/*/*/config.yml"))
+    assert [file.parts[-4] for file in configs] == ["previous_with_fix"]
+    settings = read_yaml(configs[0])
+    assert settings["gamma"] == 0.95
+    assert settings["n_steps"] == 3  # which a file of --space with one value fixes, too
+    assert settings["tau"] == 0.5  # the search is narrowed, not what it is compared with
+    assert re.search(r"^ *previous with fix +1", printed, re.MULTILINE)
+    page = (tmp_path / "out" / "custom_ddpg_Quick-v0" / "report.html").read_text()
+    assert "n_steps=3" in page
+    assert "gamma=0.95, also in the previous settings" in page
+    assert re.search(r"^The study in a browser: optuna-dashboard sqlite:///.*study.db$", printed, re.MULTILINE)
+
+
+def test_the_winner_is_written_to_the_current_folder_and_is_what_is_trained_with_there(
+    tuned: tuple[TuneArgs, Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = hyperparams_file("custom_ddpg").read_bytes()
+    args, job = tuned
+    study = prepare(args)[1]
+    assert target(args) == Path("hyperparams/custom_ddpg.yml")
+    assert not list(tmp_path.iterdir())  # nothing is made before there is a winner
+    entry = WinningEntry("Quick-v0", {**study.incumbent, "gamma": 0.5}, ("why",))
+    assert confirmation.write_winner(args, job, study, entry)
+    assert hyperparams_file("custom_ddpg").read_bytes() == packaged
+    own = tmp_path / "hyperparams" / "custom_ddpg.yml"
+    assert read_yaml(own) == {"Quick-v0": entry.values}
+    assert own.read_text().startswith("# Settings in RL Zoo's format")
+    assert load_settings("custom_ddpg", args.env).raw == entry.values
+    assert load_settings("custom_ddpg", "Pendulum-v1").n_timesteps == 20_000  # the others are the package's
+    assert not confirmation.write_winner(args, job, study, entry)
+    second = WinningEntry("Quick-v0", {**study.incumbent, "gamma": 0.6}, ("why",))
+    assert confirmation.write_winner(args, job, study, second)
+    shutil.rmtree(own.parent)
+    own.parent.touch()
+    with pytest.raises(SettingsError, match=r"^hyperparams/custom_ddpg.yml cannot be written to"):
+        target(args)

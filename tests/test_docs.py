@@ -11,6 +11,7 @@ The blocks of a page run in order, in one folder, each in a process of its own:
 - ``text``: not run.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -19,19 +20,20 @@ import subprocess
 import sys
 from fnmatch import fnmatchcase
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import gymnasium as gym
 import pytest
-import tyro
 import yaml
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 import sb3_ddpg_ext
-from sb3_ddpg_ext.cli import Options
+from sb3_ddpg_ext.cli import parse
 from sb3_ddpg_ext.tuning.table import TABLE
 from sb3_ddpg_ext.variants import parse_variants
 
@@ -83,10 +85,16 @@ def run_block(language: str, text: str, folder: Path) -> str:
     return ""
 
 
+def kind(page: Path) -> list[pytest.MarkDecorator]:
+    """Most of what the longest pages do is also done by the sessions of test_sessions.py."""
+    is_long = page.stem in ("comparing", "tuning", "your-environment")
+    return [] if page == README else [pytest.mark.long if is_long else pytest.mark.slow]
+
+
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=page.stem, marks=[] if page == README else [pytest.mark.slow])
+        pytest.param(page, id=page.stem, marks=kind(page))
         for page in PAGES
         if {"python", "bash", "console"} & {language for language, _ in blocks(page)}
     ],
@@ -118,7 +126,6 @@ def test_blocks_are_of_a_known_kind(page: Path) -> None:
 
 
 def test_long_commands_are_understood() -> None:
-    everywhere = tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes
     commands = [
         shlex.split(line.replace("python -m sb3_ddpg_ext", "sb3-ddpg"))[1:]
         for page in PAGES
@@ -128,7 +135,7 @@ def test_long_commands_are_understood() -> None:
     ]
     assert len(commands) >= 8
     for command in commands:
-        tyro.cli(Options, prog="sb3-ddpg", args=command, config=everywhere)
+        parse(command)
 
 
 # --- The README ---
@@ -194,6 +201,29 @@ def test_speed_is_what_was_measured() -> None:
     times = [float(row.split(" | ")[3]) for row in rows]
     assert f"{min(times)} to {max(times)} times" in page
     assert f"{min(times)} to {max(times)} times" in README.read_text()
+
+
+def test_what_a_second_thread_gains_is_what_was_measured() -> None:
+    results = json.loads((DOCS / "benchmark/benchmark.json").read_text())["results"]
+    seconds: dict[Any, dict[tuple[int, int], float]] = {}
+    for result in results:
+        case = result["env"], tuple(result["net_arch"]), result["batch_size"]
+        learn = median(result["contestants"]["CustomDDPG"]["learn"])
+        seconds.setdefault(case, {})[result["threads"], result["n_envs"]] = learn
+    for (env, layers, batch), by in seconds.items():
+        with contextlib.closing(gym.make(env)) as made:
+            sizes = [*made.observation_space.shape, *layers, *made.action_space.shape]  # type: ignore[misc]
+        weights = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
+        gains = " | ".join(f"{by[1, n_envs] / by[2, n_envs]:.2f}" for n_envs in (1, 8))
+        row = f"| {env}, {list(layers)}, {batch} | {batch * weights / 1e6:.1f} million | {gains} |"
+        assert row in (DOCS / "speed.md").read_text()
+
+
+def test_the_tests_of_the_features_exist() -> None:
+    named = re.findall(r"`(test_\w+)(?:::(test_\w+))?`", (DOCS / "features.md").read_text().partition("|---")[2])
+    assert len(named) > 30
+    for module, function in named:
+        assert f"def {function}" in (ROOT / "tests" / f"{module}.py").read_text()
 
 
 def times_to_threshold(env: str, threshold: int) -> dict[str, str]:

@@ -226,14 +226,16 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_memory_does_not_grow_over_50_000_updates() -> None:
+def test_memory_does_not_grow_with_updates() -> None:
     trained = model(True, net_arch=[8, 8], buffer_size=1_000).learn(200)
     trained.train(5_000, 8)
-    before = resident_bytes()
-    for _ in range(50):
-        trained.train(1_000, 8)
-    # 16 bytes an update would be 800 kB
-    assert resident_bytes() - before < 500_000
+    growth = []
+    for _ in range(3):  # a leak shows each time; what else the process does, now and then
+        before = resident_bytes()
+        for _ in range(20):
+            trained.train(1_000, 8)
+        growth.append(resident_bytes() - before)
+    assert min(growth) < 200_000  # 16 bytes an update would be 320 kB
 
 
 def test_dead_units_leave_no_denormal_moments() -> None:

@@ -1,24 +1,48 @@
 """The wheel in a clean virtual environment, outside of the repository."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import sb3_ddpg_ext
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--outdir", directory, ROOT], check=True, capture_output=True)
-    (built,) = directory.glob("*.whl")
-    return built
+def test_what_pypi_is_given(wheel: Path) -> None:
+    files = [str(file) for file in wheel.parent.iterdir()]
+    assert len(files) == 2
+    check = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(name))
+    assert metadata["Author"] == "The sb3_ddpg_ext contributors"
+    assert metadata.get_all("Project-URL")
+    # Neither pictures nor links that PyPI could not show, and nothing else is missing
+    page, readme = str(metadata.get_payload()), (ROOT / "README.md").read_text()
+    assert re.findall(r"\]\((?!http)[^)]*\)", page) == []
+    assert "*Five runs each: lines" not in page
+    assert "```python" in page
+    assert re.findall(r"^## .*$", page, re.MULTILINE) == re.findall(r"^## .*$", readme, re.MULTILINE)
+
+
+def test_versions_that_are_pinned() -> None:
+    """Each line is a pin; those for Python 3.11 only say so, and a package is pinned once."""
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    assert all(str(pin.specifier).startswith("==") for pin in pins)
+    assert len({canonicalize_name(pin.name) for pin in pins}) == len(pins) > 100
+    newer = {pin.name for pin in pins if pin.marker is not None and not pin.marker.evaluate({"python_version": "3.10"})}
+    assert {"numpy", "matplotlib", "scipy"} <= newer
+    assert not {"torch", "stable_baselines3", "gymnasium"} & newer
 
 
 def test_wheel_contents(wheel: Path) -> None:
@@ -63,6 +87,8 @@ def test_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     assert (work / "runs" / "custom_ddpg" / "Pendulum-v1_1" / "learning_curve.png").exists()
     missing = run("sb3-ddpg", "train", "--env", "Pendulum-v1", "--tensorboard")
     assert missing.stderr == "error: tensorboard is not installed: pip install 'sb3_ddpg_ext[tensorboard]'\n"
+    missing = run("sb3-ddpg", "train", "--env", "Pendulum-v1", "--track", "wandb")
+    assert missing.stderr == "error: wandb is not installed: pip install 'sb3_ddpg_ext[wandb]'\n"
     missing = run("sb3-ddpg", "compare", "--algos", "ddpg", "--envs", "Pendulum-v1", "--quiet")
     assert missing.stderr == "error: scipy is not installed: pip install 'sb3_ddpg_ext[compare]'\n"
     missing = run("sb3-ddpg", "train", "--env", "HalfCheetah-v5")

@@ -23,10 +23,11 @@ from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.report import drawing, pictures, sections, tables
 from sb3_ddpg_ext.report.analysis import ALL_ENVIRONMENTS, Comparison, compare
 from sb3_ddpg_ext.report.groups import SCORES
+from sb3_ddpg_ext.report.latex import latex
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.result_file import read_runs
-from sb3_ddpg_ext.results.scales import SCALES, scale_of
+from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of
 
 AWKWARD = 'ddpg:a=<b>&"x",b=1|2,c=$_$'
 STEPS = np.arange(100, 1_001, 100)
@@ -300,7 +301,7 @@ def test_the_table_of_scales() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
-@pytest.mark.parametrize("seeds", [60, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [60, pytest.param(1_000, marks=pytest.mark.long)])
 def test_many_runs_need_no_more_memory_than_there_is(seeds: int, tmp_path: Path) -> None:
     many_runs.write(tmp_path, ["ddpg", "sac"], ["Pendulum-v1"], seeds)
     code = (
@@ -485,7 +486,7 @@ def test_an_environment_without_a_scale(log_dir: Path) -> None:
 
 def test_environments_of_packages_have_a_scale(log_dir: Path) -> None:
     assert scale_of("a_package:Pendulum-v1") is scale_of("Pendulum-v1") is SCALES["Pendulum-v1"]
-    assert scale_of("Own-v0") is None
+    assert scale_of("Own-v0") == Scale()
 
 
 def test_an_environment_without_a_threshold(tmp_path: Path) -> None:
@@ -804,3 +805,52 @@ def test_training_needs_neither_scipy_nor_jinja(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.stdout == "scipy is not installed: pip install 'sb3_ddpg_ext[compare]'\n", result.stderr
+
+
+# --- For papers ---
+
+
+def test_pictures_as_pdf_and_svg_and_tables_as_latex(log_dir: Path) -> None:
+    comparison = report.analyse(log_dir)
+    report.write(comparison, log_dir, ("pdf", "svg", "latex"))
+    names = {file.stem for file in log_dir.glob("*.png")}
+    assert names == {file.stem for file in log_dir.glob("*.pdf")} == {file.stem for file in log_dir.glob("*.svg")}
+    assert names == report.figures(comparison).keys()
+    before = {file.name: file.read_bytes() for file in log_dir.iterdir() if file.suffix in (".pdf", ".svg", ".tex")}
+    assert before["speed.pdf"].startswith(b"%PDF")
+    assert b"custom_ddpg</text>" in before["speed.svg"]  # letters, not outlines
+    assert {"summary.tex", "scores_final.tex", "improvement_final.tex", "runs.tex"} <= before.keys()
+    summary = before["summary.tex"].decode()
+    assert summary.startswith("% Scores: IQM and 95% interval")
+    assert r"Pendulum-v1 & custom\_ddpg & " in summary
+    assert summary.count(r" \\") == len(tables.summary(comparison).rows) + 1
+    report.write(comparison, log_dir, ("pdf",))
+    assert before == {name: (log_dir / name).read_bytes() for name in before}  # equal runs, equal files
+
+
+def test_latex_shows_any_text_as_it_is() -> None:
+    table = tables.Table("why: 5%\nof it", ("a_b", "c"), ((r"50% & $x$ \ ~ ^ #1 {}", "1\u00a0[2,\u00a03]"),), heads=1)
+    assert latex(table).splitlines() == [
+        "% why: 5% of it",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"a\_b & c \\",
+        r"\midrule",
+        r"50\% \& \$x\$ \textbackslash{} \textasciitilde{} \textasciicircum{} \#1 \{\} & 1~[2,~3] \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_the_report_says_how_the_baseline_was_chosen(log_dir: Path) -> None:
+    page = report.write_report(log_dir).read_text()
+    assert "Baseline: ddpg, chosen by rule (ddpg if it is among the algorithms, otherwise the first of them)." in page
+    assert "Baseline: custom_ddpg.</p>" in report.write_report(log_dir, baseline="custom_ddpg").read_text()
+
+
+def test_without_ddpg_the_baseline_is_the_first_that_the_user_named(log_dir: Path) -> None:
+    save_all(log_dir, "a")
+    for folder in log_dir.glob("ddpg"):
+        shutil.rmtree(folder)
+    assert report.analyse(log_dir).baseline == "a"
+    assert report.analyse(log_dir, order=["none", "custom_ddpg", "a"]).baseline == "custom_ddpg"

@@ -5,13 +5,15 @@ import math
 import numpy as np
 import pytest
 
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations
-from sb3_ddpg_ext.tuning import ScoreKind, scoring
+from sb3_ddpg_ext.results.scales import SCALES, scale_of
+from sb3_ddpg_ext.tuning import scoring
 
 FINAL, AREA = ScoreKind.FINAL, ScoreKind.AREA_OVER_STEPS
 STEPS, SECONDS = ScoreKind.STEPS_TO_THRESHOLD, ScoreKind.SECONDS_TO_THRESHOLD
-PENDULUM = "Pendulum-v1"  # threshold -200, random -1211.8
+PENDULUM = SCALES["Pendulum-v1"]  # threshold -200, random -1211.8
 
 
 def run(*means: float, seconds: float = 1.0) -> Evaluations:
@@ -72,9 +74,9 @@ def test_in_words() -> None:
 
 def test_environments_without_a_threshold() -> None:
     for env in ("Walker2d-v5", "Nowhere-v0"):
-        scoring.check(FINAL, env)
+        scoring.check(FINAL, env, scale_of(env))
         with pytest.raises(
-            SettingsError, match=f"--score steps needs a threshold, which {env} does not have; use final"
+            SettingsError, match=f"--score steps needs a threshold, which {env} does not have; say --threshold"
         ):
-            scoring.check(STEPS, env)
-    scoring.check(STEPS, PENDULUM)
+            scoring.check(STEPS, env, scale_of(env))
+    scoring.check(STEPS, "Pendulum-v1", PENDULUM)

@@ -362,6 +362,10 @@ def test_missing_file_and_directory(tmp_path):
         ("policy_kwargs=dict(net_arch={'pi': [8], 'qf': [16]})", {"net_arch": {"pi": [8], "qf": [16]}}),
         ("policy_kwargs={'net_arch': [8]}", {"net_arch": [8]}),
         ("policy_kwargs={net_arch: [8], activation_fn: nn.ELU}", {"net_arch": [8], "activation_fn": nn.ELU}),
+        (
+            "policy_kwargs={features_extractor_kwargs: {activation_fn: nn.ELU}}",
+            {"features_extractor_kwargs": {"activation_fn": nn.ELU}},
+        ),
     ],
 )
 def test_override(zoo_file, override, value):
@@ -379,10 +383,81 @@ def test_overrides_of_run_settings_and_the_last_one_wins(zoo_file):
     assert settings.raw["learning_rate"] == "lin_1e-3"
 
 
-@pytest.mark.parametrize("override", ["gamma", "", "=3", " = 3", "--gamma 3"])
+@pytest.mark.parametrize("override", ["gamma", "", "=3", " = 3", "--gamma 3", "a.=3", ".a=3", "a..b=3"])
 def test_malformed_override(zoo_file, override):
     with pytest.raises(SettingsError, match=r"expected name=value, such as gamma=0.98$"):
         load_settings("ddpg", "Pendulum-v1", zoo_file, [override])
+
+
+NESTED = """
+Pendulum-v1: &shared
+  n_timesteps: 10
+  normalize: true
+  gamma: 0.9
+  policy_kwargs: {net_arch: [16], activation_fn: nn.Tanh}
+  action_noise: {type: ou, std: 0.3, correlation_time: 3}
+Zoo-v0:
+  <<: *shared
+  policy_kwargs: "dict(net_arch=[16], activation_fn=nn.Tanh, optimizer_class=th.optim.AdamW)"
+"""
+
+
+@pytest.fixture
+def nested_file(tmp_path):
+    (tmp_path / "nested.yml").write_text(NESTED)
+    return tmp_path / "nested.yml"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed"),
+    [
+        (["policy_kwargs.net_arch=[8]"], {"policy_kwargs": {"net_arch": [8], "activation_fn": "nn.Tanh"}}),
+        (
+            ["policy_kwargs.net_arch={pi: [8]}", "policy_kwargs.net_arch.qf=[4]"],
+            {"policy_kwargs": {"net_arch": {"pi": [8], "qf": [4]}, "activation_fn": "nn.Tanh"}},
+        ),
+        (["policy_kwargs.n_critics=1", "policy_kwargs={net_arch: [4]}"], {"policy_kwargs": {"net_arch": [4]}}),
+        (["env_kwargs.g=9.0"], {"env_kwargs": {"g": 9.0}}),
+        (["env_kwargs.a.b=1", "env_kwargs.a.c=2"], {"env_kwargs": {"a": {"b": 1, "c": 2}}}),
+        (["normalize.norm_reward=false"], {"normalize": {"norm_reward": False}}),
+        (["noise_kwargs.schedule=linear"], {"noise_kwargs": {"correlation_time": 3, "schedule": "linear"}}),
+        (["action_noise.std=0.1", "action_noise.schedule.type=linear"],
+         {"noise_std": 0.1, "noise_kwargs": {"correlation_time": 3, "schedule": {"type": "linear"}}}),
+        (["action_noise=pink", "action_noise.std=0.1"],
+         {"noise_type": "pink", "noise_std": 0.1, "noise_kwargs": None}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_override_of_a_part_leaves_the_rest(nested_file, overrides, changed):
+    before = load_settings("custom_ddpg", "Pendulum-v1", nested_file)
+    after = load_settings("custom_ddpg", "Pendulum-v1", nested_file, overrides)
+    assert dict(after.raw) == {name: value for name, value in {**before.raw, **changed}.items() if value is not None}
+    assert load_settings("custom_ddpg", "Pendulum-v1", nested_file) == before  # nothing that is shared was changed
+
+
+def test_an_override_of_a_part_of_an_expression(nested_file):
+    settings = load_settings("custom_ddpg", "Zoo-v0", nested_file, ["policy_kwargs.net_arch=[8]"])
+    kwargs = {"net_arch": [8], "activation_fn": nn.Tanh, "optimizer_class": optim.AdamW}
+    assert settings.hyperparams["policy_kwargs"] == kwargs
+    assert yaml.safe_load(yaml.safe_dump(dict(settings.raw))) == settings.raw
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("polcy_kwargs.net_arch=[8]", "unknown hyperparameter 'polcy_kwargs'; did you mean 'policy_kwargs'?"),
+        ("gamma.high=1", "gamma is 0.9, in which nothing has a name; set it as a whole"),
+        (
+            "policy_kwargs.net_arch.pi=[8]",
+            "policy_kwargs.net_arch is [16], in which nothing has a name; set it as a whole",
+        ),
+        ("batch_size.high=1", "batch_size: expected int, got {'high': 1}"),
+    ],
+)  # fmt: skip
+def test_an_override_of_a_part_that_cannot_be(nested_file, override, message):
+    with pytest.raises(SettingsError) as refused:
+        load_settings("custom_ddpg", "Pendulum-v1", nested_file, [override])
+    assert str(refused.value) == f"nested.yml, Pendulum-v1 with {override}: {message}"
 
 
 def test_bad_override_is_blamed_on_the_override(zoo_file):
@@ -897,3 +972,14 @@ def test_any_override_is_a_setting_or_a_settings_error(name, text):
 def test_classes_of_the_algorithms():
     assert algorithm_class("ddpg") is DDPG
     assert algorithm_class("tqc") is TQC
+
+
+def test_the_default_of_custom_ddpg_is_the_agent_and_the_noise_of_the_comparison_of_noises():
+    """Every environment of a user's own gets it."""
+    agent = read_yaml(HYPERPARAMS.parent / "docs/noise/agent.yml")["MountainCarContinuous-v0"]
+    default = read_yaml(HYPERPARAMS / "custom_ddpg.yml")["default"]
+    assert default == agent | {"policy": "MlpPolicy", "noise_type": "ou", "train_freq": 1, "gradient_steps": 1}
+    report = (HYPERPARAMS.parent / "docs/noise/report.md").read_text()
+    for noise, score in (("ou", r"0.852 \[0.816, 0.861\]"), ("normal, std: 0.1", r"0.435 \[0.418, 0.440\]")):
+        assert rf"action\_noise=\{{type: {noise}\}} | {score}" in report
+        assert score.replace("\\", "") in (HYPERPARAMS / "custom_ddpg.yml").read_text()

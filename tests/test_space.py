@@ -8,10 +8,11 @@ import optuna
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from small_runs import noise_of
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import ALGORITHMS, NoiseSettings, Settings, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.settings import ALGORITHMS, Settings, hyperparams_file, load_settings, read_yaml
 from sb3_ddpg_ext.tuning.space import Space, make_space
 
 ALGOS = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]
@@ -33,12 +34,7 @@ def meaning(settings: Settings) -> dict[str, Any]:
         said.pop(name, None)
     if said["gradient_steps"] == -1:
         said["gradient_steps"] = said["train_freq"] * settings.n_envs
-    noise = settings.noise or NoiseSettings(None)
-    said["noise"] = (
-        noise.type,
-        noise.std,
-        ({"correlation_time": 6.6667} if noise.type == "ou" else {}) | dict(noise.kwargs),
-    )
+    said["noise"] = noise_of(settings)
     return said
 
 
@@ -261,6 +257,14 @@ def test_a_part_of_a_mapping_that_is_fixed_leaves_the_rest() -> None:
     assert {"net_arch", "activation_fn"} <= {d.name for d in found.dimensions}
     kwargs = found.entry(found.incumbent_values())["policy_kwargs"]
     assert kwargs == {"net_arch": [64, 64], "activation_fn": "nn.ReLU", "optimizer_kwargs": {"eps": 1e-5}}
+
+
+def test_a_part_of_the_noise_that_is_fixed_leaves_the_rest() -> None:
+    found = space("custom_ddpg", "Pendulum-v1", "action_noise.std=0.2")
+    entry = found.entry(found.incumbent_values())
+    assert (entry["noise_type"], entry["noise_std"]) == ("normal", 0.2)
+    with pytest.raises(SettingsError, match=r"^--fix: gamma is 0.98, in which nothing has a name; set it as a whole$"):
+        space("custom_ddpg", "Pendulum-v1", "gamma.high=1")
 
 
 @pytest.mark.parametrize(

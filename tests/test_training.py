@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,19 +16,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from processes import ENVIRONMENT
 from small_runs import TINY_PARAMS
 from stable_baselines3 import DDPG
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_ddpg_ext import CustomDDPG, evaluation, load_vecnormalize, report
-from sb3_ddpg_ext.arguments import TrainArgs, settings_of
+from sb3_ddpg_ext.arguments import EvaluateArgs, TrainArgs
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.callbacks import Evaluation, StopOnSignal
-from sb3_ddpg_ext.episodes import EVAL_SEED, score
+from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.evaluation import EvaluateArgs, find_model
+from sb3_ddpg_ext.evaluation import find_model
+from sb3_ddpg_ext.protocol import EVAL_SEED
 from sb3_ddpg_ext.results.records import Evaluations
-from sb3_ddpg_ext.results.result_file import to_json
+from sb3_ddpg_ext.results.result_file import read_run, to_json
+from sb3_ddpg_ext.run_arguments import settings_of
 from sb3_ddpg_ext.settings import parse_settings
 from sb3_ddpg_ext.training import train, train_in
 
@@ -325,7 +329,7 @@ def test_the_best_model_is_the_best_and_not_the_newest(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         "stable_baselines3.common.callbacks.evaluate_policy", lambda *_, **__: ([next(means)] * 2, [1, 1])
     )
-    model.learn(30, callback=Evaluation(tmp_path, env, eval_freq=10, episodes=2, stop=StopOnSignal()))
+    model.learn(30, callback=Evaluation(tmp_path, env, eval_freq=10, episodes=2, max_steps=0, stop=StopOnSignal()))
     assert CustomDDPG.load(tmp_path / "best_model").num_timesteps == 20
 
 
@@ -356,7 +360,7 @@ def test_a_stochastic_policy_is_sampled_when_asked(tmp_path: Path) -> None:
 def test_evaluation_is_the_same_each_time(tmp_path: Path) -> None:
     env = make_env("Pendulum-v1", settings(), 5, 0)
     model = make_model(settings(learning_starts=10_000, buffer_size=100), "custom_ddpg", env, seed=0)
-    callback = Evaluation(tmp_path, env, eval_freq=10, episodes=5, stop=StopOnSignal())
+    callback = Evaluation(tmp_path, env, eval_freq=10, episodes=5, max_steps=0, stop=StopOnSignal())
     model.learn(150, callback=callback)  # without an update: the policy stays the same
     results = np.asarray(callback.evaluations_results)
     assert results.shape == (3, 5)
@@ -409,3 +413,33 @@ def test_evaluations_are_told_as_they_come_and_what_that_raises_ends_the_run(tmp
     assert [len(evaluations.cpu_seconds) for evaluations in seen] == [1, 2]
     assert (tmp_path / "Pendulum-v1.zip").exists()  # what was reached
     assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "threads", "expected"),
+    [("[64, 64]", (), 1), ("[400, 300]", (), 2), ("[64, 64]", ("--threads", "2"), 2)],
+)
+def test_a_small_network_is_trained_with_one_thread(
+    network: str, threads: tuple[str, ...], expected: int, tmp_path: Path
+) -> None:
+    arguments = [
+        "train",
+        "--env",
+        "Pendulum-v1",
+        "--steps",
+        "20",
+        "--eval-freq",
+        "0",
+        "--eval-episodes",
+        "1",
+        "--quiet",
+    ]
+    arguments += ["-p", f"policy_kwargs={{net_arch: {network}}}", "-p", "batch_size=256", *threads]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    with_two = "import torch, sys; torch.set_num_threads(2); from sb3_ddpg_ext.__main__ import main; sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", with_two, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert ("with one thread" if expected == 1 else "with 2 threads") in result.stdout
+    assert read_run(tmp_path / "runs/custom_ddpg/Pendulum-v1_1").threads == expected

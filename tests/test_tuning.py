@@ -30,10 +30,11 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import Server, postgres  # noqa: F401 (a fixture)
 from small_runs import FIXED, tune, tune_arguments
 
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import Evaluations
 from sb3_ddpg_ext.settings import load_settings
-from sb3_ddpg_ext.tuning import ScoreKind, objective, scoring, search
+from sb3_ddpg_ext.tuning import objective, scoring, search
 from sb3_ddpg_ext.tuning import storage as storage_module
 from sb3_ddpg_ext.tuning.storage import Job, Storage, open_storage
 from sb3_ddpg_ext.tuning.study import connect, prepare, quiet
@@ -140,7 +141,7 @@ def test_each_run_has_its_seed_and_its_evaluations(tmp_path: Path) -> None:
 def test_training_that_diverges_is_a_pruned_trial_with_its_reason(tmp_path: Path) -> None:
     job, trials = tune(tune_arguments(tmp_path, "comparison_envs:Nan-v0", trials=2))
     assert [trial.state for trial in trials] == [TrialState.PRUNED] * 2
-    assert trials[0].user_attrs["reason"].startswith("diverged: Environment 0 returned the reward nan at step 1;")
+    assert trials[0].user_attrs["reason"].startswith("diverged: Environment 0 returned the reward nan at step 2;")
     assert search.progress(job) == search.Progress(finished=2, running=0, pruned=2, failed=0, best=None)
 
 

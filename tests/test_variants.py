@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import hyperparams_file
+from sb3_ddpg_ext.settings import hyperparams_file, load_settings
 from sb3_ddpg_ext.variants import Variant, parse_variants, pieces
+
+FILE = hyperparams_file("td3")
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,72 @@ def test_pieces_joined_are_the_text(text: str) -> None:
     parts = pieces(text, ",:")
     assert "".join(parts) == text
     assert all(piece.endswith((",", ":")) for piece in parts[:-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("short=ddpg,td3", [Variant("short", "ddpg"), Variant("td3", "td3")]),
+        ("low-g=custom_ddpg:gamma=0.9,tau=1", [Variant("low-g", "custom_ddpg", None, ("gamma=0.9", "tau=1"))]),
+        ("ddpg:gamma=1,hyperparams=td3", [Variant("ddpg:gamma=1,hyperparams=td3", "ddpg", FILE, ("gamma=1",))]),
+        ("mine:My,sac", [Variant("mine:My", "mine:My"), Variant("sac", "sac")]),
+        ("a.mine:My:tau=1,gamma=1", [Variant("a.mine:My:tau=1,gamma=1", "a.mine:My", None, ("tau=1", "gamma=1"))]),
+        ("x=mine:My:tau=1", [Variant("x", "mine:My", None, ("tau=1",))]),
+    ],
+)
+def test_names_and_classes_of_the_users(text: str, expected: list[Variant]) -> None:
+    assert list(parse_variants(text)) == expected
+
+
+def test_a_setting_after_a_class_without_settings_belongs_to_nothing() -> None:
+    with pytest.raises(SettingsError, match=r"'tau=1' belongs to no algorithm; expected for example mine:My:tau=1$"):
+        parse_variants("mine:My,tau=1")
+
+
+MINE = """
+from stable_baselines3 import TD3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from sb3_ddpg_ext import CustomDDPG
+
+class MyDDPG(CustomDDPG):
+    def __init__(self, *args, bonus: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bonus = bonus
+
+class Foreign(OffPolicyAlgorithm):
+    policy_aliases = TD3.policy_aliases
+    def __init__(self, policy, env, learning_rate: float = 1e-3, **kwargs):
+        super().__init__(policy, env, learning_rate, **kwargs)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own_algorithms.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_class_has_the_settings_of_its_ancestor_and_parameters_of_its_own(mine: Path) -> None:
+    own = "own_algorithms:MyDDPG"
+    assert load_settings(own, "Pendulum-v1").raw == load_settings("custom_ddpg", "Pendulum-v1").raw
+    assert load_settings(own, "Pendulum-v1", overrides=["bonus=0.5", "gamma=0.5"]).hyperparams["bonus"] == 0.5
+    (mine / "hyperparams").mkdir()
+    (mine / "hyperparams" / "MyDDPG.yml").write_text("Pendulum-v1: {n_timesteps: 7}")
+    assert load_settings(own, "Pendulum-v1").n_timesteps == 7
+    for wrong, said in (
+        (["bonus=high"], "bonus: expected float, got 'high'"),
+        (["boni=1"], "unknown hyperparameter 'boni'; did you mean"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            load_settings(own, "Pendulum-v1", overrides=wrong)
+    foreign = "own_algorithms:Foreign"
+    assert load_settings(foreign, "Pendulum-v1", overrides=["n_timesteps=9", "gamma=0.5"]).n_timesteps == 9
+    with pytest.raises(SettingsError, match=r"Foreign has the defaults of its constructor, .*; say --steps$"):
+        load_settings(foreign, "Pendulum-v1")
+    for name in ("own_algorithms:None_", "nowhere:Class"):
+        with pytest.raises(SettingsError, match=r"^cannot import '.*install its package or mend the path$"):
+            load_settings(name, "Pendulum-v1")
+    with pytest.raises(SettingsError, match="expected a subclass of stable_baselines3's OffPolicyAlgorithm"):
+        load_settings("pathlib:Path", "Pendulum-v1")

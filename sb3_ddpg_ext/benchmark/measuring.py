@@ -12,14 +12,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from sb3_ddpg_ext.arguments import BenchmarkArgs
 from sb3_ddpg_ext.benchmark import noise_cost
 from sb3_ddpg_ext.benchmark.presentation import describe, picture, table
 from sb3_ddpg_ext.benchmark.process import ALGORITHMS, OURS, SBX, ContestantProcess
@@ -33,27 +33,6 @@ _CASES: dict[str, dict[str, Any]] = {
     "default": {"env": "Pendulum-v1", "net_arch": [400, 300], "batch_size": 256},
 }
 _MEASURES = ("learn", "update", "collect")
-
-
-@dataclass(frozen=True)
-class BenchmarkArgs:
-    """Measure CustomDDPG's speed against SB3's DDPG and TD3, and SBX's DDPG where it is installed."""
-
-    cases: tuple[Literal["small", "mujoco", "default", "noise"], ...] = ("small", "mujoco", "default", "noise")
-    """small: Pendulum-v1, [64, 64], batches of 64; mujoco: HalfCheetah-v5, [256, 256], 256; default: Pendulum-v1,
-    [400, 300], 256; noise: calls of action noise alone"""
-    threads: tuple[int, ...] = (1, 2)
-    """threads and cores of each contestant"""
-    n_envs: tuple[int, ...] = (1, 8)
-    """environments; there is one gradient step for each transition"""
-    rounds: int = 5
-    """measurements of each contestant; the median of an odd number is one of them"""
-    seconds: float = 1.0
-    """length of one measurement"""
-    sbx_python: Path | None = None
-    """Python of a virtual environment with sbx-rl, if not this one"""
-    log_dir: Path = Path("runs/benchmark")
-    """where benchmark.json, .md and .png are written"""
 
 
 def benchmark(args: BenchmarkArgs) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Otherwise a mistake in an environment shows up as a traceback from deep inside t
 broadcasts observations of a wrong shape.
 """
 
-from sb3_ddpg_ext.env_checks.construction import vectorized
+from sb3_ddpg_ext.env_checks.construction import inside_monitor, vectorized
 from sb3_ddpg_ext.env_checks.wrappers import CheckedEnv
 
-__all__ = ["CheckedEnv", "vectorized"]
+__all__ = ["CheckedEnv", "inside_monitor", "vectorized"]

@@ -65,7 +65,9 @@ class _WhiteNoise(_StepwiseNoise):
 
 class GaussianNoise(_WhiteNoise):
     """
-    White noise with a normal distribution, as in the TD3 paper (https://arxiv.org/abs/1802.09477).
+    White noise with a normal distribution.
+
+    It is that of the TD3 paper (https://arxiv.org/abs/1802.09477).
 
     >>> noise = GaussianNoise(std=0.2)
     >>> noise.bind(n_envs=2, action_shape=(3,), seed=0)  # CustomDDPG does this
@@ -79,7 +81,9 @@ class GaussianNoise(_WhiteNoise):
 
 class UniformNoise(_WhiteNoise):
     """
-    White noise with a uniform distribution between ``-std * sqrt(3)`` and ``std * sqrt(3)``.
+    White noise with a uniform distribution.
+
+    It is between ``-std * sqrt(3)`` and ``std * sqrt(3)``.
 
     >>> noise = UniformNoise(std=0.1)
     >>> noise.bind(n_envs=1, action_shape=(2,), seed=0)  # CustomDDPG does this
@@ -97,9 +101,10 @@ class UniformNoise(_WhiteNoise):
 
 class OrnsteinUhlenbeckNoise(_StepwiseNoise):
     """
-    Ornstein-Uhlenbeck process, discretised exactly: ``x' = rho x + sqrt(1 - rho^2) n`` with
-    ``rho = exp(-1 / correlation_time)`` and n standard normal; the noise is ``std x``. It starts in its stationary
-    distribution.
+    Ornstein-Uhlenbeck process, with a correlation time.
+
+    It is discretised exactly: ``x' = rho x + sqrt(1 - rho^2) n`` with ``rho = exp(-1 / correlation_time)`` and n
+    standard normal; the noise is ``std x``. It starts in its stationary distribution.
 
     The defaults are the process of the DDPG paper, ``dx = -theta x dt + sigma dW`` with theta = 0.15 and sigma = 0.2:
     its correlation time is ``1 / theta`` steps, its stationary standard deviation ``sigma / sqrt(2 theta)``.
@@ -179,8 +184,9 @@ class OrnsteinUhlenbeckNoise(_StepwiseNoise):
 
 class ColoredNoise(NoiseProcess):
     """
-    Gaussian noise with the power spectral density ``f^-beta``: white for beta = 0, pink for 1, red (like a random walk)
-    for 2. The larger beta, the more slowly the noise changes.
+    Noise of any colour: white (``beta`` 0), pink (1), red (2).
+
+    It is Gaussian, with the power spectral density ``f^-beta``: the larger beta, the more slowly it changes.
 
     From Eberhard et al. 2023, Pink Noise Is All You Need (https://openreview.net/forum?id=hQ9V5QN27eS). A series is
     generated from random Fourier coefficients, as proposed by Timmer and Koenig 1995. Its lowest frequency has one
@@ -272,8 +278,9 @@ class ColoredNoise(NoiseProcess):
 
 class PinkNoise(ColoredNoise):
     """
-    Pink noise: :class:`ColoredNoise` with ``beta=1``, between white noise and a random walk. Eberhard et al. 2023 found
-    it the best choice over many tasks.
+    Pink noise, between white noise and a random walk.
+
+    It is :class:`ColoredNoise` with ``beta=1``. Eberhard et al. 2023 found it the best choice over many tasks.
 
     >>> PinkNoise(std=[0.1, 0.4])  # two actions
     PinkNoise(std=[0.1 0.4])

@@ -1,8 +1,8 @@
 """
 Groups of runs -> everything that the report says in numbers.
 
-Scores on all environments together are normalised by :data:`sb3_ddpg_ext.results.scales.SCALES`. Only algorithms with
-scores on every environment of the comparison that is in that table have them.
+Scores on all environments together are normalised by a :class:`~sb3_ddpg_ext.results.scales.Scale` of each. Only
+algorithms with scores on every environment of the comparison that has one have them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.report.groups import SCORES, Group, Range, group_runs
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, RunRecord
-from sb3_ddpg_ext.results.scales import scale_of, threshold_of
+from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of
 from sb3_ddpg_ext.results.statistics import Estimate
 
 ALL_ENVIRONMENTS = "all environments"
@@ -120,6 +120,8 @@ class Comparison:
     :param ranges: For each environment, the range of steps and of seconds over which areas are taken
     :param groups: The finished runs, by environment and label
     :param seed: Seed of every bootstrap
+    :param scales: Scales by the ids of their environments
+    :param is_baseline_given: Whether the user has chosen the baseline
     """
 
     runs: tuple[RunRecord, ...]
@@ -129,6 +131,14 @@ class Comparison:
     ranges: Mapping[str, Mapping[str, Range]]
     groups: Mapping[tuple[str, str], Group]
     seed: int
+    scales: Mapping[str, Scale]
+    is_baseline_given: bool = True
+
+    @property
+    def baseline_in_words(self) -> str:
+        """The baseline, and why it is that one"""
+        rule = "ddpg if it is among the algorithms, otherwise the first of them"
+        return self.baseline if self.is_baseline_given else f"{self.baseline}, chosen by rule ({rule})"
 
     @property
     def envs(self) -> tuple[str, ...]:
@@ -138,11 +148,15 @@ class Comparison:
     @property
     def scaled_envs(self) -> tuple[str, ...]:
         """Those of :attr:`envs` whose scores can be normalised"""
-        return tuple(env for env in self.envs if scale_of(env) is not None)
+        return tuple(env for env in self.envs if self.scale_of(env).can_normalise)
+
+    def scale_of(self, env: str) -> Scale:
+        """:return: What the scores on an environment are measured against; an empty scale if there is nothing"""
+        return scale_of(env, self.scales)
 
     def normalised(self, score: str, label: str) -> list[Array]:
         """:return: Normalised scores on each of :attr:`scaled_envs`; an empty list if those of one are missing"""
-        scales = filter(None, map(scale_of, self.envs))
+        scales = map(self.scale_of, self.scaled_envs)
         strata = self.strata(score, label, self.scaled_envs)
         return [scale.normalise(scores) for scale, scores in zip(scales, strata, strict=False)]
 
@@ -172,7 +186,7 @@ class Comparison:
                 for name, metric in statistics.METRICS.items():
                     if metric is not statistics.optimality_gap or env is None:
                         estimates[name] = self.estimate(metric, strata)
-                    elif (scale := scale_of(env)) is not None:
+                    elif (scale := self.scale_of(env)).can_normalise:
                         estimates[name] = self.estimate(metric, [scale.normalise(strata[0])])
                 yield ScoreRow(env, label, sum(map(len, strata)), estimates)
 
@@ -203,7 +217,7 @@ class Comparison:
         """A row for each environment with a threshold and each algorithm"""
         rows = []
         for (env, label), group in self.groups.items():
-            if (threshold := threshold_of(env)) is not None and len(group.steps_to_threshold):
+            if (threshold := self.scale_of(env).threshold) is not None and len(group.steps_to_threshold):
                 reached = int(np.isfinite(group.steps_to_threshold).sum())
                 steps = self.estimate(statistics.median, [group.steps_to_threshold])
                 seconds = self.estimate(statistics.median, [group.seconds_to_threshold])
@@ -243,7 +257,13 @@ def _corrected(rows: Sequence[ImprovementRow]) -> list[ImprovementRow]:
     return [replace(row, holm=p, smallest=s) for row, p, s in zip(rows, p, smallest, strict=True)]
 
 
-def compare(runs: Sequence[RunRecord], baseline: str | None = None, seed: int = 0) -> Comparison:
+def compare(
+    runs: Sequence[RunRecord],
+    baseline: str | None = None,
+    seed: int = 0,
+    order: Sequence[str] = (),
+    scales: Mapping[str, Scale] = SCALES,
+) -> Comparison:
     """
     Compare algorithms.
 
@@ -251,13 +271,17 @@ def compare(runs: Sequence[RunRecord], baseline: str | None = None, seed: int = 
     :param baseline: Label of the algorithm that the others are compared with; by default ``ddpg``, or the first label
         if there is no ``ddpg``
     :param seed: Seed of every bootstrap
+    :param order: Labels, of which the first that has runs is the first label
+    :param scales: Scales by the ids of their environments
     :return: The comparison
     :raises SettingsError: If there is no such baseline
     """
     labels = tuple(dict.fromkeys(run.label for run in runs))
+    is_baseline_given = baseline is not None
     if baseline is None:
-        baseline = "ddpg" if "ddpg" in labels else labels[0]
+        first = next(label for label in (*order, *labels) if label in labels)
+        baseline = "ddpg" if "ddpg" in labels else first
     if baseline not in labels:
         raise SettingsError(f"baseline {baseline!r} has no runs here; there are: {', '.join(map(repr, labels))}")
-    budgets, ranges, groups = group_runs(runs, labels)
-    return Comparison(tuple(runs), labels, baseline, budgets, ranges, groups, seed)
+    budgets, ranges, groups = group_runs(runs, labels, scales)
+    return Comparison(tuple(runs), labels, baseline, budgets, ranges, groups, seed, scales, is_baseline_given)

@@ -27,7 +27,7 @@ import numpy as np
 
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import AXES, Array, Evaluations, RunRecord
-from sb3_ddpg_ext.results.scales import threshold_of
+from sb3_ddpg_ext.results.scales import Scale, scale_of
 
 SCORES: Mapping[str, str] = {
     "final": "Final score",
@@ -85,12 +85,13 @@ class Grouping(NamedTuple):
     groups: Mapping[tuple[str, str], Group]
 
 
-def group_runs(runs: Sequence[RunRecord], labels: Sequence[str]) -> Grouping:
+def group_runs(runs: Sequence[RunRecord], labels: Sequence[str], scales: Mapping[str, Scale]) -> Grouping:
     """
     Group the finished runs by environment and algorithm.
 
     :param runs: All runs, finished or not
     :param labels: The algorithms, in the order of the report
+    :param scales: Scales by the ids of their environments
     :return: The groups, and what their scores are based on
     """
     finished: dict[tuple[str, str], dict[int, RunRecord]] = {}
@@ -109,7 +110,8 @@ def group_runs(runs: Sequence[RunRecord], labels: Sequence[str]) -> Grouping:
         }
         ranges[env] = _ranges([e for group in evaluations.values() for e in group if len(e.steps) > 1])
         for label, group in by_label.items():
-            groups[env, label] = _group(label, env, group, evaluations[label], budget, ranges[env])
+            threshold = scale_of(env, scales).threshold
+            groups[env, label] = _group(label, env, group, evaluations[label], budget, ranges[env], threshold)
     return Grouping(budgets, ranges, groups)
 
 
@@ -142,11 +144,11 @@ def _group(
     evaluations: tuple[Evaluations, ...],
     budget: int,
     ranges: Mapping[str, Range],
+    threshold: float | None,
 ) -> Group:
     full_length = [run for run in runs if run.length == budget]
     final_scores = np.array([run.score.mean for run in full_length if run.score is not None])
     areas = {f"area_over_{axis}": _areas(evaluations, AXES[axis], *ranges[axis]) for axis in AXES}
-    threshold = threshold_of(env)
     times = {
         axis: np.array(
             [] if threshold is None else [statistics.first_at(x(e), e.means, threshold) for e in evaluations]

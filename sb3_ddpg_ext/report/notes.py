@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from sb3_ddpg_ext.report.analysis import Comparison
 from sb3_ddpg_ext.report.groups import SCORES, Group, common_range, conditions
 from sb3_ddpg_ext.results.records import AXES
-from sb3_ddpg_ext.results.scales import scale_of
 
 _WAITING = 1.5
 """Ratio of wall-clock time to CPU time above which a run is said to have waited."""
@@ -36,7 +35,7 @@ def notes(comparison: Comparison) -> tuple[str, ...]:
             _seeds(comparison, env),
             _evaluations(comparison, env),
             _times(comparison, env),
-            _scale(env),
+            _scale(comparison, env),
         )
     ]
     return (*_not_counted(comparison), *environments, *_aggregates(comparison), *_conditions(comparison))
@@ -139,14 +138,14 @@ def _times(comparison: Comparison, env: str) -> Iterator[str]:
                 yield f"{env}: the runs of {label} have no {what} in common, so it has no curve over them."
 
 
-def _scale(env: str) -> Iterator[str]:
-    scale = scale_of(env)
-    if scale is None:
+def _scale(comparison: Comparison, env: str) -> Iterator[str]:
+    scale = comparison.scale_of(env)
+    if not scale.can_normalise:
         yield (
-            f"{env} is not in the normalisation table. Scores of all environments do not include it; probabilities of "
-            "improvement, which need no normalisation, do."
+            f"{env} is not in the normalisation table. Scores of all environments do not include it, unless a file for "
+            "--scales has it; probabilities of improvement, which need no normalisation, do."
         )
-    elif scale.threshold is None:
+    if scale.threshold is None:
         yield f"{env}: it has no threshold, so there are no times to one."
 
 

@@ -1,32 +1,38 @@
-"""Sections -> files: a self-contained HTML page; the same in Markdown, with pictures as files; the data as CSV."""
+"""Sections -> files: a self-contained HTML page; the same in Markdown, with its pictures; the data as CSV; LaTeX."""
 
 import base64
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import jinja2
+import matplotlib
+from matplotlib.figure import Figure
 
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.report.analysis import Comparison
+from sb3_ddpg_ext.report.latex import latex
 from sb3_ddpg_ext.report.pictures import Picture
 from sb3_ddpg_ext.report.sections import Section, sections
+from sb3_ddpg_ext.report.tables import Table
 from sb3_ddpg_ext.results.records import RunRecord
 
 
-def write(comparison: Comparison, directory: Path) -> Path:
+def write(comparison: Comparison, directory: Path, formats: Collection[str] = ()) -> Path:
     """
     Write the report.
 
     :param comparison: The comparison
     :param directory: The directory to write to
+    :param formats: ``"pdf"`` and ``"svg"`` for the pictures, ``"latex"`` for the tables, beside the pages
     :return: Path of ``report.html``
     """
     all_sections = sections(comparison)
-    all_pictures = [item for section in all_sections for item in section.content if isinstance(item, Picture)]
-    pictures = _draw(comparison, all_pictures)
+    all_pictures = _pictures(all_sections)
+    drawn = _draw(comparison, all_pictures)
+    pictures = {name: _saved(figure, "png") for name, figure in drawn.items()}
     content = [
         section
         for section in all_sections
@@ -35,6 +41,15 @@ def write(comparison: Comparison, directory: Path) -> Path:
     for name, png in pictures.items():
         with atomic(directory / f"{name}.png") as partial:
             partial.write_bytes(png)
+    for form in ("pdf", "svg"):
+        if form in formats:
+            for name, figure in drawn.items():
+                with atomic(directory / f"{name}.{form}") as partial:
+                    partial.write_bytes(_saved(figure, form))
+    if "latex" in formats:
+        for table in (item for section in content for item in section.content if isinstance(item, Table)):
+            with atomic(directory / f"{table.name}.tex") as partial:
+                partial.write_text(latex(table), encoding="utf-8")
     # Pictures of an earlier report, in which there was something to show
     for name in {picture.name for picture in all_pictures} - pictures.keys():
         (directory / f"{name}.png").unlink(missing_ok=True)
@@ -50,16 +65,31 @@ def write(comparison: Comparison, directory: Path) -> Path:
     return directory / "report.html"
 
 
-def _draw(comparison: Comparison, all_pictures: Sequence[Picture]) -> dict[str, bytes]:
-    """The pictures that show something: name -> content of the PNG file."""
-    pictures = {}
-    for picture in all_pictures:
-        figure = picture.draw(comparison)
-        if figure is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", metadata={"Software": None})
-            pictures[picture.name] = buffer.getvalue()
-    return pictures
+def figures(comparison: Comparison) -> dict[str, Figure]:
+    """
+    :param comparison: The comparison
+    :return: The pictures of its report that show something, by the names of their files
+    """
+    return _draw(comparison, _pictures(sections(comparison)))
+
+
+def _pictures(all_sections: Sequence[Section]) -> list[Picture]:
+    return [item for section in all_sections for item in section.content if isinstance(item, Picture)]
+
+
+def _draw(comparison: Comparison, pictures: Sequence[Picture]) -> dict[str, Figure]:
+    return {p.name: figure for p in pictures if (figure := p.draw(comparison)) is not None}
+
+
+_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}  # equal files, if equal
+
+
+def _saved(figure: Figure, form: str) -> bytes:
+    """:return: The content of a picture's file. Its letters stay letters, as journals ask for"""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "sb3_ddpg_ext"}):
+        figure.savefig(buffer, format=form, metadata=_METADATA[form])
+    return buffer.getvalue()
 
 
 def _render(template: str, comparison: Comparison, content: Sequence[Section], pictures: dict[str, bytes]) -> str:

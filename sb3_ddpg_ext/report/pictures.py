@@ -25,7 +25,6 @@ from sb3_ddpg_ext.report.drawing import (
 from sb3_ddpg_ext.report.groups import SCORES, Group, common_range
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, Evaluations
-from sb3_ddpg_ext.results.scales import threshold_of
 
 BAND_RESAMPLES = 2_000
 """Fewer than for numbers: nobody can read a band so exactly."""
@@ -64,7 +63,7 @@ def _learning_curves(
                 colour, dashes = style(comparison, label)
                 axes.plot(grid, middle, dashes, color=colour, linewidth=1.8)
                 axes.fill_between(grid, low, high, color=colour, alpha=alpha, linewidth=0)
-        threshold = threshold_of(env)
+        threshold = comparison.scale_of(env).threshold
         if threshold is not None and axes.get_ylim()[0] < threshold < axes.get_ylim()[1]:
             axes.axhline(threshold, color="gray", linewidth=0.8, linestyle=(0, (6, 4)), zorder=0)
         axes.set(title=env, xlabel=xlabel, **({"xscale": "log"} if log else {"xlim": (0, None)}))

@@ -105,7 +105,10 @@ _SPEED = (
     "Environment steps per CPU second of training, without evaluations. An algorithm with fewer gradient steps per "
     "environment step, or with a later start of learning, is faster for that reason alone: compare the last column.",
 )
-_NORMALISATION = ("A normalised score is 0 for uniformly random actions and 1 for a published result of TD3.",)
+_NORMALISATION = (
+    "A normalised score is 0 for uniformly random actions and 1 for a published result of TD3, or for the "
+    "reference that the user's file gives.",
+)
 _METHOD = (
     "IQM: interquartile mean, the mean of the middle half of the runs (25% trimmed at either end, rounded down). With "
     "three runs or fewer it is the mean. For all environments it is that of all normalised scores, where each "

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from sb3_ddpg_ext.report.analysis import ALL_ENVIRONMENTS, Comparison
 from sb3_ddpg_ext.report.groups import SCORES, conditions
 from sb3_ddpg_ext.results import statistics
-from sb3_ddpg_ext.results.scales import scale_of
 from sb3_ddpg_ext.results.statistics import Estimate
 
 _NONE = "-"
@@ -22,12 +21,14 @@ class Table:
     :param header: Names of the columns
     :param rows: The cells
     :param heads: How many cells at the start of a row name what it is about
+    :param name: Name of its file, without ``.tex``
     """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     heads: int = 2
+    name: str = ""
 
 
 # --- Numbers ---
@@ -105,6 +106,7 @@ def summary(comparison: Comparison) -> Table:
             )
             for env, label in keys
         ),
+        name="summary",
     )
 
 
@@ -126,6 +128,7 @@ def score_table(comparison: Comparison, score: str) -> Table:
             )
             for row in comparison.score_rows[score]
         ),
+        name=f"scores_{score}",
     )
 
 
@@ -144,6 +147,7 @@ def improvement_table(comparison: Comparison, score: str) -> Table:
             )
             for row in comparison.improvement_rows[score]
         ),
+        name=f"improvement_{score}",
     )
 
 
@@ -163,6 +167,7 @@ def threshold_table(comparison: Comparison) -> Table:
             )
             for row in comparison.threshold_rows
         ),
+        name="thresholds",
     )
 
 
@@ -189,6 +194,7 @@ def speed_table(comparison: Comparison) -> Table:
             )
             for row in comparison.speed_rows
         ),
+        name="speed",
     )
 
 
@@ -221,6 +227,7 @@ def runs_table(comparison: Comparison) -> Table:
             *("seconds", "CPU seconds", "threads"),
         ),
         tuple(rows),
+        name="runs",
     )
 
 
@@ -232,27 +239,29 @@ def conditions_table(comparison: Comparison) -> Table:
         "What the finished runs ran on.",
         ("", "", "runs"),
         tuple((name, value, str(n)) for name, counts in counted.items() for value, n in counts.items()),
+        name="conditions",
     )
 
 
 def normalisation_table(comparison: Comparison) -> Table:
     """:return: The scale of each environment that has one"""
     return Table(
-        "Random: mean of 300 episodes, measured for this package. Threshold: as in the section on it.",
+        "Random: mean of 300 episodes, measured for this package, if no file gives it. Threshold: as in its section.",
         ("environment", "random", "reference", "source of the reference", "threshold", "source of the threshold"),
         tuple(
             (
                 env,
-                number(scale.random),
-                number(scale.reference),
-                scale.source,
+                _NONE if scale.random is None else number(scale.random),
+                _NONE if scale.reference is None else number(scale.reference),
+                scale.source or _NONE,
                 _NONE if scale.threshold is None else f"{scale.threshold:g}",
                 scale.threshold_source or _NONE,
             )
             for env in comparison.envs
-            if (scale := scale_of(env)) is not None
+            if (scale := comparison.scale_of(env)).can_normalise or scale.threshold is not None
         ),
         heads=1,
+        name="normalisation",
     )
 
 

@@ -69,6 +69,14 @@ class Score:
         """Standard deviation of the returns"""
         return float(self.returns.std())
 
+    def cut_off(self, max_steps: int) -> str:
+        """
+        :param max_steps: Steps after which episodes were ended, 0 for never
+        :return: How many were, in words; empty if none was
+        """
+        n = int(np.count_nonzero(self.lengths >= max_steps)) if max_steps else 0
+        return f"{n} of them cut off after {max_steps:,} steps (--eval-max-steps)" if n else ""
+
 
 @dataclass(frozen=True)
 class BestEvaluation:
@@ -108,11 +116,14 @@ class Protocol:
     :param eval_freq: Environment steps between evaluations, 0 for none
     :param eval_episodes: Episodes of each
     :param seeds: First seed of the evaluations during training, and of the final score
+    :param max_steps: Steps after which an episode is ended, 0 for never. Records that do not say are of episodes that
+        end themselves
     """
 
     eval_freq: int
     eval_episodes: int
     seeds: tuple[int, ...]
+    max_steps: int = 10_000
 
 
 @dataclass(frozen=True, eq=False)

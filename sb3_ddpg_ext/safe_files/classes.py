@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
-from types import ModuleType
+from types import GenericAlias, ModuleType
 
 import numpy as np
 import torch as th
@@ -28,7 +28,9 @@ def _defined(modules: Iterable[ModuleType], base: type) -> list[type]:
         item
         for module in modules
         for item in vars(module).values()
-        if inspect.isclass(item) and issubclass(item, base) and not inspect.isabstract(item)
+        # Python 3.10 takes a name for a type, such as `list[int]`, for a class, but not as one
+        if inspect.isclass(item) and not isinstance(item, GenericAlias)
+        if issubclass(item, base) and not inspect.isabstract(item)
     ]
 
 

@@ -17,22 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_ext.arguments import env_name
+from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.comparison import PlannedRun
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.files import lock
+from sb3_ddpg_ext.files import lock, make_directory
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, RunRecord
 from sb3_ddpg_ext.results.statistics import Estimate
-from sb3_ddpg_ext.settings import Settings, hyperparams_file, parse_settings, read_yaml
-from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, scoring
+from sb3_ddpg_ext.run_arguments import env_name
+from sb3_ddpg_ext.settings import Settings, own_file, read_yaml
+from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.search import ranking
 from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import IS_INCUMBENT, Study, connect, read_entry, run_directory
 from sb3_ddpg_ext.tuning.winner_file import WinningEntry, write_entry
 
-INCUMBENT = "previous"
-"""The label of the incumbent."""
 _WRITTEN = "written"  # the attribute of Optuna's study that holds the entries written to the hyperparameter file
 
 
@@ -41,7 +40,7 @@ class Confirmed:
     """
     The result of a candidate on fresh seeds.
 
-    :param label: ``trial <number>``, or ``previous`` for the incumbent
+    :param label: ``trial <number>``, or :attr:`.Study.incumbent_label`
     :param settings: Its settings
     :param scores: Scores of its runs, ``[runs]``; for failed runs the worst score there is
     :param failed: Number of failed runs
@@ -88,12 +87,14 @@ def _folder(label: str) -> str:
 
 def _candidates(args: TuneArgs, job: Job, study: Study) -> dict[str, Settings]:
     """The incumbent and the best trials with different settings, by their labels."""
-    candidates = {INCUMBENT: parse_settings(args.algo, study.incumbent, "previous settings")}
+    incumbent = study.confirmed_incumbent()
+    candidates = {study.incumbent_label: incumbent}
     entries: list[Mapping[str, Any]] = []
-    is_restricted = bool(study.arguments.fix or study.arguments.space)  # then the first trial may not be the incumbent
+    is_narrowed = bool(study.arguments.space)  # then the first trial may not be the incumbent
     for trial in ranking(job):
         settings = study.space.settings(trial.params, f"trial {trial.number}")
-        is_known = settings.raw in entries or (trial.user_attrs.get(IS_INCUMBENT) and not is_restricted)
+        is_incumbent = settings.raw == incumbent.raw or (trial.user_attrs.get(IS_INCUMBENT) and not is_narrowed)
+        is_known = is_incumbent or settings.raw in entries
         if not is_known and len(entries) < args.top:
             entries.append(settings.raw)
             candidates[f"trial {trial.number}"] = settings
@@ -109,7 +110,7 @@ def rank(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord], study: S
     """
     score = study.arguments.score
     scores = {
-        label: np.array([_score_of(records[run.directory], score) for run in runs if run.label == label])
+        label: np.array([_score_of(records[run.directory], study) for run in runs if run.label == label])
         for label in dict.fromkeys(run.label for run in runs)
     }
     upward = {label: scoring.higher_is_better(score, values) for label, values in scores.items()}
@@ -122,8 +123,8 @@ def rank(runs: Sequence[PlannedRun], records: Mapping[Path, RunRecord], study: S
             _versions([records[run.directory] for run in runs if run.label == label]),
             _estimate(statistics.iqm, values),
             Estimate(math.nan)
-            if label == INCUMBENT
-            else _estimate(statistics.probability_of_improvement, upward[label], upward[INCUMBENT]),
+            if label == study.incumbent_label
+            else _estimate(statistics.probability_of_improvement, upward[label], upward[study.incumbent_label]),
         )
         for label, values in scores.items()
     ]
@@ -136,12 +137,13 @@ def _versions(records: Sequence[RunRecord]) -> str:
     return " and ".join(dict.fromkeys(in_words))
 
 
-def _score_of(record: RunRecord, score: ScoreKind) -> float:
+def _score_of(record: RunRecord, study: Study) -> float:
+    score = study.arguments.score
     if record.score is None or record.evaluations is None:
         return scoring.score_of_failed_run(score)
     if score is ScoreKind.FINAL:
         return record.score.mean  # of episodes after training, which no trial has seen
-    return scoring.score_of_run(score, record.evaluations, record.env)
+    return scoring.score_of_run(score, record.evaluations, study.scale)
 
 
 def _estimate(statistic: Any, *strata: Array) -> Estimate:
@@ -156,7 +158,7 @@ def winner(args: TuneArgs, study: Study, ranked: Sequence[Confirmed], n_trials: 
     :param n_trials: Trials of the study
     :return: The entry of the best candidate; None if that is the incumbent, or if no candidate has a finite score
     """
-    best, incumbent = ranked[0], next(c for c in ranked if c.label == INCUMBENT)
+    best, incumbent = ranked[0], next(c for c in ranked if c.label == study.incumbent_label)
     if best is incumbent or not math.isfinite(best.estimate.value):
         return None
     arguments = study.arguments
@@ -166,12 +168,18 @@ def winner(args: TuneArgs, study: Study, ranked: Sequence[Confirmed], n_trials: 
         f"{arguments.seeds} seeds each",
         f"{scoring.DESCRIPTIONS[arguments.score]}, IQM of {n_seeds} fresh seeds ({first} to {first + n_seeds - 1}) and "
         f"95% interval: {_numbers(best.estimate)}",
-        f"the settings before: {_numbers(incumbent.estimate)}; {best.settings.n_timesteps:,} steps each, evaluations "
-        f"of {arguments.eval_episodes} episodes",
+        f"the settings before{with_fixed(study)}: {_numbers(incumbent.estimate)}; "
+        f"{best.settings.n_timesteps:,} steps each, evaluations of {arguments.eval_episodes} episodes",
         f"{best.versions}, optuna {version('optuna')}",
     )
-    name = args.env if args.env in read_yaml(_file(args)) else args.env.split(":")[-1]
+    file = _file(args)
+    name = args.env if file.exists() and args.env in read_yaml(file) else args.env.split(":")[-1]
     return WinningEntry(name, best.settings.raw, comments)
+
+
+def with_fixed(study: Study) -> str:
+    """:return: What distinguishes the incumbent that was confirmed from the one in the file, in words"""
+    return f", with {', '.join(study.fixed)}" if study.fixed else ""
 
 
 def _numbers(estimate: Estimate) -> str:
@@ -179,7 +187,7 @@ def _numbers(estimate: Estimate) -> str:
 
 
 def _file(args: TuneArgs) -> Path:
-    return args.hyperparams or hyperparams_file(args.algo)
+    return args.hyperparams or own_file(args.algo)
 
 
 def target(args: TuneArgs) -> Path:
@@ -187,13 +195,17 @@ def target(args: TuneArgs) -> Path:
     The hyperparameter file for the winner. To be called before the search, which may take hours.
 
     :param args: Arguments of the command
-    :return: The file
+    :return: The file; it may not be there if it is the user's own
     :raises SettingsError: If it cannot be written
     """
     file = _file(args)
     real = file.resolve()
-    can_be_replaced = real.is_file() and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
-    if not can_be_replaced:
+    if args.hyperparams is None and not os.path.lexists(file):
+        made_in = real.parent if real.parent.exists() else real.parent.parent
+        is_writable = made_in.is_dir() and os.access(made_in, os.W_OK)
+    else:
+        is_writable = real.is_file() and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
+    if not is_writable:
         raise SettingsError(f"{file} cannot be written to; name a copy of it with --hyperparams, or use --no-write")
     return file
 
@@ -210,6 +222,7 @@ def write_winner(args: TuneArgs, job: Job, study: Study, entry: WinningEntry) ->
     :raises SettingsError: If somebody has changed the settings since the study began, or as :func:`write_entry`
     """
     file = target(args)
+    make_directory(file.parent, "--hyperparams")
     # Studies of other environments may end at the same time, and name the file by other links
     with lock(file.resolve().parent, wait=True):
         current = read_entry(args)

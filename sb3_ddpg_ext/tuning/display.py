@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
+from sb3_ddpg_ext.arguments import TuneArgs
 from sb3_ddpg_ext.report.tables import interval
-from sb3_ddpg_ext.tuning import TuneArgs, scoring
+from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.confirmation import Confirmed
 from sb3_ddpg_ext.tuning.search import Progress, progress, search
 from sb3_ddpg_ext.tuning.storage import Job
@@ -30,6 +31,9 @@ def search_with_progress(args: TuneArgs, job: Job, study: Study) -> Progress:
     :param study: The study
     :return: How far the study is after the search
     """
+    if not args.quiet:
+        line = f"The study in a browser: optuna-dashboard {job.shown_url}"
+        Console(markup=False, highlight=False, soft_wrap=True).print(line)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     is_over = threading.Event()
     with ProgressBar(*columns, disable=args.quiet, refresh_per_second=1) as bars:

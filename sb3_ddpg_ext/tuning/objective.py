@@ -11,15 +11,16 @@ import numpy as np
 import optuna
 from torch import OutOfMemoryError
 
-from sb3_ddpg_ext.arguments import identity
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.callbacks import StopOnSignal
 from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.files import lock
 from sb3_ddpg_ext.results.records import Evaluations, RunIdentity, RunRecord, Seconds
 from sb3_ddpg_ext.results.result_file import read_run, write_record
+from sb3_ddpg_ext.run_arguments import identity
 from sb3_ddpg_ext.settings import Settings
 from sb3_ddpg_ext.training import train_from_last_checkpoint
-from sb3_ddpg_ext.tuning import ScoreKind, scoring
+from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.study import Study
 
 TOO_SLOW = 4
@@ -112,10 +113,10 @@ def _run_all_seeds(trial: optuna.Trial, study: Study, directory: Path) -> float:
     for seed in range(arguments.seeds):
         runs.append(_run_one_seed(trial, study, settings, runs, directory / str(seed)))
         if arguments.pruner == "wilcoxon":  # it compares whole runs, seed by seed
-            trial.report(scoring.value_of_trial(arguments.score, runs[-1:], arguments.env), step=seed)
+            trial.report(scoring.value_of_trial(arguments.score, runs[-1:], study.scale), step=seed)
             if seed + 1 < arguments.seeds and trial.should_prune():
                 _prune(trial, f"worse than the best trial in {seed + 1} runs (Wilcoxon test)")
-    return scoring.value_of_trial(arguments.score, runs, arguments.env)
+    return scoring.value_of_trial(arguments.score, runs, study.scale)
 
 
 def _run_one_seed(
@@ -123,20 +124,20 @@ def _run_one_seed(
 ) -> Evaluations:
     """Do the next run of a trial. The other pruners get a report of each evaluation."""
     arguments, seed = study.arguments, len(finished_runs)
-    score, env = arguments.score, arguments.env
+    score, scale = arguments.score, study.scale
     n_evaluations = study.n_evaluations(settings)
     time_limit = _time_limit(trial.study, score)
     latest: list[Evaluations] = []
 
     def on_evaluation(run: Evaluations) -> None:
         latest.append(run)
-        is_over = len(run.steps) >= n_evaluations or scoring.is_settled(score, run, env)
+        is_over = len(run.steps) >= n_evaluations or scoring.is_settled(score, run, scale)
         if arguments.pruner != "wilcoxon":
             runs = [*finished_runs, run]
             if arguments.pruner == "median" and scoring.is_time(score) and not is_over:
-                value = scoring.best_possible_value(score, runs, env, arguments.seeds)  # as pruners.py explains
+                value = scoring.best_possible_value(score, runs, scale, arguments.seeds)  # as pruners.py explains
             else:
-                value = scoring.value_of_trial(score, runs, env)
+                value = scoring.value_of_trial(score, runs, scale)
             trial.report(value, seed * n_evaluations + (n_evaluations if is_over else len(run.steps)))
             if trial.should_prune():
                 _prune(trial, f"behind the others at step {run.steps[-1]:,.0f} of run {seed}")

@@ -10,10 +10,11 @@ import jinja2
 import optuna
 from optuna import visualization
 
+from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.report.tables import Table, interval, number
-from sb3_ddpg_ext.tuning import ScoreKind, TuneArgs, scoring
-from sb3_ddpg_ext.tuning.confirmation import INCUMBENT, Confirmed
+from sb3_ddpg_ext.tuning import scoring
+from sb3_ddpg_ext.tuning.confirmation import Confirmed
 from sb3_ddpg_ext.tuning.objective import REASON
 from sb3_ddpg_ext.tuning.search import Progress, latest_attempts, progress, ranking
 from sb3_ddpg_ext.tuning.storage import Job
@@ -96,7 +97,7 @@ def _summary(study: Study, now: Progress) -> tuple[str, ...]:
         f"Score: {scoring.DESCRIPTIONS[arguments.score]}, IQM of {arguments.seeds} runs of each trial. "
         f"Best trial: {best}.",
         f"{now.finished} trials, {now.pruned} of them pruned and {now.failed} failed. Fixed: "
-        f"{', '.join(arguments.fix) or 'nothing'}.",
+        f"{', '.join(study.fixed) or 'nothing'}{', also in the previous settings' * bool(study.fixed)}.",
     )
 
 
@@ -117,7 +118,7 @@ def _best(job: Job, study: Study) -> Table:
         ("trial", "score", *names),
         tuple(
             (
-                f"{trial.number} ({INCUMBENT})" if trial.user_attrs.get(IS_INCUMBENT) else str(trial.number),
+                f"{trial.number}{f' ({study.incumbent_label})' * trial.user_attrs.get(IS_INCUMBENT, False)}",
                 scoring.describe(study.arguments.score, trial.value or 0.0),
                 *(_cell(trial.params.get(name)) for name in names),
             )

@@ -9,7 +9,7 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from sb3_ddpg_ext.tuning import PrunerName
+from sb3_ddpg_ext.arguments import PrunerName
 
 WILCOXON_SEEDS = 5
 """Runs of a trial from which on a Wilcoxon test can tell a difference."""

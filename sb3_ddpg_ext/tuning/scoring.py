@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sb3_ddpg_ext.arguments import ScoreKind
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.results.records import AXES, Array, Evaluations
-from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of, threshold_of
+from sb3_ddpg_ext.results.scales import SCALES, Scale
 from sb3_ddpg_ext.results.statistics import area, first_at, iqm
-from sb3_ddpg_ext.tuning import ScoreKind
 
 DESCRIPTIONS: Mapping[ScoreKind, str] = {
     ScoreKind.FINAL: "final return",
@@ -55,64 +55,66 @@ def is_time(score: ScoreKind) -> bool:
     return score in _TIME_SCORES
 
 
-def check(score: ScoreKind, env: str) -> None:
+def check(score: ScoreKind, env: str, scale: Scale) -> None:
     """
     :param score: The score
     :param env: Id of the environment
+    :param scale: Its scale
     :raises SettingsError: If the score needs a threshold and the environment has none
     """
-    if is_time(score) and threshold_of(env) is None:
-        known = ", ".join(name for name, scale in SCALES.items() if scale.threshold is not None)
+    if is_time(score) and scale.threshold is None:
+        known = ", ".join(name for name, known_scale in SCALES.items() if known_scale.threshold is not None)
         raise SettingsError(
-            f"--score {score.value} needs a threshold, which {env} does not have; use final or area, or: {known}"
+            f"--score {score.value} needs a threshold, which {env} does not have; say --threshold, use final "
+            f"or area, or: {known}"
         )
 
 
-def score_of_run(score: ScoreKind, run: Evaluations, env: str) -> float:
+def score_of_run(score: ScoreKind, run: Evaluations, scale: Scale) -> float:
     """
     :param score: The score
     :param run: The evaluations of a run so far
-    :param env: Id of the environment
+    :param scale: Scale of the environment
     :return: A return, or a time: infinite if the threshold was not reached
     """
     if score is ScoreKind.FINAL:
         return float(run.means[-1])
     if score is ScoreKind.AREA_OVER_STEPS:
         return area(run.steps, run.means, run.steps[0], run.steps[-1]) if len(run.steps) > 1 else float(run.means[0])
-    return first_at(_TIME_SCORES[score].measured_in(run), run.means, _threshold(env)[0])
+    return first_at(_TIME_SCORES[score].measured_in(run), run.means, _threshold(scale))
 
 
-def value_of_trial(score: ScoreKind, runs: Sequence[Evaluations], env: str) -> float:
+def value_of_trial(score: ScoreKind, runs: Sequence[Evaluations], scale: Scale) -> float:
     """
     The value of a trial, whose last run may not be over.
 
     :param score: The score
     :param runs: The evaluations of its runs so far
-    :param env: Id of the environment
+    :param scale: Scale of the environment
     :return: A return. For times, how often the threshold would be reached in a million steps or in an hour; or a
         negative number, -1 for runs that were no better than a random policy
     """
-    average = float(iqm([np.array([score_of_run(score, run, env) for run in runs])]))
+    average = float(iqm([np.array([score_of_run(score, run, scale) for run in runs])]))
     if not is_time(score):
         return average
     if math.isfinite(average):
         return _inverse_time(score, average)
-    return -_distance_to_threshold(runs, len(runs), env)
+    return -_distance_to_threshold(runs, len(runs), scale)
 
 
-def best_possible_value(score: ScoreKind, runs: Sequence[Evaluations], env: str, n_seeds: int) -> float:
+def best_possible_value(score: ScoreKind, runs: Sequence[Evaluations], scale: Scale, n_seeds: int) -> float:
     """
     The value that a trial would have if its last run, which is not over, reached the threshold now.
 
     :param score: A time to the threshold
     :param runs: The evaluations of its runs so far
-    :param env: Id of the environment
+    :param scale: Scale of the environment
     :param n_seeds: How many runs it will have
     :return: The value. If there is none because earlier runs missed the threshold, the value with all later runs as
         fast as the last one
     """
     time_score = _TIME_SCORES[score]
-    *previous, running = (score_of_run(score, run, env) for run in runs)
+    *previous, running = (score_of_run(score, run, scale) for run in runs)
     now = float(time_score.measured_in(runs[-1])[-1])
     times = [*previous, min(running, now)]
     all_times = [*times, *[now] * (n_seeds - len(times))]
@@ -120,26 +122,28 @@ def best_possible_value(score: ScoreKind, runs: Sequence[Evaluations], env: str,
         average = float(iqm([np.array(candidate)]))
         if math.isfinite(average):
             return _inverse_time(score, average)
-    return -_distance_to_threshold(runs[:-1], len(runs), env)
+    return -_distance_to_threshold(runs[:-1], len(runs), scale)
 
 
 def _inverse_time(score: ScoreKind, time: float) -> float:
     return _TIME_SCORES[score].per / max(time, 1e-9)
 
 
-def _distance_to_threshold(runs: Sequence[Evaluations], n_runs: int, env: str) -> float:
+def _distance_to_threshold(runs: Sequence[Evaluations], n_runs: int, scale: Scale) -> float:
     """
-    How far the best evaluations stayed below the threshold, as a fraction of the way from a random policy. The mean is
-    over ``n_runs``: those that are not among ``runs`` have reached it.
+    How far the best evaluations stayed below the threshold, as a fraction of the way from a random policy, or of
+    the threshold where nobody knows what that one returns. The mean is over ``n_runs``: those that are not among
+    ``runs`` have reached it.
     """
-    threshold, scale = _threshold(env)
+    threshold = _threshold(scale)
     distance = sum(max(threshold - float(run.means.max()), 0.0) for run in runs)
-    return distance / n_runs / (threshold - scale.random)
+    way = max(abs(threshold), 1.0) if scale.random is None else threshold - scale.random
+    return distance / n_runs / way
 
 
-def is_settled(score: ScoreKind, run: Evaluations, env: str) -> bool:
+def is_settled(score: ScoreKind, run: Evaluations, scale: Scale) -> bool:
     """:return: Whether the rest of a run cannot change its score: a time is settled when the threshold is reached"""
-    return is_time(score) and math.isfinite(score_of_run(score, run, env))
+    return is_time(score) and math.isfinite(score_of_run(score, run, scale))
 
 
 def time_of(score: ScoreKind, trial_value: float) -> float:
@@ -167,8 +171,6 @@ def describe(score: ScoreKind, trial_value: float) -> str:
     return f"{time_of(score, trial_value):,.{time_score.digits}f} {time_score.unit} to the threshold"
 
 
-def _threshold(env: str) -> tuple[float, Scale]:
-    scale = scale_of(env)
-    assert scale is not None
+def _threshold(scale: Scale) -> float:
     assert scale.threshold is not None
-    return scale.threshold, scale
+    return scale.threshold

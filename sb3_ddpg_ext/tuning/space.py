@@ -5,7 +5,6 @@ hyperparameter file, which :mod:`sb3_ddpg_ext.settings` reads as if a user had w
 """
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,18 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import Settings, algorithm_class, parse_override, parse_settings
+from sb3_ddpg_ext.expressions import as_data, evaluate
+from sb3_ddpg_ext.imports import parameters_of
+from sb3_ddpg_ext.settings import (
+    NOISE_KEYS,
+    Settings,
+    algorithm_class,
+    base_algorithm,
+    override,
+    parse_override,
+    parse_settings,
+    setting_path,
+)
 from sb3_ddpg_ext.tuning.table import (
     TABLE,
     UNSET,
@@ -24,7 +34,6 @@ from sb3_ddpg_ext.tuning.table import (
     decode,
     encode,
     remove_value,
-    set_value,
 )
 
 _SIGNIFICANT_DIGITS = 5  # of sampled numbers, so that the entry stays readable
@@ -92,6 +101,15 @@ class Space:
                 values[dimension.name] = value
         return values
 
+    def incumbent_entry(self) -> Entry:
+        """:return: The entry of the incumbent with the fixed values, also where it is outside of what is searched"""
+        values: dict[str, Value] = {}
+        for dimension in self.dimensions:
+            value = self.incumbent[dimension.name]
+            if dimension.name not in self.fixed and value is not None and dimension.is_active({**self.fixed, **values}):
+                values[dimension.name] = value
+        return self.entry(values)
+
 
 def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: Sequence[str]) -> Space:
     """
@@ -110,7 +128,7 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
         if not isinstance(name, str):
             raise SettingsError(f"--space: expected names of settings, got {name!r}")
     base = _plain_entry(incumbent)
-    parameters = inspect.signature(algorithm_class(algo).__init__, eval_str=True).parameters
+    parameters = parameters_of(algorithm_class(algo))
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     rows = {row.name: row for row in TABLE if _fits(row, algo, base, parameters)}
     distributions = {n: found for n, change in changes.items() if (found := _distribution(n, change)) is not None}
@@ -138,7 +156,7 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
 
 def _fits(row: Dimension, algo: str, base: Entry, parameters: Mapping[str, Any]) -> bool:
     """Whether an algorithm has the hyperparameter of a row, and its entry a place to write it to."""
-    has_parameter = algo in row.algos if row.algos is not None else row.path[0] in parameters
+    has_parameter = base_algorithm(algo) in row.algos if row.algos is not None else row.path[0] in parameters
     return has_parameter and (len(row.path) == 1 or isinstance(base.get(row.path[0]) or {}, dict))
 
 
@@ -159,7 +177,7 @@ def _distribution(name: str, change: Any) -> BaseDistribution | None:
 
 def _overwritten_paths(name: str) -> list[tuple[str, ...]]:
     """The settings that a setting which is not in the table takes the place of."""
-    return [("noise_type",), ("noise_std",), ("noise_kwargs",)] if name == "action_noise" else [tuple(name.split("."))]
+    return [(key,) for key in NOISE_KEYS] if name == "action_noise" else [setting_path(name)]
 
 
 def _without_overwritten(rows: Mapping[str, Dimension], name: str) -> dict[str, Dimension]:
@@ -170,32 +188,19 @@ def _without_overwritten(rows: Mapping[str, Dimension], name: str) -> dict[str, 
 def _overwrite(base: Entry, name: str, value: Any) -> None:
     for path in _overwritten_paths(name):
         remove_value(base, path)
-    set_value(base, name.split("."), value)
+    try:
+        override(base, name, value)
+    except SettingsError as error:
+        raise SettingsError(f"--fix: {error}") from error
 
 
 def _plain_entry(settings: Settings) -> Entry:
     """The entry of settings, with mappings in place of the strings ``dict(...)`` that RL Zoo's files have."""
     entry = copy.deepcopy(dict(settings.raw))
-    if isinstance(entry.get("noise_kwargs"), str):
-        entry["noise_kwargs"] = _tuples_to_lists(settings.noise.kwargs if settings.noise else {})
-    if isinstance(entry.get("policy_kwargs"), str):
-        prefixes = {"torch.nn.modules": "nn", "torch.optim": "th.optim"}
-        kwargs = dict(settings.hyperparams["policy_kwargs"])
-        for key, value in kwargs.items():
-            if isinstance(value, type):
-                prefix = next((prefixes[module] for module in prefixes if value.__module__.startswith(module)), None)
-                if prefix is None:  # a class that an entry can name only inside dict(...)
-                    return entry
-                kwargs[key] = f"{prefix}.{value.__name__}"
-        entry["policy_kwargs"] = _tuples_to_lists(kwargs)
+    for name in ("noise_kwargs", "policy_kwargs"):
+        if isinstance(entry.get(name), str):
+            entry[name] = as_data(evaluate(entry[name]))
     return entry
-
-
-def _tuples_to_lists(value: Any) -> Any:
-    """YAML has no tuples."""
-    if isinstance(value, Mapping):
-        return {key: _tuples_to_lists(inner) for key, inner in value.items()}
-    return list(map(_tuples_to_lists, value)) if isinstance(value, list | tuple) else value
 
 
 def contains(distribution: BaseDistribution, value: Value) -> bool:

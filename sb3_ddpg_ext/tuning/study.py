@@ -16,13 +16,16 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from pydantic import TypeAdapter
 
-from sb3_ddpg_ext.arguments import TrainArgs, check, check_is_evaluated, env_name, eval_freq, settings_of
+from sb3_ddpg_ext.arguments import PrunerName, SamplerName, ScoreKind, TrainArgs, TuneArgs
+from sb3_ddpg_ext.env_scales import env_scales
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic, lock, make_directory
-from sb3_ddpg_ext.settings import Settings, parse_settings, read_yaml
-from sb3_ddpg_ext.tuning import PrunerName, ScoreKind, TuneArgs, require_packages, scoring
+from sb3_ddpg_ext.results.scales import Scale, scale_of
+from sb3_ddpg_ext.run_arguments import check, check_is_evaluated, env_name, eval_freq, settings_of
+from sb3_ddpg_ext.settings import Settings, algo_name, parse_settings, read_yaml
+from sb3_ddpg_ext.tuning import require_packages, scoring
 from sb3_ddpg_ext.tuning.pruners import WILCOXON_SEEDS, make_pruner
-from sb3_ddpg_ext.tuning.samplers import ReproducibleTPESampler
+from sb3_ddpg_ext.tuning.samplers import ReproducibleSampler, require_sampler
 from sb3_ddpg_ext.tuning.space import Space, make_space
 from sb3_ddpg_ext.tuning.storage import Job, open_storage, reason_of, storage_of
 from sb3_ddpg_ext.tuning.trial_checks import check_trials, legible
@@ -48,6 +51,9 @@ class StudyArguments:
     :param eval_freq: Environment steps between evaluations
     :param eval_episodes: Episodes of each evaluation
     :param seed: Seed of the search
+    :param sampler: Name of the sampler
+    :param threshold: Return at which the environment counts as solved; None if that is not the score
+    :param random: Mean return of random actions, if that is known and counts
     """
 
     env: str
@@ -61,10 +67,14 @@ class StudyArguments:
     eval_freq: int | None
     eval_episodes: int
     seed: int
+    sampler: SamplerName = "tpe"  # of studies that were begun when there was no other
+    threshold: float | None = None
+    random: float | None = None
 
     @classmethod
     def of(cls, args: TuneArgs) -> "StudyArguments":
         """:return: Those among the arguments of a command"""
+        scale = scale_of_env(args) if scoring.is_time(args.score) else Scale()
         return cls(
             env=args.env,
             algo=args.algo,
@@ -77,6 +87,9 @@ class StudyArguments:
             eval_freq=args.eval_freq,
             eval_episodes=args.eval_episodes,
             seed=args.seed,
+            sampler=args.sampler,
+            threshold=scale.threshold,
+            random=scale.random,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +139,28 @@ class Study:
         """:return: The settings of the first trial: the incumbent's, as far as the space contains them"""
         return self.space.settings(self.space.incumbent_values(), "previous settings")
 
+    @property
+    def scale(self) -> Scale:
+        """What the scores are measured against"""
+        return Scale(self.arguments.random, threshold=self.arguments.threshold)
+
+    @functools.cached_property
+    def fixed(self) -> tuple[str, ...]:
+        """What ``--fix`` and ``--space`` give one value, as ``name=value``. It holds for the incumbent, too"""
+        searched = {dimension.name for dimension in self.space.dimensions} - self.space.fixed.keys()
+        given = (f"{name}={value}" for name, value in self.arguments.space.items() if name not in searched)
+        return (*given, *self.arguments.fix)
+
+    @property
+    def incumbent_label(self) -> str:
+        """The incumbent's label. Where something is fixed, it is not what the file has, and is not called so"""
+        return "previous with fix" if self.fixed else "previous"
+
+    def confirmed_incumbent(self) -> Settings:
+        """:return: The settings to which the best trials are compared: the incumbent's, with what is fixed"""
+        entry = self.space.incumbent_entry() if self.fixed else self.incumbent
+        return parse_settings(self.arguments.algo, entry, "previous settings")
+
     def train_args(self, seed: int) -> TrainArgs:
         """:return: The arguments of one run"""
         return TrainArgs(
@@ -168,8 +203,9 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
     :raises SettingsError: If an argument cannot be used
     """
     require_packages()
+    require_sampler(args.sampler)
     _check_numbers(args)
-    scoring.check(args.score, args.env)
+    scoring.check(args.score, args.env, scale_of_env(args))
     train_args = _train_args(args)
     settings = settings_of(train_args)
     check(train_args, settings)
@@ -193,6 +229,11 @@ def prepare(args: TuneArgs) -> tuple[Job, Study]:
             return job, _create_or_load(job, study)
         except StorageInternalError as error:  # a full disk, for example
             raise SettingsError(f"--storage {job.shown_url}: {reason_of(error)}") from error
+
+
+def scale_of_env(args: TuneArgs) -> Scale:
+    """:return: What the scores of a study are measured against"""
+    return scale_of(args.env, env_scales([args.env], args.scales, args.threshold))
 
 
 def _check_numbers(args: TuneArgs) -> None:
@@ -226,7 +267,7 @@ def read_entry(args: TuneArgs) -> Mapping[str, Any]:
 
 def run_directory(args: TuneArgs) -> Path:
     """:return: The directory with the files of a study"""
-    return args.log_dir.absolute() / (args.study or f"{args.algo}_{env_name(args.env)}")
+    return args.log_dir.absolute() / (args.study or f"{algo_name(args.algo)}_{env_name(args.env)}")
 
 
 def _create_or_load(job: Job, study: Study) -> Study:
@@ -281,16 +322,14 @@ def connect(job: Job) -> tuple[optuna.Study, Study]:
     :return: Optuna's study, and ours
     """
     with quiet():
-        optuna_study = optuna.load_study(
-            storage=storage_of(job), study_name=job.name, sampler=ReproducibleTPESampler(0)
-        )
+        optuna_study = optuna.load_study(storage=storage_of(job), study_name=job.name)
         stored = _stored_study(optuna_study)
         if stored is None:
             raise SettingsError(f"the study {job.name} is not one of sb3-ddpg tune; choose another --study")
         study = Study.from_json(stored)
         check_trials(optuna_study, study.space)
         arguments = study.arguments
-        optuna_study.sampler = ReproducibleTPESampler(arguments.seed)
+        optuna_study.sampler = ReproducibleSampler(arguments.sampler, arguments.seed)
         n_evaluations = study.n_evaluations(study.incumbent_settings())
         optuna_study.pruner = make_pruner(arguments.pruner, n_evaluations, scoring.is_time(arguments.score))
         return optuna_study, study

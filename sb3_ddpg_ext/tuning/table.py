@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from sb3_ddpg_ext.building import SB3_NOISES
 from sb3_ddpg_ext.noise import NOISES
-from sb3_ddpg_ext.settings import ALGORITHMS
+from sb3_ddpg_ext.settings import ALGORITHMS, set_value
 
 Entry = dict[str, Any]
 """The settings of one environment, as a hyperparameter file has them."""
@@ -41,14 +41,6 @@ def encode(value: Any) -> Any:
 def decode(value: Any) -> Any:
     """:return: The value that :func:`encode` was given"""
     return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
-
-
-def set_value(entry: Entry, path: Sequence[str], value: Any) -> None:
-    """Set a value in an entry, and make the mappings on the way to it."""
-    for key in path[:-1]:
-        entry[key] = entry.get(key) or {}
-        entry = entry[key]
-    entry[path[-1]] = value
 
 
 def remove_value(entry: Entry, path: Sequence[str]) -> None:

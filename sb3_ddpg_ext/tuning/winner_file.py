@@ -13,6 +13,8 @@ from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.settings import read_yaml
 
+_HEAD = "# Settings in RL Zoo's format. In the folder that this one is in, they come before those of sb3_ddpg_ext.\n"
+
 
 @dataclass(frozen=True)
 class WinningEntry:
@@ -42,17 +44,20 @@ def write_entry(file: Path, entry: WinningEntry) -> None:
     and comments stay as they are. Besides that, an anchor in the replaced entry moves to the first entry that refers to
     it, all lines get the same line ends, and empty lines at the end are removed.
 
-    :param file: The file
+    :param file: The file, which is made if it is not there
     :param entry: The entry
     :raises SettingsError: If the file is written in a way that does not allow this; it is left as it is
     """
     file = file.resolve()  # of a symbolic link, replace the target
-    before, text = read_yaml(file), f"{file.read_text(encoding='utf-8').rstrip()}\n"
+    is_new = not file.exists()
+    before, text = ({}, _HEAD) if is_new else (read_yaml(file), f"{file.read_text(encoding='utf-8').rstrip()}\n")
     old = _find(text, entry.env)
     text = f"{text}\n{entry.text}\n" if old is None else _replace(old, entry)
+    has_crlf = not is_new and b"\r\n" in file.read_bytes()
     with atomic(file) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\r\n" if b"\r\n" in file.read_bytes() else "\n")
-        shutil.copymode(file, partial)
+        partial.write_text(text, encoding="utf-8", newline="\r\n" if has_crlf else "\n")
+        if not is_new:
+            shutil.copymode(file, partial)
         try:
             after: Any = read_yaml(partial)
         except SettingsError:

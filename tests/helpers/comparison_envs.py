@@ -63,17 +63,20 @@ class Together(Slow):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         result = super().reset(seed=seed, options=options)
-        while BEGUN.exists() and len(BEGUN.read_text().splitlines()) < 2:
+        while self.pause and len(BEGUN.read_text().splitlines()) < 2:
             time.sleep(0.01)
         return result
 
 
 class Nan(Quick):
-    """Has no reward."""
+    """Has no reward, but for the first step, at which every environment is looked at before anything begins."""
+
+    n_steps = 0
 
     def step(self, action: Any) -> Any:
-        observation, _, *rest = super().step(action)
-        return observation, float("nan"), *rest
+        self.n_steps += 1
+        observation, reward, *rest = super().step(action)
+        return observation, reward if self.n_steps == 1 else float("nan"), *rest
 
 
 class Crash(Quick):
@@ -91,8 +94,11 @@ class Crash(Quick):
 class Exit(Quick):
     """Ends the process in the midst of training."""
 
+    n = 0
+
     def step(self, action: Any) -> Any:
-        if self.steps > 150:
+        self.n += 1
+        if self.n > 150:
             sys.exit(3)
         return super().step(action)
 

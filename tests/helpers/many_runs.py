@@ -27,6 +27,8 @@ def write(log_dir: Path, labels: Sequence[str], envs: Sequence[str], seeds: int)
     for label in labels:
         for env in envs:
             scale = SCALES[env]
+            assert scale.random is not None
+            assert scale.reference is not None
             for seed in range(seeds):
                 learned = np.linspace(0, rng.uniform(0.6, 1.1), N_EVALUATIONS)[:, None]
                 noise = rng.normal(0, 0.05, (N_EVALUATIONS + 1, N_EPISODES))

@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 # A process that has imported what commands import, which takes them seconds, and forks
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["sb3_ddpg_ext.cli", "sb3_contrib", "distributed", "torch._dynamo"])
+FORKS.set_forkserver_preload(["sb3_ddpg_ext.terminal", "sb3_contrib", "distributed", "torch._dynamo"])
 
 
 @contextlib.contextmanager

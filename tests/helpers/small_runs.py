@@ -1,13 +1,16 @@
 """Comparisons and studies that take a second: small networks, few steps, environments of :mod:`comparison_envs`."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from sb3_ddpg_ext.comparison import CompareArgs
-from sb3_ddpg_ext.tuning import TuneArgs, search
+from sb3_ddpg_ext.arguments import CompareArgs, TuneArgs
+from sb3_ddpg_ext.noise import NOISES
+from sb3_ddpg_ext.settings import NoiseSettings, Settings
+from sb3_ddpg_ext.tuning import search
 from sb3_ddpg_ext.tuning.storage import Job
 from sb3_ddpg_ext.tuning.study import connect, prepare
 
@@ -44,3 +47,13 @@ def tune(args: TuneArgs) -> tuple[Job, list[FrozenTrial]]:
     job, _ = prepare(args)
     search.search(job, workers=args.workers)
     return job, connect(job)[0].trials
+
+
+def noise_of(settings: Settings) -> tuple[Any, Any, dict[str, Any]]:
+    """The type, the standard deviation and the other arguments of the noise, with the defaults of its class."""
+    noise = settings.noise or NoiseSettings(None)
+    if noise.type is None or noise.type not in NOISES:
+        return noise.type, noise.std, dict(noise.kwargs)
+    defaults = {name: p.default for name, p in inspect.signature(NOISES[noise.type]).parameters.items()}
+    std = defaults.pop("std")
+    return noise.type, std if noise.std is None else noise.std, {**defaults, **noise.kwargs}
