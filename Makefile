@@ -1,13 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow test-lowest drill lint docs clean
+.PHONY: train test test-slow test-long test-lowest drill lint docs clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
 	@echo "make train         train CustomDDPG on Pendulum-v1"
 	@echo "make test          lint, check types, run the tests"
 	@echo "make test-slow     run the tests that take long: kills, restarts, clusters, clean environments, documentation"
+	@echo "make test-long     run the tests that take longest: three pages of the documentation, very many runs"
 	@echo "make test-lowest   run the core's tests with the lowest versions that are allowed"
 	@echo "make drill         kill commands, damage their files, fill their disk, try hostile files; takes about an hour"
 	@echo "make lint          lint and check types only"
@@ -18,10 +19,13 @@ train: .venv/.train
 	$(BIN)/sb3-ddpg train --env Pendulum-v1
 
 test: lint
-	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not drill"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not long and not drill"
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -n 4 --dist load --maxschedchunk 1 -m slow
+
+test-long: .venv/.dev
+	$(BIN)/pytest -n 4 --dist load --maxschedchunk 1 -m long
 
 drill: .venv/.dev
 	$(BIN)/pytest -n 3 --dist worksteal -m drill

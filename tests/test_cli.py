@@ -119,7 +119,7 @@ gymnasium.register("mine/Swing-v0", "gymnasium.envs.classic_control:PendulumEnv"
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_environment_in_a_file_of_the_current_folder_in_other_processes(tmp_path: Path) -> None:
     (tmp_path / "my_envs.py").write_text(MY_ENVS)
     env = "my_envs:mine/Swing-v0"

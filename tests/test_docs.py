@@ -85,10 +85,16 @@ def run_block(language: str, text: str, folder: Path) -> str:
     return ""
 
 
+def kind(page: Path) -> list[pytest.MarkDecorator]:
+    """Most of what the longest pages do is also done by the sessions of test_sessions.py."""
+    is_long = page.stem in ("comparing", "tuning", "your-environment")
+    return [] if page == README else [pytest.mark.long if is_long else pytest.mark.slow]
+
+
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=page.stem, marks=[] if page == README else [pytest.mark.slow])
+        pytest.param(page, id=page.stem, marks=kind(page))
         for page in PAGES
         if {"python", "bash", "console"} & {language for language, _ in blocks(page)}
     ],

@@ -69,8 +69,9 @@ def test_a_killed_run_of_a_class_goes_on(folder: Path) -> None:
     assert "Interrupted after" in output, errors
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["compare", "tune"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("compare", marks=pytest.mark.slow), pytest.param("tune", marks=pytest.mark.long)]
+)
 def test_workers_find_a_class(command: str, folder: Path) -> None:
     common = ["--steps", "120", "--eval-freq", "60", "--eval-episodes", "10", "--workers", "2", "--quiet"]
     if command == "compare":

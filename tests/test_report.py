@@ -301,7 +301,7 @@ def test_the_table_of_scales() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
-@pytest.mark.parametrize("seeds", [60, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [60, pytest.param(1_000, marks=pytest.mark.long)])
 def test_many_runs_need_no_more_memory_than_there_is(seeds: int, tmp_path: Path) -> None:
     many_runs.write(tmp_path, ["ddpg", "sac"], ["Pendulum-v1"], seeds)
     code = (
