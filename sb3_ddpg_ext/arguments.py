@@ -66,8 +66,9 @@ class TrainArgs:
     """where run directories are made"""
     tensorboard: bool = False
     """write TensorBoard logs into the run directory"""
-    track: Literal["wandb"] | None = None
-    """track the run in Weights & Biases; without a login it is written into the run directory, and nothing uploaded"""
+    track: Literal["wandb", "mlflow", "trackio"] | None = None
+    """track the run in Weights & Biases, MLflow or Trackio; nothing is uploaded unless you are logged in to Weights &
+    Biases, or an environment variable names a server"""
     device: str = "auto"
     """cpu, cuda, or auto for the GPU where there is one"""
     threads: int | None = None

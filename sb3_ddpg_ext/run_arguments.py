@@ -25,6 +25,7 @@ from sb3_ddpg_ext.imports import check_env_origin
 from sb3_ddpg_ext.protocol import EVAL_SEED, FINAL_SEED, LOOK_SEED
 from sb3_ddpg_ext.results.records import Protocol, RunIdentity
 from sb3_ddpg_ext.settings import Settings, load_settings, parse_settings, read_yaml
+from sb3_ddpg_ext.tracking import check_tracker
 
 _PRODUCTS_OF_ONE_THREAD = (
     10_000_000  # transitions of a minibatch x weights of the actor; docs/speed.md has the measurement
@@ -77,7 +78,7 @@ def check(args: TrainArgs, settings: Settings) -> None:
     if args.tensorboard:
         require("tensorboard", "tensorboard")
     if args.track is not None:
-        require(args.track, args.track)
+        check_tracker(args.track)
     if not args.quiet:
         require("rich", "train")
     make_callbacks(settings)

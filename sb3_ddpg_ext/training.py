@@ -13,7 +13,7 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 ``<env>/args.yml``           the arguments of the run
 ``checkpoints/``             what an unfinished run goes on from
 ``result.json``              what came out: scores, times, versions, machine
-``wandb/``                   with ``track``: what wandb writes; ``wandb_id.txt`` says which run of its it is
+``<tracker>_id.txt``         with ``track``: which run of wandb, MLflow or Trackio it is; ``wandb/``: what wandb writes
 ===========================  ==========================================================================
 """
 
@@ -126,7 +126,9 @@ def _arguments_to_resume(args: TrainArgs, directory: Path) -> tuple[TrainArgs, S
 def _train_locked(directory: Path, args: TrainArgs, settings: Settings, label: str, resumes: bool) -> RunRecord:
     tracking = None
     if args.track is not None:
-        tracking = Tracking(directory, lambda: asdict(identity(args, settings, label)) | {"device": args.device})
+        tracking = Tracking(
+            args.track, directory, lambda: asdict(identity(args, settings, label)) | {"device": args.device}
+        )
     try:
         with StopOnSignal() as stop, threads_kept():
             record = train_in(directory, args, settings, label=label, stop=stop, resume=resumes, tracking=tracking)
