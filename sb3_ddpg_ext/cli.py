@@ -112,7 +112,7 @@ def _mistake(args: Sequence[str], box: str) -> str:
         return unknown("command", misspelt[0], COMMANDS) if misspelt else f"say a command: {', '.join(COMMANDS)}"
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         _understand([command, "--help"])
-    options = {*re.findall(r"--[\w-]+", text.getvalue())}
+    options = {*re.findall(r"--[a-z][\w-]*", text.getvalue())}
     given = (word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--"))
     if (misspelt_option := next((option for option in given if option not in options), None)) is not None:
         return unknown("option", misspelt_option, options)

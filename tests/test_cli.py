@@ -384,6 +384,7 @@ MISTAKES = {
     "no command like it": (["fly"], "unknown command 'fly'; known: benchmark, "),
     "no command": (["--traceback"], "say a command: train, "),
     "option": (["train", "--evn", "Pendulum-v1"], "unknown option '--evn'; did you mean '--env'?"),
+    "option like no other": (["benchmark", "--quiet"], "unknown option '--quiet'; known: --cases, --help, "),
     "option with its value": (["tune", "--log_dri=x"], "unknown option '--log-dri'; did you mean '--log-dir'?"),
     "option of all commands": (["--tracebak", "train"], "unknown option '--tracebak'; did you mean '--traceback'?"),
     "short option": (["train", "-q"], "Unrecognized options: -q; sb3-ddpg train --help lists the options"),
