@@ -37,13 +37,16 @@ class CompileKernel(BuildHookInterface):
         """:return: Whether there is a kernel for this level of processors now"""
         if level != "baseline" and platform.machine() not in ("x86_64", "AMD64"):
             return False
+        return self._tried(directory, level, ["-fopenmp"]) or self._tried(directory, level, [])
+
+    def _tried(self, directory: Path, level: str, options: list[str]) -> bool:
         target = directory / f"kernel-{level}.so"
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         processor = [] if level == "baseline" else [f"-march={level}"]
         compiler = shlex.split(os.environ.get("CC", "cc"))
         try:
             subprocess.run(
-                [*compiler, *FLAGS, *processor, "-o", str(partial), str(directory / "kernel.c"), "-lm"],
+                [*compiler, *FLAGS, *options, *processor, "-o", str(partial), str(directory / "kernel.c"), "-lm"],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -52,7 +55,8 @@ class CompileKernel(BuildHookInterface):
             partial.unlink(missing_ok=True)
             target.unlink(missing_ok=True)  # of an earlier version
             reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-            self.app.display_warning(f"The kernel for {level} is not compiled, PyTorch computes instead: {reason}")
+            if not options:  # otherwise without threads
+                self.app.display_warning(f"The kernel for {level} is not compiled, PyTorch computes instead: {reason}")
             return False
         partial.replace(target)  # in one step: another process may have it loaded
         return True

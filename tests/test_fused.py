@@ -242,6 +242,23 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
     assert len(recordings) == 3  # the first, another batch size, another eps
 
 
+def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call() -> None:
+    def trained(threads: int, *gradient_steps: int) -> CustomDDPG:
+        before = th.get_num_threads()
+        th.set_num_threads(threads)
+        try:
+            result = model(True, net_arch=[160, 160], learning_starts=100).learn(100)
+            for n in gradient_steps:
+                result.train(n, 64)  # 1.6 million multiplications in the largest products
+        finally:
+            th.set_num_threads(before)
+        return result
+
+    reference = trained(1, *[1] * 40)
+    for other in (trained(2, *[1] * 40), trained(1, 40), trained(2, 5, 35)):
+        assert_same(other, reference, tolerance=0)
+
+
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graph() -> None:
     ours, theirs = (model(fused, device="cuda").learn(60) for fused in (True, False))

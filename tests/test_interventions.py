@@ -802,6 +802,12 @@ def test_actions_in_the_middle_of_a_long_rollout(name: str) -> None:
     assert difference(auto, reference) < ROUNDING
 
 
+def test_what_computes_is_logged(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_ddpg_ext.fused.update.library", lambda: None)
+    make("auto", verbose=1).learn(20)
+    assert "closed form by PyTorch: there was no C compiler for the kernel when" in capsys.readouterr().out
+
+
 def test_the_reason_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     make("auto", verbose=1).learn(30)
     assert "Gradient steps are computed in closed form by the compiled kernel-" in capsys.readouterr().out

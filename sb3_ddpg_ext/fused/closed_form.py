@@ -57,9 +57,6 @@ class ClosedForm:
             )
         ]
 
-    def __str__(self) -> str:
-        return "PyTorch"
-
     @th.inference_mode()
     def allocate(self, batch_size: int) -> None:
         """

@@ -1,6 +1,8 @@
 /*
  * The gradient step of closed_form.py in C. Compiled once for each level of the processor, see hatch_build.py.
  *
+ * The numbers depend neither on the threads nor on how many steps are taken in one call.
+ *
  * All matrices are row-major. Those of a minibatch have rows of `stride` numbers, a multiple of a vector's length: what
  * lies beyond a row's numbers is read along with them, and never used.
  */
@@ -82,29 +84,41 @@ INLINE void tile(const int rows, const int vecs, int n, integer k, const float *
     }
 }
 
+/* At most two vectors of columns of c = a b + bias */
+static void columns_of_product(integer m, int n, integer k, const float *a, integer a_row, integer a_column,
+                               const float *b, integer b_row, const float *bias, float *c, integer c_row)
+{
+  for (integer i = 0; i < m; i += ROWS) {
+#define TILE(rows, vecs) tile(rows, vecs, n, k, a + i * a_row, a_row, a_column, b, b_row, bias, c + i * c_row, c_row)
+#define TILES(rows)            \
+  case rows:                   \
+    if (n > LANES) TILE(rows, 2); \
+    else TILE(rows, 1);        \
+    break
+    switch (m - i < ROWS ? m - i : ROWS) {
+      TILES(1); TILES(2); TILES(3); TILES(4); TILES(5); TILES(6);
+#if ROWS == 8
+      TILES(7); TILES(8);
+#endif
+    }
+  }
+}
+
+static _Thread_local int n_threads = 1; /* of a large product; the numbers do not depend on it */
+#define LARGE 1000000                   /* multiplications that are worth waking up the other threads */
+
 /* c[m, n] = a[m, k] b[k, n] + bias[n]. A number of a is at i a_row + l a_column, so that a may be a transposed matrix */
 static void product(integer m, integer n, integer k, const float *a, integer a_row, integer a_column, const float *b,
                     integer b_row, const float *bias, float *c, integer c_row)
 {
-  for (integer j = 0; j < n; j += 2 * LANES) {
-    int columns = n - j < 2 * LANES ? n - j : 2 * LANES;
-    for (integer i = 0; i < m; i += ROWS) {
-#define TILE(rows, vecs)                                                                                             \
-  tile(rows, vecs, columns, k, a + i * a_row, a_row, a_column, b + j, b_row, bias ? bias + j : 0, c + i * c_row + j, \
-       c_row)
-#define TILES(rows)                       \
-  case rows:                              \
-    if (columns > LANES) TILE(rows, 2);   \
-    else TILE(rows, 1);                   \
-    break
-      switch (m - i < ROWS ? m - i : ROWS) {
-        TILES(1); TILES(2); TILES(3); TILES(4); TILES(5); TILES(6);
-#if ROWS == 8
-        TILES(7); TILES(8);
-#endif
-      }
-    }
-  }
+#define COLUMNS                                                                                                     \
+  columns_of_product(m, n - j < 2 * LANES ? n - j : 2 * LANES, k, a, a_row, a_column, b + j, b_row,                 \
+                     bias ? bias + j : 0, c + j, c_row)
+  if (n_threads > 1 && m * n * k > LARGE) {
+#pragma omp parallel for num_threads(n_threads)
+    for (integer j = 0; j < n; j += 2 * LANES) COLUMNS;
+  } else
+    for (integer j = 0; j < n; j += 2 * LANES) COLUMNS;
 }
 
 static float dot(integer n, const float *a, const float *b)
@@ -117,6 +131,18 @@ static float dot(integer n, const float *a, const float *b)
   for (int q = 0; q < LANES; q++) sum += sums[q];
   return sum;
 }
+
+/* Numbers of a, or of b from LANES on */
+#ifdef __clang__
+INLINE vec choose(vec a, vec b, integers from)
+{
+  vec chosen;
+  for (int q = 0; q < LANES; q++) chosen[q] = from[q] < LANES ? a[from[q]] : b[from[q] - LANES];
+  return chosen;
+}
+#else
+#define choose __builtin_shuffle
+#endif
 
 /* Transpose a square of vectors: exchange halves, then quarters of each half, down to single numbers */
 INLINE void transpose_square(vec *rows)
@@ -132,7 +158,7 @@ INLINE void transpose_square(vec *rows)
     for (int i = 0; i < LANES; i++)
       if (!(i & half)) {
         vec a = rows[i], b = rows[i + half];
-        rows[i] = __builtin_shuffle(a, b, first), rows[i + half] = __builtin_shuffle(a, b, second);
+        rows[i] = choose(a, b, first), rows[i + half] = choose(a, b, second);
       }
   }
 }
@@ -366,8 +392,9 @@ static void step(struct update *u, double tau)
 
 /* indices[n_steps, batch] of rows; discounts[n_steps, batch], or null for gamma */
 void steps(struct update *u, integer n_steps, const float *rows, const integer *indices, const float *discounts,
-           double gamma, double tau)
+           double gamma, double tau, integer threads)
 {
+  n_threads = threads;
   for (integer k = 0; k < n_steps; k++) {
     gather(u, rows, indices + k * u->batch, discounts ? discounts + k * u->batch : 0, gamma);
     step(u, tau);

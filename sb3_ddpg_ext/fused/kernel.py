@@ -92,9 +92,9 @@ class Kernel:
     def __init__(
         self, compiled: ctypes.CDLL, memory: PolicyMemory, optimizers: Sequence[FlatAdam], losses: th.Tensor
     ) -> None:
-        self._name, self._steps, self._act = Path(compiled._name).stem, compiled.steps, compiled.act
+        self.name, self._steps, self._act = Path(compiled._name).stem, compiled.steps, compiled.act
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-        self._steps.argtypes = pointer, integer, pointer, pointer, pointer, number, number
+        self._steps.argtypes = pointer, integer, pointer, pointer, pointer, number, number, integer
         self._act.argtypes = pointer, integer, pointer, pointer, integer, pointer
         self._steps.restype = self._act.restype = None
         self._memory, self._optimizers = memory, optimizers
@@ -109,9 +109,6 @@ class Kernel:
         self._hyperparameters: list[tuple[float, ...]] = []
         self._act_arguments = ctypes.addressof(update.actor), self._scratch.ctypes.data, width
         self.batch_size = 0
-
-    def __str__(self) -> str:
-        return f"the compiled {self._name}"
 
     def bind(self) -> None:
         """Read the parameters of activations, which users can change."""
@@ -194,7 +191,16 @@ class Kernel:
             for network, numbers in zip((self._update.actor, self._update.critic), hyperparameters, strict=True):
                 network.learning_rate, network.beta1, network.beta2, network.weight_decay, network.eps = numbers
         address = None if discounts is None else discounts.ctypes.data
-        self._steps(self._address, len(indices), rows.ctypes.data, indices.ctypes.data, address, gamma, tau)
+        self._steps(
+            self._address,
+            len(indices),
+            rows.ctypes.data,
+            indices.ctypes.data,
+            address,
+            gamma,
+            tau,
+            th.get_num_threads(),
+        )
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """

@@ -27,10 +27,6 @@ _NEGLIGIBLE = 1e-36
 _STEPS_BETWEEN_CHECKS = 32  # from _NEGLIGIBLE down to denormal numbers, below 1.2e-38, Adam's mean takes 42 steps
 
 
-_LARGE = 10_000_000
-"""From this batch size times number of the actor's weights on, several threads of PyTorch's beat the kernel's one"""
-
-
 class Rows(Protocol):
     """A replay buffer with each transition in one row: observation, action, next observation, reward, done, timeout."""
 
@@ -113,11 +109,14 @@ class FusedUpdate:
             self._kernel.bind()
         self._attached = False  # to the optimizers
 
-    def computation(self, batch_size: int) -> ClosedForm | Kernel:
-        """:return: What computes gradient steps with this batch size now: the kernel, or PyTorch"""
-        if self._kernel is None or (th.get_num_threads() > 2 and batch_size * len(self._memory.actor.flat) >= _LARGE):
-            return self._closed_form
-        return self._kernel
+    @property
+    def computed_by(self) -> str:
+        """What computes gradient steps, and why it is not the kernel"""
+        if self._kernel is not None:
+            return f"the compiled {self._kernel.name}"
+        if self._losses.is_cuda:
+            return "PyTorch, as a CUDA graph"
+        return "PyTorch: there was no C compiler for the kernel when this package was installed"
 
     def can_act(self) -> bool:
         """:return: Whether everything that actions depend on is as it was in :meth:`bind`"""
@@ -218,7 +217,7 @@ class FusedUpdate:
             self._attached = True
             # Adam's own count, which a checkpoint has: a resumed run removes moments at the same steps
             self._n_steps = int(self._steps[0])
-        computation = self.computation(batch_size)
+        computation = self._kernel or self._closed_form
         if batch_size != computation.batch_size:
             computation.allocate(batch_size)
         self._memory.copy_in()
