@@ -15,7 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # NaN and infinity keep their meaning, so nothing beyond these two
 FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-Wall", "-Wextra"]
-LEVELS = ("x86-64-v4", "x86-64-v3", "baseline")
+LEVELS = ("x86-64-v4", "x86-64-v3")  # with AVX-512, with AVX2
 
 
 class CompileKernel(BuildHookInterface):
@@ -26,6 +26,8 @@ class CompileKernel(BuildHookInterface):
         :param version: Whether the installation is editable
         :param build_data: What the wheel is to have
         """
+        if platform.machine() not in ("x86_64", "AMD64"):
+            return
         directory = Path(self.root) / "sb3_ddpg_ext" / "fused"
         compiled = [level for level in LEVELS if self._compile(directory, level)]
         if compiled:
@@ -35,18 +37,24 @@ class CompileKernel(BuildHookInterface):
 
     def _compile(self, directory: Path, level: str) -> bool:
         """:return: Whether there is a kernel for this level of processors now"""
-        if level != "baseline" and platform.machine() not in ("x86_64", "AMD64"):
-            return False
         return self._tried(directory, level, ["-fopenmp"]) or self._tried(directory, level, [])
 
     def _tried(self, directory: Path, level: str, options: list[str]) -> bool:
         target = directory / f"kernel-{level}.so"
         partial = target.with_suffix(f".{os.getpid()}.tmp")
-        processor = [] if level == "baseline" else [f"-march={level}"]
         compiler = shlex.split(os.environ.get("CC", "cc"))
         try:
             subprocess.run(
-                [*compiler, *FLAGS, *options, *processor, "-o", str(partial), str(directory / "kernel.c"), "-lm"],
+                [
+                    *compiler,
+                    *FLAGS,
+                    *options,
+                    f"-march={level}",
+                    "-o",
+                    str(partial),
+                    str(directory / "kernel.c"),
+                    "-lm",
+                ],
                 check=True,
                 capture_output=True,
                 text=True,

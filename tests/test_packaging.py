@@ -68,7 +68,7 @@ def test_without_a_compiler_the_wheel_has_no_kernel(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--wheel", tmp_path]
     environment = {**os.environ, "CC": "no-such-compiler"}
     built = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "The kernel for baseline is not compiled, PyTorch computes instead: " in built.stdout + built.stderr
+    assert "The kernel for x86-64-v3 is not compiled, PyTorch computes instead: " in built.stdout + built.stderr
     (wheel,) = (tmp_path / "dist").iterdir()
     assert wheel.name == f"sb3_ddpg_ext-{sb3_ddpg_ext.__version__}-py3-none-any.whl"
     assert not [file for file in zipfile.ZipFile(wheel).namelist() if file.endswith(".so")]

@@ -14,11 +14,8 @@
 #if defined(__AVX512F__)
 #define LANES 16
 #define ROWS 8
-#elif defined(__AVX2__)
+#else /* AVX2 */
 #define LANES 8
-#define ROWS 6
-#else
-#define LANES 4
 #define ROWS 6
 #endif
 #define INLINE static inline __attribute__((always_inline))

@@ -14,8 +14,8 @@ from torch import nn
 from sb3_ddpg_ext.fused.adam import FlatAdam
 from sb3_ddpg_ext.fused.memory import NetworkMemory, PolicyMemory
 
-LEVELS = ("x86-64-v4", "x86-64-v3", "baseline")
-"""The processors that the kernel is compiled for, the fastest first"""
+LEVELS = {"x86-64-v4": ("AVX512",), "x86-64-v3": ("AVX512", "AVX2")}
+"""The processors that the kernel is compiled for, the fastest first, and PyTorch's names for those that can run it"""
 _LANES = 16  # numbers in the longest vector
 
 
@@ -26,13 +26,12 @@ def file_of(level: str) -> Path:
 
 def runs_here(level: str) -> bool:
     """:return: Whether this machine's processor, as PyTorch sees it, can run what was compiled for a level"""
-    needed = {"x86-64-v4": ("AVX512",), "x86-64-v3": ("AVX512", "AVX2")}
-    return level not in needed or th.backends.cpu.get_cpu_capability() in needed[level]
+    return th.backends.cpu.get_cpu_capability() in LEVELS[level]
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """:return: The kernel for this machine's processor; None if it was not compiled when the package was installed"""
+    """:return: The kernel for this machine's processor; None if there is none, or it was not compiled"""
     for level in filter(runs_here, LEVELS):
         with contextlib.suppress(OSError):
             return ctypes.CDLL(str(file_of(level)))

@@ -116,7 +116,7 @@ class FusedUpdate:
             return f"the compiled {self._kernel.name}"
         if self._losses.is_cuda:
             return "PyTorch, as a CUDA graph"
-        return "PyTorch: there was no C compiler for the kernel when this package was installed"
+        return "PyTorch: the kernel needs a processor with AVX2, and a C compiler when this package is installed"
 
     def can_act(self) -> bool:
         """:return: Whether everything that actions depend on is as it was in :meth:`bind`"""
