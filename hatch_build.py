@@ -43,27 +43,15 @@ class CompileKernel(BuildHookInterface):
         target = directory / f"kernel-{level}.so"
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         compiler = shlex.split(os.environ.get("CC", "cc"))
+        options = [*FLAGS, *options, f"-march={level}"]
+        command = [*compiler, *options, str(directory / "kernel.c"), "-lm", "-o", str(partial)]
         try:
-            subprocess.run(
-                [
-                    *compiler,
-                    *FLAGS,
-                    *options,
-                    f"-march={level}",
-                    "-o",
-                    str(partial),
-                    str(directory / "kernel.c"),
-                    "-lm",
-                ],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
+            subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             partial.unlink(missing_ok=True)
             target.unlink(missing_ok=True)  # of an earlier version
             reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-            if not options:  # otherwise without threads
+            if "-fopenmp" not in options:  # otherwise it is tried without
                 self.app.display_warning(f"The kernel for {level} is not compiled, PyTorch computes instead: {reason}")
             return False
         partial.replace(target)  # in one step: another process may have it loaded

@@ -330,6 +330,7 @@ def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -
         {"train_freq": 4, "gradient_steps": 3},
         {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
         {"env": gym.make("MountainCarContinuous-v0")},
+        {"env": gym.make("Pendulum-v1", max_episode_steps=15)},  # episodes are cut off, and do not terminate
     ],
 )
 @pytest.mark.parametrize("computation", [PYTORCH, *KERNELS])
