@@ -123,13 +123,29 @@ class RowReplayBuffer(ReplayBuffer):
             timeout) and timeout of each transition
         :return: The discounts of n-step returns, ``[batch, 1]``, or None
         """
-        upper_bound = self.buffer_size if self.full else self.pos
-        return self._gather(np.random.randint(0, upper_bound, size=len(rows)), rows)  # noqa: NPY002 (SB3's generator)
+        return self._gather(self._draw_positions(len(rows)), rows)
+
+    def sample_indices(self, n_minibatches: int, batch_size: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """
+        Draw minibatches like :meth:`sample`, without copying them. Only if :meth:`arrays_are_views` is true.
+
+        :param n_minibatches: How many
+        :param batch_size: Transitions in each
+        :return: All rows, ``[buffer_size * n_envs, n]``, float32: observation, action, next observation, reward, done
+            and timeout of each transition; and the indices of those that were drawn, ``[n_minibatches, batch_size]``
+        """
+        draws = [self._row_indices(self._draw_positions(batch_size)) for _ in range(n_minibatches)]
+        return self._rows.reshape(-1, self._rows.shape[2]), draws[0][None] if n_minibatches == 1 else np.stack(draws)
+
+    def _draw_positions(self, n: int) -> np.ndarray:
+        return np.random.randint(0, self.buffer_size if self.full else self.pos, size=n)  # noqa: NPY002 (SB3's)
+
+    def _row_indices(self, positions: np.ndarray) -> np.ndarray:
+        return positions if self.n_envs == 1 else positions * self.n_envs + self._draw_env_indices(len(positions))
 
     def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
         all_rows = self._rows.reshape(-1, self._rows.shape[2])
-        row_indices = batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds))
-        all_rows.take(row_indices, axis=0, out=rows, mode="clip")  # other modes make another copy
+        all_rows.take(self._row_indices(batch_inds), axis=0, out=rows, mode="clip")  # other modes make another copy
         self._ignore_timeouts(rows)
         return None
 
@@ -164,6 +180,9 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
     :param kwargs: As for :class:`NStepReplayBuffer`
     :raises ValueError: As for :class:`RowReplayBuffer`
     """
+
+    def sample_indices(self, n_minibatches: int, batch_size: int) -> None:
+        """:return: None, since n-step returns are sums over several rows"""
 
     def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
         n = len(batch_inds)

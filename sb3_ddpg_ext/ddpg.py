@@ -205,11 +205,9 @@ class CustomDDPG(ExploringAlgorithm):
             trained_by_actor_loss = weights_trained_by_actor_loss(self.actor, self.critic)
 
         losses = []
-        for _ in range(gradient_steps):
-            # The same step as below in closed form, if possible
-            if fused is not None and rows is not None:
-                fused.step_on_rows(rows.sample_rows, batch_size, self.gamma, self.tau)
-                continue
+        if fused is not None and rows is not None:  # the same steps as below in closed form
+            fused.steps_on_rows(rows, gradient_steps, batch_size, self.gamma, self.tau)
+        for _ in range(gradient_steps if rows is None else 0):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             if fused is not None and fused.accepts(batch):
                 fused.step(batch, self.gamma, self.tau)

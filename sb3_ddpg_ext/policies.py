@@ -63,7 +63,7 @@ class MlpPolicy(SafelySavedPolicy, td3.TD3Policy):
         :param mode: If true, set to training mode, else set to evaluation mode
         """
         if self._skip_next_mode:
-            self._skip_next_mode = False
+            vars(self)["_skip_next_mode"] = False
             return
         if self._tree is None or not self._tree.is_current():
             networks = ModuleTree([*self.actor.modules(), *self.critic.modules()])  # targets stay in evaluation mode
@@ -78,7 +78,7 @@ class MlpPolicy(SafelySavedPolicy, td3.TD3Policy):
 
     def keep_mode_once(self) -> None:
         """Let the next call of :meth:`set_training_mode` do nothing, for callers that do not need the mode."""
-        self._skip_next_mode = True
+        vars(self)["_skip_next_mode"] = True  # a module's own `__setattr__` takes ten times as long
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_tree": None}

@@ -139,8 +139,8 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         # SB3 updates this only after the first step. Until then a noise's schedule would see the previous call's value
         self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
         if self.fused is not False:
-            if self._fast_path.why_autograd is None:
-                self._log_once("Gradient steps are computed in closed form")
+            if self._fast_path.update is not None and self._fast_path.why_autograd is None:
+                self._log_once(f"Gradient steps are computed in closed form by {self._fast_path.update.computed_by}")
             if isinstance(self.observation_space, spaces.Box) and type(self.replay_buffer) is ReplayBuffer:
                 self._log_once(f"Transitions are stored by SB3's ReplayBuffer: {why_no_rows(self)}")
         return total_timesteps, callback

@@ -1,11 +1,14 @@
 """The closed form is autograd's gradient step: for random networks, over many steps, across save, load and edits."""
 
+import contextlib
 import copy
+import ctypes
 import gc
 import io
 import os
 import pickle
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,30 @@ from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
-from sb3_ddpg_ext.fused import FusedUpdate, recording, why_not
+from sb3_ddpg_ext.fused import FusedUpdate, kernel, recording, update, why_not
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
 GAMMA, TAU = 0.97, 0.1
+
+# What computes the closed form: PyTorch, and the kernel as it was compiled for each processor that this one can be
+PYTORCH = "PyTorch"
+KERNELS = [level for level in kernel.LEVELS if kernel.runs_here(level)]
+
+
+@contextlib.contextmanager
+def computed_by(computation: str) -> Iterator[None]:
+    """Models that are made in this context take their steps in closed form this way."""
+    compiled = None if computation == PYTORCH else ctypes.CDLL(str(kernel.file_of(computation)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update, "library", lambda: compiled)
+        yield
+
+
+def test_the_kernel_was_compiled_for_this_processor() -> None:
+    compiled = kernel.library()
+    assert compiled is not None
+    assert Path(compiled._name) == kernel.file_of(KERNELS[0])
 
 
 def make_policy(n_obs: int, n_actions: int, dtype: th.dtype = th.float64, **kwargs: Any) -> MlpPolicy:
@@ -125,9 +147,11 @@ widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
     discounts=st.booleans(),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     weight_decay=st.sampled_from([0.0, 0.1]),
-    precision=st.sampled_from([(th.float32, 1e-6), (th.float64, 1e-12)]),
+    computation=st.sampled_from(
+        [(PYTORCH, th.float64, 1e-12), (PYTORCH, th.float32, 1e-6), *[(level, th.float32, 1e-6) for level in KERNELS]]
+    ),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_one_step_is_autograds(
     seed: int,
     pi: list[int],
@@ -139,9 +163,9 @@ def test_one_step_is_autograds(
     discounts: bool,
     betas: tuple[float, float],
     weight_decay: float,
-    precision: tuple[th.dtype, float],
+    computation: tuple[str, th.dtype, float],
 ) -> None:
-    dtype, tolerance = precision
+    by, dtype, tolerance = computation
     th.manual_seed(seed)
     ours = make_policy(
         n_obs,
@@ -154,7 +178,8 @@ def test_one_step_is_autograds(
     )
     theirs = twin(ours)
     batch = make_batch(ours, n, discounts)
-    fused = FusedUpdate(ours)
+    with computed_by(by):
+        fused = FusedUpdate(ours)
     fused.step(batch, GAMMA, TAU)
     losses = autograd_step(theirs, batch)
     assert_close(ours, theirs, tolerance)
@@ -163,20 +188,23 @@ def test_one_step_is_autograds(
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module]) -> None:
+@pytest.mark.parametrize("kernel", [False, True])
+def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module], kernel: bool) -> None:
     th.manual_seed(0)
-    ours = make_policy(3, 2, net_arch=[16, 8], activation_fn=activation)
+    ours = make_policy(3, 2, th.float32 if kernel else th.float64, net_arch=[16, 8], activation_fn=activation)
     theirs, fused = twin(ours), FusedUpdate(ours)
     for i in range(200):
         batch = make_batch(ours, (8, 16, 5)[i // 70], discounts=i % 2 == 0)
         fused.step(batch, GAMMA, TAU)
         autograd_step(theirs, batch)
-    assert_close(ours, theirs, 1e-8)
+    assert_close(ours, theirs, 1e-4 if kernel else 1e-8)
 
 
-def test_no_allocation() -> None:
+@pytest.mark.parametrize("computation", [PYTORCH, KERNELS[0]])
+def test_no_allocation(computation: str) -> None:
     policy = make_policy(3, 1, th.float32, net_arch=[32, 32])
-    fused, batch = FusedUpdate(policy), make_batch(policy, 16, discounts=False)
+    with computed_by(computation):
+        fused, batch = FusedUpdate(policy), make_batch(policy, 16, discounts=False)
     fused.step(batch, GAMMA, TAU)
     with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         for _ in range(10):
@@ -201,7 +229,7 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
     th.manual_seed(0)
     ours = make_policy(3, 2, net_arch=[16, 8])
     theirs, fused = twin(ours), FusedUpdate(ours)
-    fused._recording = recording.Recording()  # as on a CUDA device
+    fused._closed_form._recording = recording.Recording()  # as on a CUDA device
     for i in range(12):
         for policy in (ours, theirs):
             policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule
@@ -212,6 +240,23 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
         assert fused.pop_losses() == pytest.approx(tuple(losses), rel=1e-9)
     assert_close(ours, theirs, 1e-9)
     assert len(recordings) == 3  # the first, another batch size, another eps
+
+
+def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call() -> None:
+    def trained(threads: int, *gradient_steps: int) -> CustomDDPG:
+        before = th.get_num_threads()
+        th.set_num_threads(threads)
+        try:
+            result = model(True, net_arch=[160, 160], learning_starts=100).learn(100)
+            for n in gradient_steps:
+                result.train(n, 64)  # 1.6 million multiplications in the largest products
+        finally:
+            th.set_num_threads(before)
+        return result
+
+    reference = trained(1, *[1] * 40)
+    for other in (trained(2, *[1] * 40), trained(1, 40), trained(2, 5, 35)):
+        assert_same(other, reference, tolerance=0)
 
 
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
@@ -238,8 +283,10 @@ def test_memory_does_not_grow_with_updates() -> None:
     assert min(growth) < 200_000  # 16 bytes an update would be 320 kB
 
 
-def test_dead_units_leave_no_denormal_moments() -> None:
-    trained = model(True).learn(100)
+@pytest.mark.parametrize("computation", [PYTORCH, KERNELS[0]])
+def test_dead_units_leave_no_denormal_moments(computation: str) -> None:
+    with computed_by(computation):
+        trained = model(True).learn(100)
     with th.no_grad():
         for network in (trained.actor.mu, trained.critic.q_networks[0]):
             network[0].bias.fill_(-1e6)  # none of the first layer's ReLUs will ever be active
@@ -283,10 +330,13 @@ def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -
         {"train_freq": 4, "gradient_steps": 3},
         {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
         {"env": gym.make("MountainCarContinuous-v0")},
+        {"env": gym.make("Pendulum-v1", max_episode_steps=15)},  # episodes are cut off, and do not terminate
     ],
 )
-def test_both_paths_learn_the_same(kwargs: dict[str, Any]) -> None:
-    ours, theirs = (model(fused, **kwargs).learn(80) for fused in (True, False))
+@pytest.mark.parametrize("computation", [PYTORCH, *KERNELS])
+def test_both_paths_learn_the_same(kwargs: dict[str, Any], computation: str) -> None:
+    with computed_by(computation):
+        ours, theirs = (model(fused, **kwargs).learn(80) for fused in (True, False))
     assert_same(ours, theirs)
     for key in ("train/actor_loss", "train/critic_loss"):
         assert ours.logger.name_to_value[key] == pytest.approx(theirs.logger.name_to_value[key], rel=1e-2, abs=1e-3)

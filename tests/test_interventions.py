@@ -802,9 +802,15 @@ def test_actions_in_the_middle_of_a_long_rollout(name: str) -> None:
     assert difference(auto, reference) < ROUNDING
 
 
+def test_what_computes_is_logged(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_ddpg_ext.fused.update.library", lambda: None)
+    make("auto", verbose=1).learn(20)
+    assert "closed form by PyTorch: the kernel needs a processor with AVX2, and a C" in capsys.readouterr().out
+
+
 def test_the_reason_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     make("auto", verbose=1).learn(30)
-    assert "Gradient steps are computed in closed form" in capsys.readouterr().out
+    assert "Gradient steps are computed in closed form by the compiled kernel-" in capsys.readouterr().out
     model = make("auto", verbose=1)
     model.learn(40, AtStep(lambda: None))
     capsys.readouterr()

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -13,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import sb3_ddpg_ext
+from sb3_ddpg_ext.fused.kernel import LEVELS
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,14 +49,29 @@ def test_versions_that_are_pinned() -> None:
 
 
 def test_wheel_contents(wheel: Path) -> None:
-    assert wheel.name == f"sb3_ddpg_ext-{sb3_ddpg_ext.__version__}-py3-none-any.whl"
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name == f"sb3_ddpg_ext-{sb3_ddpg_ext.__version__}-py3-none-{platform}.whl"  # for the kernel
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
     sources = (p for p in (ROOT / "sb3_ddpg_ext").rglob("*") if p.is_file() and p.suffix != ".pyc")
     package = {str(p.relative_to(ROOT)) for p in sources}
     settings = {f"sb3_ddpg_ext/hyperparams/{p.name}" for p in (ROOT / "hyperparams").iterdir()}
+    assert {f"sb3_ddpg_ext/fused/kernel-{level}.so" for level in LEVELS} <= package
     assert {"sb3_ddpg_ext/py.typed", "sb3_ddpg_ext/report/templates/report.html.j2"} <= package
     assert "sb3_ddpg_ext/hyperparams/custom_ddpg.yml" in settings
     assert names == package | settings
+
+
+def test_without_a_compiler_the_wheel_has_no_kernel(tmp_path: Path) -> None:
+    """Built from a copy, since the build removes kernels that it could not make anew."""
+    for name in ("sb3_ddpg_ext", "hyperparams", "pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    command = [sys.executable, "-m", "build", "--wheel", tmp_path]
+    environment = {**os.environ, "CC": "no-such-compiler"}
+    built = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "The kernel for x86-64-v3 is not compiled, PyTorch computes instead: " in built.stdout + built.stderr
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert wheel.name == f"sb3_ddpg_ext-{sb3_ddpg_ext.__version__}-py3-none-any.whl"
+    assert not [file for file in zipfile.ZipFile(wheel).namelist() if file.endswith(".so")]
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """
 One gradient step of DDPG in closed form, without autograd and without memory allocation, for plain MLPs.
 
-The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule. Start reading at ``update``, which has
-the step itself. ``layers`` has the forward and backward passes, ``adam`` the optimizer and ``memory`` the parameters'
-layout. ``applicability`` decides whether all this computes the same as autograd would.
+The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule. There are two ways to compute them:
+``kernel`` calls C code of our own (``kernel.c``), ``closed_form`` calls PyTorch's kernels where ours is not there.
+Start reading at ``closed_form``. ``update`` has what is around the step, ``layers`` the forward and backward passes,
+``adam`` the optimizer and ``memory`` the parameters' layout. ``applicability`` decides whether all this computes the
+same as autograd.
 """
 
 from sb3_ddpg_ext.fused.applicability import why_not

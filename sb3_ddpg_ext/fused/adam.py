@@ -44,7 +44,8 @@ class FlatAdam:
         moments: th.Tensor,
         steps: th.Tensor,
     ) -> None:
-        means, squares = moments
+        self.means, self.squares = means, squares = moments
+        self.step_counts = steps
         self._params = params
         # Lists of one tensor each, as PyTorch's kernel expects them
         self._flat, self._grads, self._means, self._squares, self._step = (
@@ -99,6 +100,11 @@ class FlatAdam:
         beta1, beta2 = group["betas"]
         return float(beta1), float(beta2), float(group["weight_decay"]), float(group["eps"])
 
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's learning rate"""
+        return float(self._group["lr"])
+
     def step(self) -> None:
         """Take one step. In a CUDA graph, only :attr:`constants` cannot change afterwards."""
         beta1, beta2, weight_decay, eps = self.constants
@@ -109,7 +115,7 @@ class FlatAdam:
             self._squares,
             [],
             self._step,
-            lr=float(self._group["lr"]) if self._lr is None else self._lr,
+            lr=self.learning_rate if self._lr is None else self._lr,
             beta1=beta1,
             beta2=beta2,
             weight_decay=weight_decay,
@@ -121,4 +127,4 @@ class FlatAdam:
     def update_learning_rate(self) -> None:
         """Copy the optimizer's learning rate, which schedules change, to the tensor that a CUDA graph reads."""
         if self._lr is not None:
-            self._lr.fill_(float(self._group["lr"]))
+            self._lr.fill_(self.learning_rate)

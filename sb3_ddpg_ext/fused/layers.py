@@ -18,11 +18,13 @@ class Activation:
     """
     An elementwise function f, computed with PyTorch's kernels.
 
+    :param module: The module that stands for it
     :param forward: ``(z, out)``: out = f(z)
     :param backward: ``(grad, kept)``: grad <- grad f'(z), in place
     :param keeps_input: True if ``kept`` is z. False if it is f(z): then ``forward`` overwrites z and ignores ``out``
     """
 
+    module: nn.Module
     forward: Callable[[th.Tensor, th.Tensor], Any]
     backward: Callable[[th.Tensor, th.Tensor], Any]
     keeps_input: bool
@@ -32,36 +34,42 @@ def _activation(module: nn.Module) -> Activation | None:
     """:return: How to compute a module (its parameters are read each time), or None for an unsupported one"""
     if type(module) is nn.ReLU:
         return Activation(
+            module,
             lambda z, _: z.relu_(),
             lambda grad, h: aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad),
             keeps_input=False,
         )
     if type(module) is nn.Tanh:
         return Activation(
+            module,
             lambda z, _: z.tanh_(),
             lambda grad, h: aten.tanh_backward.grad_input(grad, h, grad_input=grad),
             keeps_input=False,
         )
     if type(module) is nn.ELU:
         return Activation(
+            module,
             lambda z, out: aten.elu.out(z, module.alpha, out=out),
             lambda grad, z: aten.elu_backward.grad_input(grad, module.alpha, 1, 1, False, z, grad_input=grad),
             keeps_input=True,
         )
     if type(module) is nn.GELU:
         return Activation(
+            module,
             lambda z, out: aten.gelu.out(z, approximate=module.approximate, out=out),
             lambda grad, z: aten.gelu_backward.grad_input(grad, z, approximate=module.approximate, grad_input=grad),
             keeps_input=True,
         )
     if type(module) is nn.SiLU:
         return Activation(
+            module,
             lambda z, out: aten.silu.out(z, out=out),
             lambda grad, z: aten.silu_backward.grad_input(grad, z, grad_input=grad),
             keeps_input=True,
         )
     if type(module) is nn.LeakyReLU:
         return Activation(
+            module,
             lambda z, out: aten.leaky_relu.out(z, module.negative_slope, out=out),
             lambda grad, z: aten.leaky_relu_backward.grad_input(grad, z, module.negative_slope, False, grad_input=grad),
             keeps_input=True,

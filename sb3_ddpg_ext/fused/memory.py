@@ -35,7 +35,7 @@ class NetworkMemory:
         assert layer_activations is not None, "why_not(policy) must be None"
         self.activations: list[Activation | None] = layer_activations
         self.params, self.target_params = list(online.parameters()), list(target.parameters())
-        self.flat, self.flat_grads = stacked[0], grads
+        (self.flat, self.flat_target), self.flat_grads = stacked, grads
 
         starts = [sum(_aligned(param.numel()) for param in self.params[:i]) for i in range(len(self.params))]
         self.slices = [slice(i, i + param.numel()) for i, param in zip(starts, self.params, strict=True)]

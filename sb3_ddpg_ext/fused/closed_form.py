@@ -1,0 +1,201 @@
+"""
+The gradient step in closed form with PyTorch's kernels, on the CPU or on a CUDA device.
+
+The gradients of :mod:`sb3_ddpg_ext.equations` are written out by the chain rule and computed into buffers that are
+allocated once for each batch size. What else makes it fast:
+
+- The parameters of the online and the target networks lie in one ``[2, n]`` tensor: the soft update is one ``lerp_``,
+  Adam is one fused call on a flat vector, and forward passes that do not depend on each other (mu(s) and mu'(s'), then
+  Q(s, a) and Q'(s', mu'(s'))) are one batched product each.
+- The actor's step computes no gradients for the critic's weights.
+- Losses add up in a tensor that is read once for many steps.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from sb3_ddpg_ext.fused.adam import FlatAdam
+from sb3_ddpg_ext.fused.layers import Mlp
+from sb3_ddpg_ext.fused.memory import PolicyMemory
+from sb3_ddpg_ext.fused.recording import Recording
+
+
+class ClosedForm:
+    """
+    The step. On a CUDA device it is recorded once as a CUDA graph and replayed from then on. This
+    has not been run on a GPU yet: ``fused="auto"`` does not use it there.
+
+    :param memory: The parameters and their gradients
+    :param optimizers: Adam for the actor and for the critic
+    :param moments: ``[2, n]``: both means of both optimizers
+    :param step_counts: The numbers of steps that both optimizers count
+    :param losses: ``[2]``: the losses of actor and critic are added to them
+    """
+
+    def __init__(
+        self,
+        memory: PolicyMemory,
+        optimizers: Sequence[FlatAdam],
+        moments: th.Tensor,
+        step_counts: th.Tensor,
+        losses: th.Tensor,
+    ) -> None:
+        self.batch_size = 0
+        self._memory, self._step_counts, self._losses = memory, step_counts, losses
+        self._actor_adam, self._critic_adam = optimizers
+        self._actor_loss, self._critic_loss = losses.view(2, 1, 1)
+        self._one = th.ones_like(step_counts[0])
+        self._recording = Recording() if losses.is_cuda else None
+        self._moments = moments
+        self._actor_layers = [
+            (bias[0], weight[0].t(), activation)
+            for bias, weight, activation in zip(
+                memory.actor.biases, memory.actor.weights, memory.actor.activations, strict=True
+            )
+        ]
+
+    @th.inference_mode()
+    def allocate(self, batch_size: int) -> None:
+        """
+        Get memory for minibatches of one size.
+
+        :param batch_size: Transitions in a minibatch
+        """
+        self.batch_size, memory = batch_size, self._memory
+        self._actor, self._critic = (
+            Mlp(
+                network.weights,
+                network.biases,
+                network.weight_grads,
+                network.bias_grads,
+                network.activations,
+                batch_size,
+            )
+            for network in (memory.actor, memory.critic)
+        )
+        actor_weights, critic_weights = memory.actor.weights[0], memory.critic.weights[0]  # of the first layers
+        n_observations, n_inputs = actor_weights.shape[2], critic_weights.shape[2]
+        new = self._losses.new_empty
+        self._critic_inputs = new(2, batch_size, n_inputs)  # (s, a), (s', mu'(s'))
+        self._online_inputs = self._critic_inputs[0]
+        self._observations = self._critic_inputs[:, :, :n_observations]  # s, s'
+        self._now, self._next = self._observations
+        self._action, self._next_action = self._critic_inputs[:, :, n_observations:]
+        self._action_weights = critic_weights[0, :, n_observations:]
+        self._y, self._bootstrap = new(2, batch_size, 1)
+        # Tensors, because PyTorch would make a new one from a Python number each time
+        self._ones, self._two_nths = self._critic.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
+        self._delta_t = self._critic.delta.t()
+        self._widths = (n_inputs, n_observations, 1, 1, 1)
+        self.rows: np.ndarray = np.empty((batch_size, sum(self._widths)), dtype=np.float32)
+        """Memory for :meth:`step_on_rows`"""
+        if self._recording is not None:
+            self._recording.discard()
+
+    @th.inference_mode()
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """
+        :param observations: ``[n, n_observations]``, float32
+        :return: ``[n, n_actions]``: the actor's outputs; a new array
+        """
+        x = th.from_numpy(observations).to(self._losses.device)
+        for bias, weight, activation in self._actor_layers:
+            z = th.addmm(bias, x, weight)
+            x = th.empty_like(z) if activation is not None and activation.keeps_input else z
+            if activation is not None:
+                activation.forward(z, x)
+        actions: np.ndarray = x.cpu().numpy()
+        return actions
+
+    @th.inference_mode()
+    def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
+        """
+        Take one gradient step.
+
+        :param batch: A minibatch
+        :param gamma: The discount, for a minibatch without discounts of its own
+        :param tau: The soft update coefficient
+        """
+        th.cat((batch.observations.flatten(1), batch.actions), 1, out=self._online_inputs)
+        self._next.copy_(batch.next_observations.flatten(1))
+        self._y.copy_(batch.rewards)
+        self._step(batch.dones, batch.discounts, gamma, tau)
+
+    @th.inference_mode()
+    def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, gamma: float, tau: float) -> None:
+        """
+        Take one gradient step on a minibatch in rows, without splitting it into separate tensors first.
+
+        :param rows: ``[batch, n]``: observation, action, next observation, reward, done (0 after a timeout) and one
+            more number, which is ignored
+        :param discounts: ``[batch, 1]``, or None for ``gamma``
+        :param gamma: The discount
+        :param tau: The soft update coefficient
+        """
+        inputs, next_observations, rewards, dones, _ = th.from_numpy(rows).split(self._widths, dim=1)
+        self._online_inputs.copy_(inputs)
+        self._next.copy_(next_observations)
+        self._y.copy_(rewards)
+        self._step(dones, None if discounts is None else th.from_numpy(discounts), gamma, tau)
+
+    def _step(self, dones: th.Tensor, discounts: th.Tensor | None, gamma: float, tau: float) -> None:
+        """Take the step on s, a, s' and r, which are in the buffers already."""
+        if self._recording is not None:
+            dones, discounts = dones.to(self._y.device), None if discounts is None else discounts.to(self._y.device)
+        discounts, gamma = (self._ones, gamma) if discounts is None else (discounts, 1)
+        th.addcmul(discounts, discounts, dones, value=-1, out=self._bootstrap)
+        if self._recording is None:
+            self._compute(gamma, tau)
+        else:
+            self._replay(self._recording, gamma, tau)
+
+    def _compute(self, gamma: float, tau: float) -> None:
+        """The step on the minibatch in the buffers: s, a, s', r (in y) and 1 - d or g (1 - d) (in bootstrap)."""
+        n, actor, critic = self.batch_size, self._actor, self._critic
+
+        # y = r + g (1 - d) Q'(s', mu'(s')); mu(s) and Q(s, a) are computed along with it
+        actor.forward_both(self._observations)
+        self._next_action.copy_(actor.target_output)
+        critic.forward_both(self._critic_inputs)
+        self._y.addcmul_(self._bootstrap, critic.target_output, value=gamma)
+
+        # L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n
+        delta = critic.delta
+        th.sub(critic.online_output, self._y, out=delta)
+        self._critic_loss.addmm_(self._delta_t, delta, alpha=1 / n)
+        delta.mul_(self._two_nths)
+        critic.backward(self._online_inputs)
+        self._step_counts.add_(self._one)
+        self._critic_adam.step()
+
+        # L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, then dL / da through the critic's first layer
+        self._action.copy_(actor.online_output)
+        critic.forward(self._online_inputs)
+        self._actor_loss.addmm_(critic.ones, critic.online_output, alpha=-1 / n)
+        delta.fill_(-1 / n)
+        th.mm(critic.backward(None), self._action_weights, out=actor.delta)
+        actor.backward(self._now)
+        self._actor_adam.step()
+
+        # theta' <- tau theta + (1 - tau) theta'
+        self._memory.target.lerp_(self._memory.online, tau)
+
+    def _replay(self, recording: Recording, gamma: float, tau: float) -> None:
+        """:meth:`_compute` as a CUDA graph"""
+        self._actor_adam.update_learning_rate()
+        self._critic_adam.update_learning_rate()
+        recording.run(
+            lambda: self._compute(gamma, tau),
+            constants=(gamma, tau, self._actor_adam.constants, self._critic_adam.constants),
+            state=[
+                self._memory.stacked,
+                self._moments,
+                self._step_counts,
+                self._losses,
+                self._critic_inputs,
+                self._y,
+            ],
+        )
