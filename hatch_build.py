@@ -33,14 +33,15 @@ class CompileKernel(BuildHookInterface):
         if compiled:
             tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data |= {"pure_python": False, "tag": f"py3-none-{tag}"}
-            build_data["artifacts"] += [f"sb3_ddpg_ext/fused/kernel-{level}.so" for level in compiled]
+            build_data["artifacts"] += [f"sb3_ddpg_ext/fused/compiled/kernel-{level}.so" for level in compiled]
 
     def _compile(self, directory: Path, level: str) -> bool:
         """:return: Whether there is a kernel for this level of processors now"""
         return self._tried(directory, level, ["-fopenmp"]) or self._tried(directory, level, [])
 
     def _tried(self, directory: Path, level: str, options: list[str]) -> bool:
-        target = directory / f"kernel-{level}.so"
+        target = directory / "compiled" / f"kernel-{level}.so"
+        target.parent.mkdir(exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         compiler = shlex.split(os.environ.get("CC", "cc"))
         options = [*FLAGS, *options, f"-march={level}"]

@@ -79,15 +79,16 @@ class TuningResult:
     interrupted: bool = False
 
 
-def run_comparison(args: CompareArgs) -> ComparisonResult:
+def run_comparison(args: CompareArgs, runs: tuple[PlannedRun, ...] | None = None) -> ComparisonResult:
     """
     Do the runs of a comparison that are not finished, and write its report, also when Ctrl-C ends it.
 
     :param args: What to compare, and how
+    :param runs: What :func:`~sb3_ddpg_ext.comparison.plan` made of that, if it was asked already
     :return: What came out
     :raises SettingsError: For anything that the caller has to mend
     """
-    runs = plan(args)
+    runs = plan(args) if runs is None else runs
     records = {run.directory: record for run in runs if (record := finished(run)) is not None}
     interrupted = False
     try:

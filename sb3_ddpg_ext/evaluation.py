@@ -149,12 +149,11 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
     set_threads(args.threads)
     check_device(args.device)
     saved = find_model(args.run_or_model, args.model, args.algo, args.env, trusted=args.trusted)
-    settings = saved.settings
+    settings, is_new = saved.settings, False
     if args.video is not None:
         require("moviepy", "video")
         make_directory(args.video, "--video")
-        if not any(args.video.iterdir()):  # it was just made
-            warnings.filterwarnings("ignore", ".*Overwriting existing videos")
+        is_new = not any(args.video.iterdir())
         recording = {
             "video_folder": str(args.video),
             "episode_trigger": lambda episode: episode < args.episodes,
@@ -163,17 +162,20 @@ def evaluate(args: EvaluateArgs) -> tuple[Path, Score]:
         }
         settings = replace(settings, env_wrapper=(*settings.env_wrapper, (RecordVideo, recording)))
     render_mode = "human" if args.render else None if args.video is None else "rgb_array"
-    env = make_env(
-        saved.env,
-        settings,
-        n_envs=1 if args.render or args.video else min(EVAL_ENVS, args.episodes),
-        seed=args.seed,
-        training=False,
-        vecnormalize=saved.vecnormalize,
-        trusted=args.trusted,
-        render_mode=render_mode,
-        max_steps=args.eval_max_steps,
-    )
+    with warnings.catch_warnings():
+        if is_new:
+            warnings.filterwarnings("ignore", ".*Overwriting existing videos")
+        env = make_env(
+            saved.env,
+            settings,
+            n_envs=1 if args.render or args.video else min(EVAL_ENVS, args.episodes),
+            seed=args.seed,
+            training=False,
+            vecnormalize=saved.vecnormalize,
+            trusted=args.trusted,
+            render_mode=render_mode,
+            max_steps=args.eval_max_steps,
+        )
     try:
         if render_mode is not None:
             _check_render_mode(saved.env, env, render_mode)

@@ -204,7 +204,7 @@ def _compare(args: CompareArgs, with_traceback: bool) -> int:
     if args.dry_run:
         display.print_plan(args, runs, missing)
         return 0
-    result = run_comparison(args)
+    result = run_comparison(args, runs)
     if result.comparison is not None:
         display.print_summary(runs, result.records)
         display.print_failures(runs, result.records, with_traceback)

@@ -105,7 +105,7 @@ def test_the_highest_iqm_wins(tmp_path: Path) -> None:
     assert entry.values == load_settings("custom_ddpg", "Pendulum-v1").raw
     text = " ".join(entry.comments)
     for said in (
-        f"{datetime.date.today()}: trial 3 of 7 of the study custom_ddpg_Pendulum-v1, 1 seeds each",
+        f"{datetime.date.today()}: trial 3 of 7 of the study custom_ddpg_Pendulum-v1, 1 seed each",
         "final return, IQM of 4 fresh seeds (1 to 4) and 95% interval: -149 [-",
         "the settings before: -151.5 [-15",
         f"torch 2.9 and torch 2.8, optuna {optuna.__version__}",  # those of its runs, not of this process

@@ -55,7 +55,7 @@ def test_wheel_contents(wheel: Path) -> None:
     sources = (p for p in (ROOT / "sb3_ddpg_ext").rglob("*") if p.is_file() and p.suffix != ".pyc")
     package = {str(p.relative_to(ROOT)) for p in sources}
     settings = {f"sb3_ddpg_ext/hyperparams/{p.name}" for p in (ROOT / "hyperparams").iterdir()}
-    assert {f"sb3_ddpg_ext/fused/kernel-{level}.so" for level in LEVELS} <= package
+    assert {f"sb3_ddpg_ext/fused/compiled/kernel-{level}.so" for level in LEVELS} <= package
     assert {"sb3_ddpg_ext/py.typed", "sb3_ddpg_ext/report/templates/report.html.j2"} <= package
     assert "sb3_ddpg_ext/hyperparams/custom_ddpg.yml" in settings
     assert names == package | settings

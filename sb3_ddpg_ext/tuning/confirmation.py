@@ -165,7 +165,7 @@ def winner(args: TuneArgs, study: Study, ranked: Sequence[Confirmed], n_trials: 
     first, n_seeds = arguments.seeds, len(best.scores)
     comments = (
         f"sb3-ddpg tune, {datetime.date.today()}: {best.label} of {n_trials} of the study {run_directory(args).name}, "
-        f"{arguments.seeds} seeds each",
+        f"{arguments.seeds} seed{'' if arguments.seeds == 1 else 's'} each",
         f"{scoring.DESCRIPTIONS[arguments.score]}, IQM of {n_seeds} fresh seeds ({first} to {first + n_seeds - 1}) and "
         f"95% interval: {_numbers(best.estimate)}",
         f"the settings before{with_fixed(study)}: {_numbers(incumbent.estimate)}; "
