@@ -187,6 +187,24 @@ def test_one_step_is_autograds(
     assert fused.pop_losses() == (0, 0)
 
 
+@pytest.mark.parametrize("computation", [PYTORCH, KERNELS[0]])
+def test_a_minibatch_of_views(computation: str) -> None:
+    """A user's replay buffer may return parts of larger tensors, and such as have gradients."""
+    th.manual_seed(0)
+    ours = make_policy(3, 2, th.float32, net_arch=[8])
+    theirs = twin(ours)
+    wide = th.rand(16, 5)
+    batch = ReplayBufferSamples(
+        wide[:, 1:4], wide[:, 3:], th.rand(3, 16).T, (wide[:, :1] > 0.5).float(), wide[:, 2:3], wide[:, 4:]
+    )
+    with computed_by(computation):
+        FusedUpdate(ours).step(
+            ReplayBufferSamples(*[part.clone().requires_grad_() for part in batch[:5]], batch[5]), GAMMA, TAU
+        )
+    autograd_step(theirs, batch)
+    assert_close(ours, theirs, 1e-6)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kernel", [False, True])
 def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module], kernel: bool) -> None:

@@ -147,6 +147,7 @@ class Kernel:
         self._no_timeouts = th.zeros(batch_size, 1)
         self._all_of_them = np.arange(batch_size)[None]
 
+    @th.no_grad()
     def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
         """
         Take one gradient step.
@@ -157,7 +158,7 @@ class Kernel:
         """
         columns = batch.observations.flatten(1), batch.actions, batch.next_observations.flatten(1), batch.rewards
         th.cat((*columns, batch.dones, self._no_timeouts), 1, out=self._rows)
-        discounts = None if batch.discounts is None else batch.discounts.numpy()
+        discounts = None if batch.discounts is None else np.ascontiguousarray(batch.discounts.detach().numpy())
         self.step_on_rows(self.rows, discounts, gamma, tau)
 
     def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, gamma: float, tau: float) -> None:
