@@ -247,7 +247,7 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
     th.manual_seed(0)
     ours = make_policy(3, 2, net_arch=[16, 8])
     theirs, fused = twin(ours), FusedUpdate(ours)
-    fused._closed_form._recording = recording.Recording()  # as on a CUDA device
+    fused._computation._recording = recording.Recording()  # as on a CUDA device
     for i in range(12):
         for policy in (ours, theirs):
             policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule

@@ -83,10 +83,12 @@ class FusedUpdate:
         readable = [x if x.is_cuda else x.numpy() for x in (self._steps, self._losses)]
         self._readable_steps, self._readable_losses = readable
         optimizers = self._actor_adam, self._critic_adam
-        self._closed_form = ClosedForm(memory, optimizers, moments, self._steps, self._losses)
-        on_cpu = memory.online.device.type == "cpu" and memory.online.dtype == th.float32
-        compiled = library() if on_cpu else None
-        self._kernel = None if compiled is None else Kernel(compiled, memory, optimizers, self._losses)
+        compiled = library() if memory.online.device.type == "cpu" and memory.online.dtype == th.float32 else None
+        self._computation: ClosedForm | Kernel
+        if compiled is None:
+            self._computation = ClosedForm(memory, optimizers, moments, self._steps, self._losses)
+        else:
+            self._computation = Kernel(compiled, memory, optimizers, self._losses)
         if take_over:
             memory.move_parameters_here()
         self.bind()
@@ -105,15 +107,15 @@ class FusedUpdate:
         space = cast(spaces.Box, self.policy.action_space)
         self._low, self._half_range = space.low, 0.5 * (space.high - space.low)
         self._memory.bind()
-        if self._kernel is not None:
-            self._kernel.bind()
+        if isinstance(self._computation, Kernel):
+            self._computation.bind()
         self._attached = False  # to the optimizers
 
     @property
     def computed_by(self) -> str:
         """What computes gradient steps, and why it is not the kernel"""
-        if self._kernel is not None:
-            return f"the compiled {self._kernel.name}"
+        if isinstance(self._computation, Kernel):
+            return f"the compiled {self._computation.name}"
         if self._losses.is_cuda:
             return "PyTorch, as a CUDA graph"
         return "PyTorch: the kernel needs a processor with AVX2, and a C compiler when this package is installed"
@@ -145,7 +147,7 @@ class FusedUpdate:
         :return: ``[n, *action_shape]``, in [-1, 1]; a new array
         """
         self._memory.copy_in()
-        actions = (self._kernel or self._closed_form).act(observations.astype(np.float32, copy=False))
+        actions = self._computation.act(observations.astype(np.float32, copy=False))
         return actions.reshape(-1, *self._low.shape)
 
     def unscale_action(self, scaled_actions: np.ndarray) -> np.ndarray:
@@ -217,7 +219,7 @@ class FusedUpdate:
             self._attached = True
             # Adam's own count, which a checkpoint has: a resumed run removes moments at the same steps
             self._n_steps = int(self._steps[0])
-        computation = self._kernel or self._closed_form
+        computation = self._computation
         if batch_size != computation.batch_size:
             computation.allocate(batch_size)
         self._memory.copy_in()
