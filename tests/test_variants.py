@@ -2,11 +2,14 @@
 
 import contextlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import ENVIRONMENT
 
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.settings import hyperparams_file, load_settings
@@ -195,3 +198,30 @@ def test_a_class_has_the_settings_of_its_ancestor_and_parameters_of_its_own(mine
             load_settings(name, "Pendulum-v1")
     with pytest.raises(SettingsError, match="expected a subclass of stable_baselines3's OffPolicyAlgorithm"):
         load_settings("pathlib:Path", "Pendulum-v1")
+
+
+def command(*arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "sb3_ddpg_ext", *arguments],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_a_class_of_the_current_folder_is_compared_in_worker_processes_and_trained(mine: Path) -> None:
+    few = ["--steps", "120", "--eval-freq", "60", "--eval-episodes", "10"]
+    algos = "own_algorithms:MyDDPG:bonus=0.5,learning_starts=60,plain=custom_ddpg:learning_starts=60"
+    printed = command("compare", "--algos", algos, "--envs", "Pendulum-v1", "--seeds", "1", *few, "--quiet")
+    assert "plain  " in printed
+    runs = {p.name for p in (mine / "runs" / "compare").iterdir() if p.is_dir()}
+    assert "plain" in runs
+    assert len(runs) == 2
+    page = (mine / "runs" / "compare" / "report.md").read_text()
+    assert "custom" not in page.split("## Runs")[0].replace("custom\\_ddpg/", "")  # it goes by its name everywhere
+    command("train", "--env", "Pendulum-v1", "--algo", "own_algorithms:MyDDPG", *few, "--quiet")
+    assert "mean return" in command("evaluate", "runs/MyDDPG/Pendulum-v1_1", "--episodes", "1")
