@@ -1,6 +1,6 @@
 """
-Compiles sb3_ddpg_ext/fused/kernel.c while the package is built or installed. Where that fails, for lack of a compiler
-for example, the package is built without it and works all the same, with PyTorch's kernels.
+Compiles the C code of sb3_ddpg_ext/fused while the package is built or installed. Where that fails, for lack of a
+compiler for example, the package is built without it and works all the same, with PyTorch's kernels.
 """
 
 import os
@@ -13,13 +13,14 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# NaN and infinity keep their meaning, so nothing beyond these two
-FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-Wall", "-Wextra"]
+FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-Wall", "-Wextra"]
 LEVELS = ("x86-64-v4", "x86-64-v3")  # with AVX-512, with AVX2
+# NaN and infinity keep their meaning, so nothing beyond these two
+KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-lm"]
 
 
-class CompileKernel(BuildHookInterface):
-    """Adds the kernel to a wheel, or to the source tree of an editable installation."""
+class CompileCode(BuildHookInterface):
+    """Adds the compiled code to a wheel, or to the source tree of an editable installation."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 (hatchling's signature)
         """
@@ -29,31 +30,32 @@ class CompileKernel(BuildHookInterface):
         if platform.machine() not in ("x86_64", "AMD64"):
             return
         directory = Path(self.root) / "sb3_ddpg_ext" / "fused"
-        compiled = [level for level in LEVELS if self._compile(directory, level)]
+        compiled = [] if self._compile(directory, "identity", "identity", [[]]) is None else ["identity"]
+        for level in LEVELS:
+            flags = [*KERNEL_FLAGS, f"-march={level}"]
+            if self._compile(directory, "kernel", f"kernel-{level}", [["-fopenmp", *flags], flags]) is not None:
+                compiled.append(f"kernel-{level}")
         if compiled:
             tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data |= {"pure_python": False, "tag": f"py3-none-{tag}"}
-            build_data["artifacts"] += [f"sb3_ddpg_ext/fused/compiled/kernel-{level}.so" for level in compiled]
+            build_data["artifacts"] += [f"sb3_ddpg_ext/fused/compiled/{name}.so" for name in compiled]
 
-    def _compile(self, directory: Path, level: str) -> bool:
-        """:return: Whether there is a kernel for this level of processors now"""
-        return self._tried(directory, level, ["-fopenmp"]) or self._tried(directory, level, [])
-
-    def _tried(self, directory: Path, level: str, options: list[str]) -> bool:
-        target = directory / "compiled" / f"kernel-{level}.so"
+    def _compile(self, directory: Path, source: str, name: str, options: list[list[str]]) -> Path | None:
+        """:return: What was compiled, with the first of the options with which that was possible; or None"""
+        target = directory / "compiled" / f"{name}.so"
         target.parent.mkdir(exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        options = [*FLAGS, *options, f"-march={level}"]
-        command = [*compiler, *options, str(directory / "kernel.c"), "-lm", "-o", str(partial)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            partial.unlink(missing_ok=True)
-            target.unlink(missing_ok=True)  # of an earlier version
-            reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-            if "-fopenmp" not in options:  # otherwise it is tried without
-                self.app.display_warning(f"The kernel for {level} is not compiled, PyTorch computes instead: {reason}")
-            return False
-        partial.replace(target)  # in one step: another process may have it loaded
-        return True
+        for flags in options:
+            command = [*compiler, *FLAGS, str(directory / f"{source}.c"), *flags, "-o", str(partial)]
+            try:
+                subprocess.run(command, check=True, capture_output=True, text=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                partial.unlink(missing_ok=True)
+                reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
+            else:
+                partial.replace(target)  # in one step: another process may have it loaded
+                return target
+        target.unlink(missing_ok=True)  # of an earlier version
+        self.app.display_warning(f"{name} is not compiled, Python or PyTorch computes instead: {reason}")
+        return None

@@ -1,11 +1,10 @@
 """PyTorch's Adam on one flat vector. The state of the user's optimizer stays where users look for it."""
 
-from itertools import chain
-from operator import is_
-
 import torch as th
 from torch import nn
 from torch.utils.dlpack import from_dlpack
+
+from sb3_ddpg_ext.fused.identity import Watch
 
 STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
 """What Adam stores for each parameter."""
@@ -81,17 +80,12 @@ class FlatAdam:
                 else:
                     continue
                 state[key] = own_storage(view)
-        self._states = list(optimizer.state.values())
-        self._state_tensors = [tensor for state in self._states for tensor in state.values()]
+        self._state = optimizer.state
+        self._watch = Watch(dicts=[self._state, *self._state.values()])
 
     def is_attached(self, optimizer: th.optim.Optimizer) -> bool:
         """:return: Whether the optimizer still holds the state that :meth:`attach` gave it"""
-        states = optimizer.state.values()
-        return (
-            len(states) == len(self._states)
-            and all(map(is_, states, self._states))
-            and all(map(is_, chain.from_iterable(map(dict.values, self._states)), self._state_tensors))
-        )
+        return optimizer.state is self._state and bool(self._watch.is_current())
 
     @property
     def constants(self) -> tuple[float, ...]:

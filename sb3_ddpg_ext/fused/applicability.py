@@ -5,7 +5,7 @@ Decides whether the closed form computes the same as autograd, whatever a user h
 anything has changed since that check, so that the closed form can be checked before every use.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
@@ -22,8 +22,8 @@ from torch.optim import optimizer as global_optimizer_hooks
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_ext.fused.adam import STATE_KEYS
+from sb3_ddpg_ext.fused.identity import Watch
 from sb3_ddpg_ext.fused.layers import ACTIVATION_PARAMETERS, activations
-from sb3_ddpg_ext.module_tree import ModuleTree
 
 # Methods that the closed form replaces, as Stable-Baselines3 defines them
 _POLICY_METHODS = {
@@ -161,47 +161,41 @@ class Snapshot:
 
     def __init__(self, policy: TD3Policy) -> None:
         self._policy = policy
-        self._acting_tree = ModuleTree([policy, *policy.actor.modules()])
-        self._tree = ModuleTree(module for module in policy.modules() if module not in self._acting_tree.modules)
-        self._acting_weights, self._weights = (
-            [module._parameters for module in tree.modules if module._parameters]
-            for tree in (self._acting_tree, self._tree)
-        )
         self._trained = [*policy.actor.parameters(), *policy.critic.parameters()]
-        self._optimizers = (policy.actor.optimizer, policy.critic.optimizer)
-        self._optimizer_owners = (vars(policy.actor), vars(policy.critic))
-        self._q_networks = (policy.critic.q_networks, policy.critic_target.q_networks)
+        actor, critic, critic_target = policy.actor, policy.critic, policy.critic_target
+        self._attributes = vars(actor), vars(critic), vars(critic_target)
+        self._groups = [optimizer.param_groups[0] for optimizer in (actor.optimizer, critic.optimizer)]
+        self._acting_modules = _watch(policy, *actor.modules())
+        self._everything = _watch(
+            *policy.modules(),
+            lists=[critic.q_networks, critic_target.q_networks, *[group["params"] for group in self._groups]],
+            optimizers=[actor.optimizer, critic.optimizer],
+        )
         self._activations = [
             (vars(module), ACTIVATION_PARAMETERS[type(module)])
             for module in policy.modules()
             if type(module) in ACTIVATION_PARAMETERS
         ]
-        self._old_acting_objects, self._old_objects = self._acting_objects(), self._objects()
         self._old_acting_values, self._old_values = self._acting_values(), self._values()
 
     def acting_is_current(self) -> bool:
         """:return: Whether nothing that actions depend on has changed"""
-        return (
-            self._acting_values() == self._old_acting_values
-            and self._acting_tree.is_current()
-            and _are_identical(self._acting_objects(), self._old_acting_objects)
-        )
+        return bool(self._acting_modules.is_current()) and self._acting_values() == self._old_acting_values
 
     def is_current(self) -> bool:
         """:return: Whether nothing has changed"""
         return (
-            self.acting_is_current()
+            bool(self._everything.is_current())
+            and self._acting_values() == self._old_acting_values
             and self._values() == self._old_values
-            and self._tree.is_current()
-            and _are_identical(self._objects(), self._old_objects)
         )
 
-    # Objects are compared by identity, as `==` of tensors compares their elements. Values are compared by equality.
-
-    def _acting_objects(self) -> list[Any]:
+    def _acting_values(self) -> list[Any]:
         policy = type(self._policy)
         return [
-            *chain.from_iterable(map(dict.values, self._acting_weights)),
+            RemovableHandle.next_id,  # a new hook on any module, parameter or optimizer increases it
+            self._policy.squash_output,
+            *[attributes[name] for attributes, name in self._activations],
             policy,
             *map(type, self._policy._modules.values()),
             policy.predict,
@@ -211,43 +205,31 @@ class Snapshot:
             self._policy.action_space,
         ]
 
-    def _acting_values(self) -> list[Any]:
-        return [
-            RemovableHandle.next_id,  # a new hook on any module, parameter or optimizer increases it
-            self._policy.squash_output,
-            *[attributes[name] for attributes, name in self._activations],
-        ]
-
-    def _objects(self) -> list[Any]:
-        actor, critic = self._optimizers
-        return [
-            *chain.from_iterable(map(dict.values, self._weights)),
-            *chain.from_iterable(self._q_networks),
-            *[attributes["optimizer"] for attributes in self._optimizer_owners],
-            *actor.param_groups,
-            *critic.param_groups,
-            *actor.param_groups[0]["params"],
-            *critic.param_groups[0]["params"],
-            ContinuousCritic.forward,
-            ContinuousCritic.q1_forward,
-        ]
-
     def _values(self) -> list[Any]:
-        actor, critic = self._optimizers
+        actor, critic, critic_target = self._attributes
         return [
             *map(_requires_grad, self._trained),
-            *map(actor.param_groups[0].get, _ADAM_OPTIONS),
-            *map(critic.param_groups[0].get, _ADAM_OPTIONS),
-            # A method that is replaced on the optimizer itself (`optimizer.step = ...`) is one more attribute
-            len(vars(actor)),
-            len(vars(critic)),
+            *(actor["optimizer"], critic["optimizer"], critic["q_networks"], critic_target["q_networks"]),
+            *[id(group["params"]) for group in self._groups],
+            *[group.get(option) for group in self._groups for option in _ADAM_OPTIONS],
+            ContinuousCritic.forward,
+            ContinuousCritic.q1_forward,
             th.is_anomaly_enabled(),
             th.is_autocast_enabled("cpu"),
         ]
 
 
+def _watch(
+    *modules: nn.Module, lists: Iterable[list[Any]] = (), optimizers: Sequence[th.optim.Optimizer] = ()
+) -> Watch:
+    return Watch(
+        [*lists, *[optimizer.param_groups for optimizer in optimizers]],
+        dicts=[
+            *[contents for module in modules for contents in (module._parameters, module._modules)],
+            *map(vars, optimizers),
+        ],
+        sized=map(vars, modules),  # a method that is replaced on the object itself is one more attribute
+    )
+
+
 _requires_grad = attrgetter("requires_grad")
-
-
-def _are_identical(objects: list[Any], others: list[Any]) -> bool:
-    return len(objects) == len(others) and all(map(is_, objects, others))
