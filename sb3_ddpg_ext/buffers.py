@@ -3,6 +3,7 @@ SB3's replay buffers with each transition in one row of memory. Sampling a minib
 instead of five to eight.
 """
 
+from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 _ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones", "timeouts")
+_arrays_of = itemgetter(*_ARRAYS)
 
 
 class RowReplayBuffer(ReplayBuffer):
@@ -60,6 +62,8 @@ class RowReplayBuffer(ReplayBuffer):
         n_observations, n_actions = self.observations[0, 0].size, self.action_dim
         self._widths = [n_observations, n_actions, n_observations, 1, 1, 1]  # of _ARRAYS
         self._rows = np.zeros((self.buffer_size, self.n_envs, sum(self._widths)), dtype=np.float32)
+        # Of what `add` can store at once
+        self._shapes = [(self.n_envs, n) for n in self._widths[:3]] + 2 * [(self.n_envs,)]
         self._views = self._make_views()
         vars(self).update(self._views)
 
@@ -86,8 +90,39 @@ class RowReplayBuffer(ReplayBuffer):
 
     def arrays_are_views(self) -> bool:
         """:return: Whether all arrays are still views of the rows. A user may have assigned others"""
-        arrays = vars(self)
-        return all(arrays[name] is view for name, view in self._views.items())
+        return all(map(is_, _arrays_of(vars(self)), self._views.values()))
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store one transition of each environment.
+
+        :param obs: ``[n_envs, *observation_shape]``
+        :param next_obs: ``[n_envs, *observation_shape]``: the last one of the episode where it has ended
+        :param action: ``[n_envs, *action_shape]``, in [-1, 1]
+        :param reward: ``[n_envs]``
+        :param done: ``[n_envs]``
+        :param infos: One for each environment, with ``TimeLimit.truncated``
+        """
+        shapes = [array.shape for array in (obs, action, next_obs, reward, done)]
+        if shapes != self._shapes or not self.arrays_are_views():
+            super().add(obs, next_obs, action, reward, done, infos)
+            return
+        row = self._rows[self.pos]
+        columns = (obs, action, next_obs, reward[:, None], done[:, None])
+        np.concatenate(columns, axis=1, out=row[:, :-1], casting="unsafe")
+        if self.handle_timeout_termination:
+            row[:, -1] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full, self.pos = True, 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Views need not be saved. Arrays that a user has assigned are saved
@@ -123,29 +158,25 @@ class RowReplayBuffer(ReplayBuffer):
             timeout) and timeout of each transition
         :return: The discounts of n-step returns, ``[batch, 1]``, or None
         """
-        return self._gather(self._draw_positions(len(rows)), rows)
+        batch_inds = np.random.randint(0, self._n_positions(), size=len(rows))  # noqa: NPY002 (SB3's generator)
+        return self._gather(batch_inds, rows)
 
-    def sample_indices(self, n_minibatches: int, batch_size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def rows_to_draw(self) -> tuple[np.ndarray, int] | None:
         """
-        Draw minibatches like :meth:`sample`, without copying them. Only if :meth:`arrays_are_views` is true.
+        What :meth:`sample` draws minibatches from. Only if :meth:`arrays_are_views` is true.
 
-        :param n_minibatches: How many
-        :param batch_size: Transitions in each
-        :return: All rows, ``[buffer_size * n_envs, n]``, float32: observation, action, next observation, reward, done
-            and timeout of each transition; and the indices of those that were drawn, ``[n_minibatches, batch_size]``
+        :return: All rows, ``[buffer_size, n_envs, n]``, float32, as in :meth:`sample_rows`, and how many positions have
+            been filled; None if there are none yet
         """
-        draws = [self._row_indices(self._draw_positions(batch_size)) for _ in range(n_minibatches)]
-        return self._rows.reshape(-1, self._rows.shape[2]), draws[0][None] if n_minibatches == 1 else np.stack(draws)
+        return (self._rows, n) if (n := self._n_positions()) else None
 
-    def _draw_positions(self, n: int) -> np.ndarray:
-        return np.random.randint(0, self.buffer_size if self.full else self.pos, size=n)  # noqa: NPY002 (SB3's)
-
-    def _row_indices(self, positions: np.ndarray) -> np.ndarray:
-        return positions if self.n_envs == 1 else positions * self.n_envs + self._draw_env_indices(len(positions))
+    def _n_positions(self) -> int:
+        return self.buffer_size if self.full else self.pos
 
     def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+        indices = batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds))
         all_rows = self._rows.reshape(-1, self._rows.shape[2])
-        all_rows.take(self._row_indices(batch_inds), axis=0, out=rows, mode="clip")  # other modes make another copy
+        all_rows.take(indices, axis=0, out=rows, mode="clip")  # other modes make another copy
         self._ignore_timeouts(rows)
         return None
 
@@ -181,7 +212,7 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
     :raises ValueError: As for :class:`RowReplayBuffer`
     """
 
-    def sample_indices(self, n_minibatches: int, batch_size: int) -> None:
+    def rows_to_draw(self) -> None:
         """:return: None, since n-step returns are sums over several rows"""
 
     def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:

@@ -138,7 +138,8 @@ def plain_rows(model: Model) -> RowReplayBuffer | None:
         and type(buffer) in (RowReplayBuffer, RowNStepReplayBuffer)
         and model._vec_normalize_env is None
         and buffer.arrays_are_views()
-        and not {"sample", "_get_samples"} & vars(buffer).keys()
+        and "sample" not in vars(buffer)
+        and "_get_samples" not in vars(buffer)
     ):
         return buffer
     return None

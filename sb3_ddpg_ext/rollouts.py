@@ -11,7 +11,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import ContinuousCritic
-from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
@@ -21,6 +22,7 @@ from sb3_ddpg_ext.divergence import LastFiniteWeights
 from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
 from sb3_ddpg_ext.fused import FusedUpdate
 from sb3_ddpg_ext.guards import check_observations, check_transition
+from sb3_ddpg_ext.infos import copy_infos_fast
 from sb3_ddpg_ext.noise import (
     NOISES,
     NoiseSpec,
@@ -125,6 +127,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             reseed(self.action_noise, int(np.random.randint(2**31)))  # noqa: NPY002
         assert self.env is not None, "You must set the environment before calling learn()"
         record_episodes(self.env)
+        copy_infos_fast(self.env)
         # SB3 resets the noise at every call of `learn`, even if that continues a running episode
         continues = not reset_num_timesteps and owns_generator(self.action_noise)
         with without_reset(self.action_noise) if continues else contextlib.nullcontext():
@@ -177,12 +180,56 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         if self._fast_path.why_autograd is None and not self.policy.training and isinstance(self.policy, MlpPolicy):
             # SB3 would set all modules to evaluation mode. The closed form needs no mode, and `predict` sets it itself
             self.policy.keep_mode_once()
+        self.policy.set_training_mode(False)
         self._resumption.restore(self)
-        rollout = super().collect_rollouts(
+        rollout = self._collect(
             env, callback, train_freq, replay_buffer, self._rollout_noise, learning_starts, log_interval
         )
         self._resumption.at_boundary = rollout.continue_training
         return rollout
+
+    def _collect(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None,
+        learning_starts: int,
+        log_interval: int | None,
+    ) -> RolloutReturn:
+        assert train_freq.frequency > 0, "Should at least collect one step or episode."
+        if env.num_envs > 1:
+            assert train_freq.unit == TrainFrequencyUnit.STEP, "You must use only one env when doing episodic training."
+        # Callbacks see the local variables. They have SB3's names, and there are no others
+        num_collected_steps = num_collected_episodes = 0
+        callback.on_rollout_start()
+        continue_training = True
+        while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+            new_obs, rewards, dones, infos = env.step(actions)
+            self.num_timesteps += env.num_envs
+            num_collected_steps += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                continue_training = False
+                break
+            self._update_info_buffer(infos, dones)
+            self._store_transition(replay_buffer, buffer_actions, cast(np.ndarray, new_obs), rewards, dones, infos)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            for idx, done in enumerate(dones.tolist()):
+                if done:
+                    num_collected_episodes += 1
+                    self._episode_num += 1
+                    if action_noise is not None:
+                        kwargs = {"indices": [idx]} if env.num_envs > 1 else {}
+                        action_noise.reset(**kwargs)
+                    if log_interval is not None and self._episode_num % log_interval == 0:
+                        self.dump_logs()
+        if continue_training:
+            callback.on_rollout_end()
+        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -197,10 +244,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         # The same as `predict`, without the checks that it repeats at every step
         last_obs: Any = self._last_obs
-        scaled_actions = fused.act(last_obs.reshape(n_envs, -1))
-        if action_noise is not None:
-            scaled_actions = np.minimum(np.maximum(scaled_actions + action_noise(), -1), 1)
-        return fused.unscale_action(scaled_actions), scaled_actions
+        return fused.act(last_obs.reshape(n_envs, -1), None if action_noise is None else action_noise())
 
     def _overrides_predict(self) -> bool:
         return "predict" in vars(self) or type(self).predict is not BaseAlgorithm.predict

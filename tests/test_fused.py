@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import pickle
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.random import mtrand
 from stable_baselines3 import DDPG
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -28,7 +30,7 @@ from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
-from sb3_ddpg_ext.fused import FusedUpdate, kernel, recording, update, why_not
+from sb3_ddpg_ext.fused import FusedUpdate, identity, kernel, recording, update, why_not
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
@@ -637,3 +639,102 @@ def test_a_module_that_sets_its_mode_itself_is_asked() -> None:
     assert called == [False]
     assert policy.critic.q_networks[0][1].training
     assert not policy.critic.q_networks[0][0].training
+
+
+# --- Watching for changes ---
+
+
+def changes() -> dict[str, Any]:
+    tensor = th.zeros(1)
+
+    def containers() -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        return [tensor, "a"], {"weight": tensor, "bias": None}, {"x": 1}
+
+    return {
+        "none": (containers, lambda a, b, c: None, True),
+        "a value where only the number counts": (containers, lambda a, b, c: c.update(x=2), True),
+        "another name": (containers, lambda a, b, c: c.update(y=c.pop("x")), True),
+        "an equal tensor in a dict": (containers, lambda a, b, c: b.update(weight=tensor.clone()), False),
+        "an equal tensor in a list": (containers, lambda a, b, c: a.__setitem__(0, tensor.clone()), False),
+        "None replaced": (containers, lambda a, b, c: b.update(bias=tensor), False),
+        "one more in a dict": (containers, lambda a, b, c: b.update(more=tensor), False),
+        "one less in a dict": (containers, lambda a, b, c: b.pop("bias"), False),
+        "one more in a list": (containers, lambda a, b, c: a.append(tensor), False),
+        "one less in a list": (containers, lambda a, b, c: a.pop(), False),
+        "order in a list": (containers, lambda a, b, c: a.reverse(), False),
+        "order in a dict": (containers, lambda a, b, c: b.update(weight=b.pop("weight")), False),
+        "emptied": (containers, lambda a, b, c: (a.clear(), b.clear(), c.clear()), False),
+        "one more where the number counts": (containers, lambda a, b, c: c.update(forward=print), False),
+    }
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "Python"])
+@pytest.mark.parametrize("name", changes())
+def test_a_watch_sees_changes(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if compiled:
+        assert identity.library() is not None
+    else:
+        monkeypatch.setattr(identity, "library", lambda: None)
+    containers, change, stays = changes()[name]
+    a, b, c = containers()
+    watch = identity.Watch([a], [{}, b], [c, {}])
+    assert watch.is_current()
+    change(a, b, c)
+    assert bool(watch.is_current()) == stays
+
+
+def test_watching_costs_no_references() -> None:
+    """References that are taken and not given back would keep everything alive."""
+    value, watched = object(), [object()] * 3
+    watch = identity.Watch([watched], [{"value": value}])
+    before = [sys.getrefcount(each) for each in (value, watched, watched[0])]
+    for _ in range(1_000):
+        watch.is_current()
+    assert [sys.getrefcount(each) for each in (value, watched, watched[0])] == before
+
+
+# --- Drawing minibatches ---
+
+
+@given(st.integers(1, 2**32 - 1) | st.sampled_from([2**k + d for k in range(1, 32) for d in (-1, 0, 1)]), st.integers())
+@settings(deadline=None)
+def test_minibatches_are_drawn_as_numpy_draws(bound: int, seed: int) -> None:
+    draw = kernel.library().draw
+    draw.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    drawn = np.empty(257, dtype=np.int64)
+    mtrand.seed(abs(seed) % 2**32)
+    expected, after = mtrand.randint(0, bound, size=257), mtrand.random()
+    mtrand.seed(abs(seed) % 2**32)
+    draw(mtrand.get_bit_generator().ctypes.bit_generator, 257, bound, drawn.ctypes.data)
+    assert np.array_equal(drawn, expected)
+    assert mtrand.random() == after  # as many random numbers were used
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("full", [False, True])
+def test_the_kernel_draws_the_minibatches_of_the_buffer(n_envs: int, full: bool) -> None:
+    """The last gradients, losses and random numbers are those of minibatches that SB3's buffer draws."""
+    env = make_vec_env("Pendulum-v1", n_envs)
+    trained = model(True, env=env, buffer_size=60 * n_envs, learning_starts=0, gradient_steps=0)
+    trained.learn((90 if full else 40) * n_envs)
+    assert trained.replay_buffer.full == full
+    copied = copy.deepcopy(trained)
+    copied.replay_buffer.sample_rows = None  # not through Python
+    mtrand.seed(3)
+    copied.train(4, 16)
+    after = mtrand.random()
+    mtrand.seed(3)
+    for _ in range(4):
+        batch = trained.replay_buffer.sample(16)
+        trained._fast_path.update.step(batch, trained.gamma, trained.tau)
+    assert mtrand.random() == after
+    for name, value in weights(trained).items():
+        assert np.array_equal(value, weights(copied)[name])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_nothing_can_be_drawn_from_an_empty_buffer(fused: bool) -> None:
+    empty = model(fused, env=gym.make("Pendulum-v1")).learn(5)
+    empty.replay_buffer.reset()
+    with pytest.raises(ValueError, match="high <= 0"):
+        empty.train(1, 8)

@@ -74,7 +74,9 @@ class EpisodeRecorder:
 
     def step(self, action: Any) -> Any:
         """Take a step, and record it."""
-        if not self._offers_state and self._why_not is None:
+        if self._why_not is not None:
+            return self._step(action)
+        if not self._offers_state:
             self._actions.append(np.array(action))  # a copy, since environments may clip it in place
             if len(self._actions) > MAX_STEPS:
                 self._actions, self._why_not = [], f"it is longer than {MAX_STEPS} steps"
@@ -83,15 +85,14 @@ class EpisodeRecorder:
         return result
 
     def _see(self, observation: Any, reward: Any) -> None:
-        if self._why_not is None:
-            try:
-                start = zlib.crc32(_reward_bytes(reward), self._checksum)
-                if type(observation) is np.ndarray and observation.flags.c_contiguous:  # the most common case
-                    self._checksum = zlib.crc32(observation.data, start)
-                else:
-                    self._checksum = _checksum(observation, start)
-            except Exception as error:  # what is no observation or reward is reported by others
-                self._why_not = f"its observations cannot be compared: {error!r}"
+        try:
+            start = zlib.crc32(_reward_bytes(reward), self._checksum)
+            if type(observation) is np.ndarray and observation.flags.c_contiguous:  # the most common case
+                self._checksum = zlib.crc32(observation.data, start)
+            else:
+                self._checksum = _checksum(observation, start)
+        except Exception as error:  # what is no observation or reward is reported by others
+            self._why_not = f"its observations cannot be compared: {error!r}"
 
     def generators(self) -> list[dict[str, Any]]:
         """:return: The states of the environment's and its spaces' generators, as plain data"""

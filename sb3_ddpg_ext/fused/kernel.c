@@ -387,19 +387,49 @@ static void step(struct update *u, double tau)
   adam_and_soft_update(&u->actor, tau);
 }
 
-/* indices[n_steps, batch] of rows; discounts[n_steps, batch], or null for gamma */
-void steps(struct update *u, integer n_steps, const float *rows, const integer *indices, const float *discounts,
-           double gamma, double tau, integer threads)
+/* NumPy's interface to a bit generator, as in numpy/random/bitgen.h */
+struct bit_generator {
+  void *state;
+  uint64_t (*next_uint64)(void *);
+  uint32_t (*next_uint32)(void *);
+};
+
+/* drawn[n] from 0 to bound - 1, the same numbers as np.random.randint(bound, size=n), which takes longer than a third of
+   a small update. Numbers of as many bits as the bound has are drawn until one is small enough */
+void draw(const struct bit_generator *bits, integer n, integer bound, integer *drawn)
+{
+  uint32_t largest = bound - 1, mask = largest;
+  for (int shift = 1; shift < 32; shift *= 2) mask |= mask >> shift;
+  for (integer i = 0; i < n; i++) {
+    uint32_t number = 0;
+    if (largest)
+      do number = bits->next_uint32(bits->state) & mask;
+      while (number > largest);
+    drawn[i] = number;
+  }
+}
+
+/* A replay buffer's rows[n_positions, n_envs, n]. With bits, minibatches are drawn as SB3 draws them: positions, then
+   environments. Else they are indices[n_steps, batch] of rows. discounts[n_steps, batch], or null for gamma */
+void steps(struct update *u, integer n_steps, const float *rows, const struct bit_generator *bits, integer n_positions,
+           integer n_envs, integer *indices, const float *discounts, double gamma, double tau, integer threads)
 {
   n_threads = threads;
   for (integer k = 0; k < n_steps; k++) {
-    gather(u, rows, indices + k * u->batch, discounts ? discounts + k * u->batch : 0, gamma);
+    if (bits) {
+      draw(bits, u->batch, n_positions, indices);
+      draw(bits, u->batch, n_envs, indices + u->batch);
+      for (integer i = 0; i < u->batch; i++) indices[i] = indices[i] * n_envs + indices[u->batch + i];
+    }
+    gather(u, rows, indices, discounts, gamma);
     step(u, tau);
   }
 }
 
-/* output[n, n_out] = mu(inputs[n, n_in]), row by row: without a minibatch's memory, and without transposed weights */
-void act(const struct network *net, integer n, const float *inputs, float *scratch, integer width, float *output)
+/* scaled[n, n_out] = mu(inputs[n, n_in]), with noise and clipped unless that is null; actions = low + half_range (scaled
+   + 1). Row by row: without a minibatch's memory, and without transposed weights */
+void act(const struct network *net, integer n, const float *inputs, const float *noise, const float *low,
+         const float *half_range, float *scratch, integer width, float *scaled, float *actions)
 {
   integer n_inputs = net->layers[0].n_in, n_outputs = net->layers[net->n_layers - 1].n_out;
   for (integer k = 0; k < n; k++) {
@@ -413,6 +443,9 @@ void act(const struct network *net, integer n, const float *inputs, float *scrat
       FOR(layer->activation, OF_ONE)
       x = h;
     }
-    memcpy(output + k * n_outputs, x, sizeof(float) * n_outputs);
+    for (integer j = 0, i = k * n_outputs; j < n_outputs; j++, i++) {
+      scaled[i] = noise ? fminf(fmaxf(x[j] + noise[i], -1), 1) : x[j];
+      actions[i] = low[j] + half_range[j] * (scaled[i] + 1);
+    }
   }
 }

@@ -3,11 +3,14 @@
 import contextlib
 import ctypes
 import functools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
+from numpy.random.mtrand import get_bit_generator
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
@@ -93,24 +96,32 @@ class Kernel:
     ) -> None:
         self.name, self._steps, self._act = Path(compiled._name).stem, compiled.steps, compiled.act
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-        self._steps.argtypes = pointer, integer, pointer, pointer, pointer, number, number, integer
-        self._act.argtypes = pointer, integer, pointer, pointer, integer, pointer
+        self._steps.argtypes = (pointer, integer, pointer, pointer, integer, integer, pointer, pointer)
+        self._steps.argtypes += (number, number, integer)
+        self._act.argtypes = (pointer, integer, *5 * [pointer], integer, pointer, pointer)
         self._steps.restype = self._act.restype = None
         self._memory, self._optimizers = memory, optimizers
         self._networks = networks = list(map(_network, (memory.actor, memory.critic), optimizers))
         actor, critic = ([network.layers[i] for i in range(network.n_layers)] for network in networks)
-        self._n_actions = actor[-1].n_out
         self._update = update = _Update(*networks, losses=losses.data_ptr())
         update.n_observations, update.n_actions = actor[0].n_in, critic[0].n_in - actor[0].n_in
-        width = max(layer.n_out for layer in actor)
-        self._scratch = np.zeros((2, width), dtype=np.float32)
+        self._scratch = np.zeros((2, max(layer.n_out for layer in actor)), dtype=np.float32)
         self._address = ctypes.addressof(update)
         self._hyperparameters: list[tuple[float, ...]] = []
-        self._act_arguments = ctypes.addressof(update.actor), self._scratch.ctypes.data, width
         self.batch_size = 0
+        # Addresses are kept, since `ndarray.ctypes` takes almost a microsecond
+        self._last_rows: Callable[[], np.ndarray | None] = lambda: None
+        self._rows_address = 0
 
-    def bind(self) -> None:
-        """Read the parameters of activations, which users can change."""
+    def bind(self, low: np.ndarray, half_range: np.ndarray) -> None:
+        """
+        Read what users can change: the action space, and the parameters of activations.
+
+        :param low: Lower bounds of actions, ``[*action_shape]``
+        :param half_range: Half of the distance to their upper bounds, ``[*action_shape]``
+        """
+        self._bounds = np.stack((low, half_range)).astype(np.float32)
+        self._observations = np.empty((0, 0), dtype=np.float32)  # `act` gets new memory
         for network, memory in zip(self._networks, (self._memory.actor, self._memory.critic), strict=True):
             for i, activation in enumerate(memory.activations):
                 module = None if activation is None else activation.module
@@ -145,7 +156,8 @@ class Kernel:
         self._rows, self.rows = rows, rows.numpy()
         """Memory for :meth:`step_on_rows`"""
         self._no_timeouts = th.zeros(batch_size, 1)
-        self._all_of_them = np.arange(batch_size)[None]
+        self._all_of_them, self._drawn = np.arange(batch_size), np.empty((2, batch_size), dtype=np.int64)
+        self._drawn_address = self._drawn.ctypes.data
 
     @th.no_grad()
     def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
@@ -170,48 +182,75 @@ class Kernel:
         :param gamma: The discount
         :param tau: The soft update coefficient
         """
-        self.steps(rows, self._all_of_them, discounts, gamma, tau)
+        discounts_or_none = None if discounts is None else discounts.ctypes.data
+        everything = rows.ctypes.data, None, 0, 1, self._all_of_them.ctypes.data, discounts_or_none
+        self._take_steps(1, *everything, gamma, tau)
 
-    def steps(
-        self, rows: np.ndarray, indices: np.ndarray, discounts: np.ndarray | None, gamma: float, tau: float
-    ) -> None:
+    def draw_and_step(self, rows: np.ndarray, n_positions: int, n_steps: int, gamma: float, tau: float) -> None:
         """
-        Take gradient steps, one after the other.
+        Take gradient steps on minibatches that are drawn from a replay buffer, with NumPy's global generator: the same
+        ones that Stable-Baselines3 draws.
 
-        :param rows: ``[n_rows, n]``, float32, contiguous: observation, action, next observation, reward, done and
-            timeout of each transition
-        :param indices: ``[n_steps, batch]``, int64, contiguous: the rows of each minibatch
-        :param discounts: ``[n_steps, batch]``, float32, contiguous, or None for ``gamma``
+        :param rows: ``[buffer_size, n_envs, n]``, float32, contiguous: observation, action, next observation, reward,
+            done and timeout of each transition
+        :param n_positions: Number of positions that have been filled, 1 or more
+        :param n_steps: Number of gradient steps
         :param gamma: The discount
         :param tau: The soft update coefficient
         """
+        if rows is not self._last_rows():
+            self._last_rows, self._rows_address = weakref.ref(rows), rows.ctypes.data
+        bits = get_bit_generator()
+        minibatches = self._rows_address, bits.ctypes.bit_generator, n_positions, rows.shape[1], self._drawn_address
+        with bits.lock:
+            self._take_steps(n_steps, *minibatches, None, gamma, tau)
+
+    def _take_steps(self, n_steps: int, *arguments: Any) -> None:
         hyperparameters = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
         if hyperparameters != self._hyperparameters:
             self._hyperparameters = hyperparameters
             for network, numbers in zip((self._update.actor, self._update.critic), hyperparameters, strict=True):
                 network.learning_rate, network.beta1, network.beta2, network.weight_decay, network.eps = numbers
-        address = None if discounts is None else discounts.ctypes.data
-        self._steps(
-            self._address,
-            len(indices),
-            rows.ctypes.data,
-            indices.ctypes.data,
-            address,
-            gamma,
-            tau,
-            th.get_num_threads(),
-        )
+        self._steps(self._address, n_steps, *arguments, th.get_num_threads())
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """
-        :param observations: ``[n, n_observations]``, float32
-        :return: ``[n, n_actions]``: the actor's outputs; a new array
+        :param observations: ``[n, n_observations]``
+        :return: ``[n, *action_shape]``: the actor's outputs; a new array
         """
-        actor, scratch, width = self._act_arguments
-        actions = np.empty((len(observations), self._n_actions), dtype=np.float32)
-        observations = np.ascontiguousarray(observations)
-        self._act(actor, len(observations), observations.ctypes.data, scratch, width, actions.ctypes.data)
-        return actions
+        return self.explore(observations, None)[1]
+
+    def explore(self, observations: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param observations: ``[n, n_observations]``
+        :param noise: ``[n, *action_shape]``, float32: is added to the actor's outputs, which are then clipped; or None
+        :return: The actions, between the bounds of the action space and scaled to [-1, 1], both ``[n, *action_shape]``;
+            new arrays
+        """
+        if len(observations) != len(self._observations):
+            self._allocate_for_acting(len(observations))
+        self._observations[:] = observations
+        if noise is None:
+            self._act(*self._without_noise)
+        else:
+            self._noise[:] = noise
+            self._act(*self._with_noise)
+        return self._actions.copy(), self._scaled_actions.copy()
+
+    def _allocate_for_acting(self, n: int) -> None:
+        shape = (n, *self._bounds.shape[1:])
+        self._observations = np.empty((n, self._update.n_observations), dtype=np.float32)
+        self._noise, self._actions, self._scaled_actions = (np.empty(shape, dtype=np.float32) for _ in range(3))
+        inputs = _addresses(self._observations, self._noise)
+        bounds, scratch, outputs = (
+            _addresses(*arrays) for arrays in (self._bounds, [self._scratch], [self._scaled_actions, self._actions])
+        )
+        actor, rest = ctypes.addressof(self._update.actor), (*bounds, *scratch, self._scratch.shape[1], *outputs)
+        self._with_noise, self._without_noise = (actor, n, *inputs, *rest), (actor, n, inputs[0], None, *rest)
+
+
+def _addresses(*arrays: np.ndarray) -> list[int]:
+    return [array.ctypes.data for array in arrays]
 
 
 def _network(network: NetworkMemory, adam: FlatAdam) -> _Network:

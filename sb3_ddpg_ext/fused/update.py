@@ -38,14 +38,12 @@ class Rows(Protocol):
         :return: The discounts, ``[batch, 1]``, or None
         """
 
-    def sample_indices(self, n_minibatches: int, batch_size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def rows_to_draw(self) -> tuple[np.ndarray, int] | None:
         """
-        Draw minibatches without copying them.
+        What minibatches are drawn from.
 
-        :param n_minibatches: How many
-        :param batch_size: Transitions in each
-        :return: All rows, ``[n_rows, n]``, and the indices of those that were drawn, ``[n_minibatches, batch]``; None,
-            and nothing is drawn, if a minibatch is more than a choice of rows
+        :return: All rows, ``[n_positions, n_envs, n]``, float32, contiguous, and how many positions have been filled;
+            None if there are none, or a minibatch is more than a choice of rows
         """
 
 
@@ -108,7 +106,7 @@ class FusedUpdate:
         self._low, self._half_range = space.low, 0.5 * (space.high - space.low)
         self._memory.bind()
         if isinstance(self._computation, Kernel):
-            self._computation.bind()
+            self._computation.bind(self._low, self._half_range)
         self._attached = False  # to the optimizers
 
     @property
@@ -139,24 +137,27 @@ class FusedUpdate:
             and self._critic_adam.is_attached(self._critic_optimizer)
         )
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """
         Compute the actor's actions.
 
         :param observations: ``[n, n_observations]``
-        :return: ``[n, *action_shape]``, in [-1, 1]; a new array
+        :param noise: Is added to the scaled actions, which are then clipped to [-1, 1]; or None
+        :return: The actions, between the bounds of the action space and scaled to [-1, 1], both ``[n, *action_shape]``;
+            new arrays
         """
         self._memory.copy_in()
-        actions = self._computation.act(observations.astype(np.float32, copy=False))
-        return actions.reshape(-1, *self._low.shape)
-
-    def unscale_action(self, scaled_actions: np.ndarray) -> np.ndarray:
-        """
-        :param scaled_actions: ``[n, *action_shape]``, in [-1, 1]
-        :return: The same actions between the bounds of the action space
-        """
-        actions: np.ndarray = self._low + self._half_range * (scaled_actions + 1)
-        return actions
+        computation, shape = self._computation, (len(observations), *self._low.shape)
+        if (
+            isinstance(computation, Kernel)
+            and self._low.dtype == np.float32
+            and (noise is None or (noise.dtype == np.float32 and noise.shape == shape[-noise.ndim :]))
+        ):
+            return computation.explore(observations, noise)
+        scaled_actions = computation.act(observations.astype(np.float32, copy=False)).reshape(shape)
+        if noise is not None:
+            scaled_actions = np.minimum(np.maximum(scaled_actions + noise, -1), 1)
+        return self._low + self._half_range * (scaled_actions + 1), scaled_actions
 
     def pop_losses(self) -> tuple[float, float]:
         """:return: The actor's and the critic's losses, summed over the steps since the last call"""
@@ -203,8 +204,8 @@ class FusedUpdate:
         while n_steps > 0:
             n = min(n_steps, _STEPS_BETWEEN_CHECKS)
             computation = self._prepare(batch_size)
-            if isinstance(computation, Kernel) and (sampled := rows.sample_indices(n, batch_size)) is not None:
-                computation.steps(*sampled, None, gamma, tau)
+            if isinstance(computation, Kernel) and (drawn_from := rows.rows_to_draw()) is not None:
+                computation.draw_and_step(*drawn_from, n, gamma, tau)
             else:
                 n = 1
                 minibatch = computation.rows
