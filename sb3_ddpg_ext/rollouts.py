@@ -18,11 +18,11 @@ from stable_baselines3.td3.policies import Actor, TD3Policy
 
 from sb3_ddpg_ext.alarms import LARGE_SQUARES, Alarms
 from sb3_ddpg_ext.checkpoint import Resumption, record_episodes
+from sb3_ddpg_ext.copies import copy_faster
 from sb3_ddpg_ext.divergence import LastFiniteWeights
 from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
 from sb3_ddpg_ext.fused import FusedUpdate
 from sb3_ddpg_ext.guards import check_observations, check_transition
-from sb3_ddpg_ext.infos import copy_infos_fast
 from sb3_ddpg_ext.noise import (
     NOISES,
     NoiseSpec,
@@ -30,6 +30,7 @@ from sb3_ddpg_ext.noise import (
     current_std,
     owns_generator,
     reseed,
+    sample_noise,
     setup_action_noise,
     without_reset,
 )
@@ -127,7 +128,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             reseed(self.action_noise, int(np.random.randint(2**31)))  # noqa: NPY002
         assert self.env is not None, "You must set the environment before calling learn()"
         record_episodes(self.env)
-        copy_infos_fast(self.env)
+        copy_faster(self.env)
         # SB3 resets the noise at every call of `learn`, even if that continues a running episode
         continues = not reset_num_timesteps and owns_generator(self.action_noise)
         with without_reset(self.action_noise) if continues else contextlib.nullcontext():
@@ -244,7 +245,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         # The same as `predict`, without the checks that it repeats at every step
         last_obs: Any = self._last_obs
-        return fused.act(last_obs.reshape(n_envs, -1), None if action_noise is None else action_noise())
+        return fused.act(last_obs.reshape(n_envs, -1), None if action_noise is None else sample_noise(action_noise))
 
     def _overrides_predict(self) -> bool:
         return "predict" in vars(self) or type(self).predict is not BaseAlgorithm.predict

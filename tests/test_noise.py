@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.random import mtrand
 from stable_baselines3 import TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -39,6 +40,7 @@ from sb3_ddpg_ext.noise import (
     current_std,
     owns_generator,
     reseed,
+    sample_noise,
     setup_action_noise,
 )
 
@@ -921,3 +923,55 @@ def test_current_std_of_a_vectorized_noise_is_that_of_its_copies() -> None:
     noise = VectorizedActionNoise(NormalActionNoise(np.zeros(1), np.full(1, 0.2)), 2)
     noise.noises[1]._sigma = np.full(1, 0.4)  # type: ignore[attr-defined]
     assert current_std(noise) == pytest.approx(0.3)
+
+
+# --- SB3's Gaussian noise, for all environments at once ---
+
+
+def vectorized(shape: tuple[int, ...] = (2,), **kwargs: Any) -> VectorizedActionNoise:
+    return VectorizedActionNoise(NormalActionNoise(np.zeros(shape), np.full(shape, 0.3), **kwargs), 4)
+
+
+def change_one_std(noise: Any) -> None:
+    noise.noises[1]._sigma *= 2
+
+
+def change_one_mean(noise: Any) -> None:
+    noise.noises[2]._mu = np.ones(2)
+
+
+def another_class(noise: Any) -> None:
+    noise.noises[3] = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2))
+
+
+def another_dtype(noise: Any) -> None:
+    noise.noises[0]._dtype = np.float64
+
+
+def one_std_for_all(noise: Any) -> None:
+    for each in noise.noises:
+        each._sigma = 0.5
+
+
+@pytest.mark.parametrize(
+    "change", [len, change_one_std, change_one_mean, another_class, another_dtype, one_std_for_all]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_drawing_at_once_gives_the_same_numbers(change: Callable[[Any], Any], dtype: Any) -> None:
+    noise = vectorized(dtype=dtype)
+    numbers = []
+    for call in (noise, lambda: sample_noise(noise)):
+        mtrand.seed(0)
+        fresh = vectorized(dtype=dtype)
+        noise.noises = fresh.noises
+        before = call()
+        change(noise if change is not len else noise.noises)
+        numbers.append([before, *[call() for _ in range(5)], mtrand.random(1)])
+    for one_by_one, at_once in zip(*numbers, strict=True):
+        assert one_by_one.dtype == at_once.dtype
+        assert np.array_equal(one_by_one, at_once)
+
+
+def test_a_replaced_method_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NormalActionNoise, "__call__", lambda self: np.ones(2))
+    assert np.array_equal(sample_noise(vectorized()), np.ones((4, 2)))

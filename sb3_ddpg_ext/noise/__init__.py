@@ -10,6 +10,7 @@ from sb3_ddpg_ext.noise.action_noise import (
     current_std,
     owns_generator,
     reseed,
+    sample_noise,
     setup_action_noise,
     without_reset,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "current_std",
     "owns_generator",
     "reseed",
+    "sample_noise",
     "setup_action_noise",
     "without_reset",
 ]

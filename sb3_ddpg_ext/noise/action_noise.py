@@ -71,6 +71,7 @@ The names of schedules. Linear: from 1 to ``end`` (default 0) within the first `
 Exponential: from 1 to ``end`` (default 0.1).
 """
 
+_SB3_NORMAL = NormalActionNoise.__call__
 NoiseSpec = ActionNoise | NoiseProcess | str | Mapping[str, Any]
 ScheduleSpec = Schedule | float | str | Mapping[str, Any]
 TimeLimit = Callable[[], int | None]
@@ -140,7 +141,7 @@ class ScheduledNoise(VectorizedActionNoise):
 
     def __call__(self) -> np.ndarray:
         """:return: The noise of this step, ``[n_envs, *action_shape]``"""
-        return self.scale * self.noise()
+        return self.scale * sample_noise(self.noise)
 
     def update(self, progress_remaining: float) -> None:
         """
@@ -174,6 +175,26 @@ class ScheduledNoise(VectorizedActionNoise):
         """
         if isinstance(self.noise, VectorizedActionNoise):  # always, once `bind` has been called
             self.noise.reset(indices)
+
+
+def sample_noise(noise: ActionNoise) -> np.ndarray:
+    """
+    Call a noise. SB3's Gaussian noise is drawn for all environments at once, which gives the same numbers.
+
+    >>> noise = VectorizedActionNoise(NormalActionNoise(np.zeros(2), np.ones(2)), n_envs=3)
+    >>> sample_noise(noise).shape
+    (3, 2)
+
+    :param noise: Any noise
+    :return: ``noise()``
+    """
+    if type(noise) is VectorizedActionNoise and NormalActionNoise.__call__ is _SB3_NORMAL:
+        noises: Any = noise.noises
+        if {*map(type, noises)} == {NormalActionNoise} and len({each._dtype for each in noises}) == 1:
+            mean, std = np.array([each._mu for each in noises]), np.array([each._sigma for each in noises])
+            if mean.shape == std.shape:
+                return np.random.normal(mean, std).astype(noises[0]._dtype)  # noqa: NPY002 (SB3's generator)
+    return noise()
 
 
 def setup_action_noise(

@@ -1,4 +1,4 @@
-"""The infos of a step are copies, as with SB3, whatever they hold."""
+"""The observations and infos of a step are copies, as with SB3, whatever they hold."""
 
 import copy
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_ddpg_ext import CustomDDPG
-from sb3_ddpg_ext.infos import Infos, copy_infos_fast
+from sb3_ddpg_ext.copies import Infos, Observations, copy_faster
 
 
 class Mutable:
@@ -88,8 +88,8 @@ def test_infos_that_are_kept_stay_as_they_were() -> None:
 
 def test_any_vectorized_environment_can_be_given() -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2))
-    copy_infos_fast(env)
-    copy_infos_fast(env)
+    copy_faster(env)
+    copy_faster(env)
     assert type(env.venv.buf_infos) is Infos
     env.reset()
     infos = env.step(np.zeros((2, 1)))[3]
@@ -100,7 +100,7 @@ def test_any_vectorized_environment_can_be_given() -> None:
 
 def test_an_environment_in_other_processes_is_left_alone() -> None:
     env = SubprocVecEnv([lambda: gym.make("Pendulum-v1")])
-    copy_infos_fast(env)
+    copy_faster(env)
     assert not hasattr(env, "buf_infos")
     env.close()
 
@@ -111,5 +111,35 @@ def test_what_others_have_put_there_stays() -> None:
 
     env = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
     env.buf_infos = Mine(env.buf_infos)
-    copy_infos_fast(env)
+    copy_faster(env)
     assert type(env.buf_infos) is Mine
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "dict"])
+def test_observations_that_are_kept_stay_as_they_were(env_id: str) -> None:
+    def make() -> gym.Env[Any, Any]:
+        env = gym.make("Pendulum-v1")
+        if env_id == "dict":
+            space = gym.spaces.Dict({"all": env.observation_space})
+            env = gym.wrappers.TransformObservation(env, lambda observation: {"all": observation}, space)
+        return env
+
+    plain, copied = (make_vec_env(make, 2, seed=0) for _ in range(2))
+    copy_faster(copied)
+    assert type(copied.buf_obs) is Observations
+    kept: list[list[Any]] = [[], []]
+    for env, observations in zip((plain, copied), kept, strict=True):
+        observations += [env.reset(), *[env.step(np.full((2, 1), 0.5))[0] for _ in range(3)]]
+    for expected, got in zip(*kept, strict=True):
+        assert type(got) is type(expected)
+        assert repr(got) == repr(expected)
+        if env_id == "Pendulum-v1":
+            assert (got.dtype, got.flags.c_contiguous) == (expected.dtype, True)
+
+
+def test_an_array_of_objects_is_copied_with_them() -> None:
+    array = np.array([[1, 2], None], dtype=object)
+    copied = copy.deepcopy(Observations({None: array}))
+    assert type(copied) is OrderedDict
+    assert copied[None][0] == [1, 2]
+    assert copied[None][0] is not array[0]
