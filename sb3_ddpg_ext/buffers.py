@@ -1,6 +1,6 @@
 """
-SB3's replay buffers with each transition in one row of memory. Sampling a minibatch then needs one gather operation
-instead of five to eight.
+SB3's replay buffers in other memory: with each transition in one row, so that sampling a minibatch needs one gather
+operation instead of five to eight; or with each observation only once.
 """
 
 from operator import is_, itemgetter
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 _ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones", "timeouts")
 _arrays_of = itemgetter(*_ARRAYS)
+_SHARED = 0  # in CompactReplayBuffer: no place of its own
 
 
 class RowReplayBuffer(ReplayBuffer):
@@ -235,3 +236,144 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
         self._ignore_timeouts(rows)
         discounts_at_end: np.ndarray = self.gamma ** (last[:, None] + 1).astype(np.float32)
         return discounts_at_end
+
+
+class CompactReplayBuffer(ReplayBuffer):
+    """
+    A :class:`ReplayBuffer` that stores each observation once, not also as the next observation of the transition before
+    it. With large observations it takes half of the memory. For the same seed it returns the same samples.
+
+    A next observation is kept apart only where the following transition does not begin with it, as after the end of an
+    episode. SB3's own ``optimize_memory_usage`` uses the first observation of the next episode there, so that it cannot
+    bootstrap after a timeout.
+
+    >>> import numpy as np
+    >>> from gymnasium import spaces
+    >>> observation_space, action_space = spaces.Box(0, 9, (1,)), spaces.Box(-1, 1, (1,))
+    >>> buffer = CompactReplayBuffer(100, observation_space, action_space, device="cpu")
+    >>> for obs, next_obs, done in ((1, 2, False), (2, 3, True), (7, 8, False)):
+    ...     buffer.add(np.array([[obs]]), np.array([[next_obs]]), np.zeros((1, 1)), np.zeros(1), np.array([done]), [{}])
+    >>> buffer._get_samples(np.array([0, 1, 2])).next_observations.T  # all three; `sample` draws them at random
+    tensor([[2., 3., 8.]])
+
+    :param buffer_size: Number of transitions
+    :param observation_space: Observation space, with one array
+    :param action_space: Action space
+    :param device: PyTorch device
+    :param n_envs: Number of parallel environments
+    :param optimize_memory_usage: Has no effect: it does so in any case
+    :param handle_timeout_termination: As for :class:`ReplayBuffer`
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = True,  # noqa: ARG002
+        handle_timeout_termination: bool = True,
+    ) -> None:
+        # SB3 refuses the two options together
+        super().__init__(buffer_size, observation_space, action_space, device, n_envs, True, False)
+        self.handle_timeout_termination = handle_timeout_termination
+        # Next observations that are kept, one after the other; first the newest ones, one for each environment
+        self._kept = np.zeros(self.n_envs * self._n_observations(), dtype=self.observations.dtype)
+        self._free: list[int] = []  # places of others that are not needed any more
+        # Where the next observation of the transition before each one is kept, or _SHARED if it begins with it
+        self._place = np.zeros((self.buffer_size, self.n_envs), dtype=np.int32)
+
+    def _n_observations(self) -> int:
+        return int(np.prod(self.obs_shape))
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store one transition of each environment.
+
+        :param obs: ``[n_envs, *observation_shape]``
+        :param next_obs: ``[n_envs, *observation_shape]``: the last one of the episode where it has ended
+        :param action: ``[n_envs, *action_shape]``, in [-1, 1]
+        :param reward: ``[n_envs]``
+        :param done: ``[n_envs]``
+        :param infos: One for each environment, with ``TimeLimit.truncated``
+        """
+        position, newest = self.pos, self._places()[: self.n_envs]
+        self._free += [place for place in self._place[position].tolist() if place != _SHARED]
+        self._place[position] = _SHARED
+        self.observations[position] = obs
+        if position > 0 or self.full:
+            first = self.observations[position].reshape(self.n_envs, -1)
+            for env in np.flatnonzero((newest != first).any(axis=1)).tolist():
+                self._place[position, env] = self._keep(newest[env])
+        self._places()[: self.n_envs] = np.reshape(next_obs, (self.n_envs, -1))
+        self.actions[position] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[position], self.dones[position] = reward, done
+        if self.handle_timeout_termination:
+            self.timeouts[position] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full, self.pos = True, 0
+
+    def _places(self) -> np.ndarray:
+        """:return: ``[n_places, n]``, a view"""
+        return self._kept.reshape(-1, self._n_observations())
+
+    def _keep(self, observation: np.ndarray) -> int:
+        """:return: Where it is kept"""
+        if not self._free:
+            n = len(self._places())
+            self._kept = np.concatenate((self._kept, np.zeros_like(self._kept)))
+            self._free += range(n, 2 * n)
+        place = self._free.pop()
+        self._places()[place] = observation
+        return place
+
+    def why_damaged(self) -> str | None:
+        """:return: None if what is kept is what the transitions need, as far as can be seen; else what is wrong"""
+        n_places, rest = divmod(self._kept.size, self._n_observations())
+        if self._kept.ndim != 1 or self._kept.dtype != self.observations.dtype or rest or n_places < self.n_envs:
+            return "its kept observations are not those of its spaces"
+        if self._kept.dtype.kind == "f" and not np.isfinite(self._kept).all():
+            return "a kept observation has a number that is not finite"
+        places = np.unique([*self._free, *self._place[self._place != _SHARED].tolist()])
+        if places.size and not (places.dtype.kind == "i" and self.n_envs <= places[0] and places[-1] < n_places):
+            return "a kept observation is missing"
+        return None
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """
+        Draw a minibatch.
+
+        :param batch_size: Number of transitions
+        :param env: VecNormalize, to normalise observations and rewards
+        :return: Samples
+        """
+        samples: ReplayBufferSamples = BaseBuffer.sample(self, batch_size, env)  # ReplayBuffer's leaves one out
+        return samples
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        env_inds = np.random.randint(0, high=self.n_envs, size=len(batch_inds))  # noqa: NPY002 (SB3's generator)
+        following = (batch_inds + 1) % self.buffer_size
+        next_obs = self.observations[following, env_inds]
+        is_newest = following == self.pos
+        place = np.where(is_newest, env_inds, self._place[following, env_inds])
+        is_kept = is_newest | (place != _SHARED)
+        next_obs[is_kept] = self._places()[place[is_kept]].reshape(-1, *self.obs_shape)
+        terminals = self.dones[batch_inds, env_inds] * (1 - self.timeouts[batch_inds, env_inds])
+        data: Any = (
+            self._normalize_obs(self.observations[batch_inds, env_inds], env),
+            self.actions[batch_inds, env_inds],
+            self._normalize_obs(next_obs, env),
+            terminals.reshape(-1, 1),
+            self._normalize_reward(self.rewards[batch_inds, env_inds].reshape(-1, 1), env),
+        )
+        return ReplayBufferSamples(*map(self.to_torch, data))

@@ -15,12 +15,17 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.checkpoint import resume, save_checkpoint
 from sb3_ddpg_ext.divergence import check_losses, check_weights
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
-from sb3_ddpg_ext.fast_path import plain_rows, weights_trained_by_actor_loss, why_no_rows
+from sb3_ddpg_ext.fast_path import (
+    plain_rows,
+    shares_observations,
+    weights_trained_by_actor_loss,
+    why_no_rows,
+)
 from sb3_ddpg_ext.noise import NoiseSpec
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ddpg_ext.rollouts import ExploringAlgorithm
@@ -68,9 +73,9 @@ class CustomDDPG(ExploringAlgorithm):
     :param replay_buffer_class: Replay buffer class to use (for instance ``HerReplayBuffer``).
         If ``None``, it will be automatically selected.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
-    :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
-        at a cost of more complexity.
-        See https://github.com/DLR-RM/stable-baselines3/issues/37#issuecomment-637501195
+    :param optimize_memory_usage: Store each observation once, see :class:`CompactReplayBuffer`, which takes up to half
+        of the memory, and is slower to sample. SB3's own variant is taken for n-step returns, and with
+        ``replay_buffer_kwargs={"handle_timeout_termination": False}``
     :param n_steps: When n_steps > 1, uses n-step returns when updating the critic. Only for
         ``replay_buffer_class=None``, and not for Dict observations; a custom class is configured with
         ``replay_buffer_kwargs={"n_steps": ..., "gamma": ...}`` instead.
@@ -161,7 +166,9 @@ class CustomDDPG(ExploringAlgorithm):
         reason = unusable_action_space(cast(spaces.Box, self.action_space))
         if reason is not None:
             raise ValueError(f"CustomDDPG cannot act in {self.action_space}: {reason}")
-        if self.replay_buffer_class is None and why_no_rows(self) is None:
+        if self.replay_buffer_class is None and shares_observations(self):
+            self.replay_buffer_class = CompactReplayBuffer
+        elif self.replay_buffer_class is None and why_no_rows(self) is None:
             self.replay_buffer_class = RowReplayBuffer if self.n_steps == 1 else RowNStepReplayBuffer
             if self.n_steps > 1:
                 self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}

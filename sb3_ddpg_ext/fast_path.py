@@ -25,6 +25,8 @@ class Model(Protocol):
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     optimize_memory_usage: bool
+    n_steps: int
+    replay_buffer_kwargs: dict[str, Any]
     replay_buffer: ReplayBuffer | None
     _vec_normalize_env: VecNormalize | None
     policy: TD3Policy
@@ -110,6 +112,17 @@ def _trains_its_policy(model: Model) -> bool:
         and model.actor_target is networks.get("actor_target")
         and model.critic_target is networks.get("critic_target")
     )
+
+
+def shares_observations(model: Model) -> bool:
+    """
+    :param model: The model
+    :return: Whether its transitions are to be stored in a :class:`CompactReplayBuffer`. What SB3 has instead takes
+        timeouts for terminations; users who ask for that get it
+    """
+    handles_timeouts = model.replay_buffer_kwargs.get("handle_timeout_termination", True)
+    single_array = not isinstance(model.observation_space, spaces.Dict)
+    return model.optimize_memory_usage and model.n_steps == 1 and handles_timeouts and single_array
 
 
 def why_no_rows(model: Model) -> str | None:

@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_ext import CustomDDPG
-from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
 
 ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
@@ -255,3 +255,109 @@ def test_which_buffer_the_algorithm_takes(kwargs: dict[str, Any], expected: type
     model.learn(20, reset_num_timesteps=False)
     assert model.replay_buffer is not None
     assert model.replay_buffer.pos == 60
+
+
+# --- Each observation once ---
+
+
+def filled_compactly(
+    n_add: int, n_envs: int, shape: tuple[int, ...], dtype: Any, gaps: float, handle: bool = True, size: int = 12
+) -> list[ReplayBuffer]:
+    """SB3's usual buffer and a compact one, with transitions that mostly follow each other."""
+    low, high = (0, 255) if dtype == np.uint8 else (-1, 1)
+    observation_space, action_space = spaces.Box(low, high, shape, dtype), spaces.Box(-1, 1, (2,))
+    buffers = [
+        cls(size * n_envs, observation_space, action_space, "cpu", n_envs, handle_timeout_termination=handle)
+        for cls in (CompactReplayBuffer, ReplayBuffer)
+    ]
+    rng = np.random.default_rng(0)
+
+    def observations() -> np.ndarray:
+        return rng.integers(0, 3, (n_envs, *shape)).astype(dtype)
+
+    obs = observations()
+    for _ in range(n_add):
+        next_obs, done = observations(), rng.random(n_envs) < 0.3
+        infos = [{"TimeLimit.truncated": bool(d and rng.random() < 0.5)} for d in done]
+        action, reward = rng.normal(size=(n_envs, 2)), rng.normal(size=n_envs)
+        for buffer in buffers:
+            buffer.add(obs, next_obs, action, reward, done, infos)
+        obs = next_obs.copy()
+        begins = done | (rng.random(n_envs) < gaps)  # gaps: somebody adds transitions that do not follow each other
+        obs[begins] = observations()[begins]
+    return buffers
+
+
+@given(
+    n_add=st.integers(1, 40),
+    n_envs=st.integers(1, 3),
+    shape=st.sampled_from([(1,), (3,), (2, 2)]),
+    dtype=st.sampled_from([np.float32, np.float64, np.uint8]),
+    gaps=st.sampled_from([0.0, 0.5]),
+    handle=st.booleans(),
+    size=st.sampled_from([1, 2, 12]),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_compact_buffer_has_the_same_samples(
+    n_add: int, n_envs: int, shape: tuple[int, ...], dtype: Any, gaps: float, handle: bool, size: int
+) -> None:
+    ours, theirs = filled_compactly(n_add, n_envs, shape, dtype, gaps, handle, size)
+    for buffer in (ours, pickle.loads(pickle.dumps(ours))):
+        assert_same(sample(buffer, 50), sample(theirs, 50))
+        assert (buffer.pos, buffer.full, buffer.size()) == (theirs.pos, theirs.full, theirs.size())
+        assert all(x.is_contiguous() for x in buffer.sample(5) if x is not None)
+    # What is kept is what is needed
+    needed = int((ours._place >= n_envs).sum())
+    assert len(ours._places()) <= max(2 * (needed + n_envs), 2 * n_envs * (size + 1))
+    assert len({*ours._free}) == len(ours._free) == len(ours._places()) - n_envs - needed
+
+
+def test_a_compact_buffer_takes_little_more_than_half() -> None:
+    ours, theirs = filled_compactly(3_000, 1, (100,), np.float32, gaps=0.0, size=2_000)
+    n_episodes = int(theirs.dones.sum())
+    assert n_episodes > 300  # which are short
+    bytes_of = [sum(x.nbytes for x in vars(buffer).values() if isinstance(x, np.ndarray)) for buffer in (ours, theirs)]
+    assert bytes_of[0] < 0.8 * bytes_of[1]
+    long, usual = filled_compactly(20, 1, (100,), np.float32, gaps=0.0, size=20_000)
+    bytes_of = [sum(x.nbytes for x in vars(buffer).values() if isinstance(x, np.ndarray)) for buffer in (long, usual)]
+    assert bytes_of[0] < 0.53 * bytes_of[1]
+
+
+@pytest.mark.parametrize("fused", ["auto", False])
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_training_with_a_compact_buffer_is_the_same(n_envs: int, normalized: bool, fused: Any, tmp_path: Path) -> None:
+    trained = []
+    for compact in (False, True):
+        env = make_vec_env("Pendulum-v1", n_envs, seed=0)
+        model = CustomDDPG(
+            "MlpPolicy",
+            VecNormalize(env) if normalized else env,
+            buffer_size=250 * n_envs,  # older transitions are replaced after 250 steps
+            batch_size=16,
+            policy_kwargs={"net_arch": [8]},
+            optimize_memory_usage=compact,
+            fused=fused,
+            seed=0,
+            device="cpu",
+        ).learn(450 * n_envs)
+        trained.append(model)
+    usual, ours = trained
+    assert type(ours.replay_buffer) is CompactReplayBuffer
+    for a, b in zip(usual.policy.parameters(), ours.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+    ours.save(tmp_path / "model")
+    ours.save_replay_buffer(tmp_path / "buffer")
+    loaded = CustomDDPG.load(tmp_path / "model", env=ours.get_env())
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert_same(sample(loaded.replay_buffer, 50), sample(ours.replay_buffer, 50))
+
+
+def test_sb3s_variant_is_taken_where_it_is_asked_for() -> None:
+    without_timeouts = {"replay_buffer_kwargs": {"handle_timeout_termination": False}, "optimize_memory_usage": True}
+    assert type(CustomDDPG("MlpPolicy", "Pendulum-v1", **without_timeouts).replay_buffer) is ReplayBuffer
+    images = make_vec_env("Pendulum-v1")
+    images.observation_space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    model = CustomDDPG("CnnPolicy", images, optimize_memory_usage=True, buffer_size=10)
+    assert type(model.replay_buffer) is CompactReplayBuffer
+    assert model.replay_buffer.observations.dtype == np.uint8

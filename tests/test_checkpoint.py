@@ -89,7 +89,7 @@ def test_runs_that_are_interrupted_again_and_again(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     tmp_path = tmp_path_factory.mktemp("run")
-    name = data.draw(st.sampled_from(["pendulum", "pendulum frugal", "wandering", "her"]))
+    name = data.draw(st.sampled_from(["pendulum", "pendulum frugal", "pendulum compact", "wandering", "her"]))
     directory = tmp_path / "checkpoints"
     every = data.draw(st.integers(1, 40))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -175,7 +175,10 @@ def kept_rows(name: str, directory: Path, warning: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ["pendulum", "pendulum frugal", "mountain car", "her", "her infos"])
+SHARING = ["pendulum", "pendulum frugal", "pendulum compact", "mountain car", "her", "her infos"]
+
+
+@pytest.mark.parametrize("name", SHARING)
 def test_rows_that_all_checkpoints_share_are_damaged(name: str, tmp_path: Path) -> None:
     arguments = {"policy": "MlpPolicy", "seed": 0, **SMALL, **RUNS[name][-1], "gradient_steps": 1}
     model = CustomDDPG(env=_env(name), **arguments)

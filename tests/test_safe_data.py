@@ -18,6 +18,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ddpg_ext import CustomDDPG, load_vecnormalize, save_vecnormalize
+from sb3_ddpg_ext.checkpoint import CheckpointError
 from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError
 
 
@@ -56,6 +57,8 @@ BUFFERS: dict[str, dict[str, Any]] = {
         "optimize_memory_usage": True,
         "replay_buffer_kwargs": {"handle_timeout_termination": False},
     },
+    "compact": {"optimize_memory_usage": True},
+    "compact, full": {"optimize_memory_usage": True, "buffer_size": 80, "n_envs": 2},
     "Dict": {"goals": True},
     "HER": {"goals": True, "replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}},
 }
@@ -177,6 +180,31 @@ def test_settings_of_a_buffer_are_checked(name: str, value: Any, tmp_path: Path)
         model.load_replay_buffer(tmp_path / "buffer")
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda buffer: buffer._free.append(10**6), "a kept observation is missing"),
+        (lambda buffer: buffer._free.append(0), "a kept observation is missing"),
+        (lambda buffer: buffer._free.append(0.5), "a kept observation is missing"),
+        (lambda buffer: buffer._place.__setitem__(3, 10**6), "a kept observation is missing"),
+        (lambda buffer: buffer._place.__setitem__(3, -2), "a kept observation is missing"),
+        (lambda buffer: setattr(buffer, "_kept", buffer._kept[:0]), "not those of its spaces"),
+        (lambda buffer: setattr(buffer, "_kept", buffer._kept[:-1]), "not those of its spaces"),
+        (lambda buffer: setattr(buffer, "_kept", buffer._kept.astype(np.float64)), "not those of its spaces"),
+        (lambda buffer: buffer._kept.fill(np.nan), "not finite"),
+    ],
+)
+def test_kept_observations_are_checked(edit: Any, message: str, tmp_path: Path) -> None:
+    model = make(optimize_memory_usage=True).learn(30)
+    edit(model.replay_buffer)
+    model.save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(SavedFileError, match=f"it does not hold such a buffer: .*{message}"):
+        make(optimize_memory_usage=True).load_replay_buffer(tmp_path / "buffer")
+    model.save_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        CustomDDPG.resume(tmp_path, gym.make("Pendulum-v1"))
+
+
 def test_a_buffer_of_another_model_is_refused(tmp_path: Path) -> None:
     make(n_steps=2).learn(30).save_replay_buffer(tmp_path / "buffer")
     with pytest.raises(SavedFileError, match=r"it is a .*RowNStepReplayBuffer, and the model has a .*RowReplayBuffer"):
@@ -191,7 +219,7 @@ def test_a_buffer_of_another_model_is_refused(tmp_path: Path) -> None:
         make().load_replay_buffer(tmp_path / "buffer")
 
 
-@pytest.mark.parametrize("case", ["rows", "Dict"])
+@pytest.mark.parametrize("case", ["rows", "compact", "Dict"])
 def test_a_flipped_bit_of_a_buffer_is_noticed(case: str, tmp_path: Path) -> None:
     """Also if the file was packed again since then, so that zip's own checksums fit."""
     model, file = make(**copy.deepcopy(BUFFERS[case])).learn(30), tmp_path / "buffer.pkl"

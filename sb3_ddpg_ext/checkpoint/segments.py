@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_ddpg_ext.buffers import RowReplayBuffer
+from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.checkpoint.codec import is_data
 from sb3_ddpg_ext.checkpoint.object_state import state_of, with_state
 from sb3_ddpg_ext.checkpoint.store import ROWS, Checkpoint, CheckpointError, HashingFile
@@ -214,6 +214,8 @@ def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], checkpoint: Chec
                 for part in _slices(segment["first"], segment["count"], sizes[0]):
                     begin = (part.start - offset) % sizes[0]
                     _read_into(file, arrays[name][begin : begin + part.stop - part.start])
+    if isinstance(buffer, CompactReplayBuffer) and (damage := buffer.why_damaged()) is not None:
+        raise CheckpointError(f"the replay buffer of the checkpoint is damaged: {damage}")
     for name, runs in state["rewritten"].items():
         vars(buffer)[name][: runs["n_rows"]] = _from_runs(runs, vars(buffer)[name])
     for i, infos in enumerate(state["infos"]):

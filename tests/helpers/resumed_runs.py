@@ -151,6 +151,7 @@ RUNS: dict[str, Run] = {
     "pendulum no seed": ("Pendulum-v1", 2, False, None, {"seed": None}),
     "pendulum per episode": ("Pendulum-v1", 1, False, None, {"train_freq": (1, "episode"), "gradient_steps": 5}),
     "pendulum frugal": ("Pendulum-v1", 2, False, None, {**FRUGAL}),
+    "pendulum compact": ("Pendulum-v1", 2, False, None, {"optimize_memory_usage": True, "buffer_size": 150}),
     "mountain car": ("MountainCarContinuous-v0", 4, True, None, {"n_steps": 3}),
     "lander": ("LunarLanderContinuous-v3", 1, False, None, {"n_steps": 3, "fused": False}),
     "landers": ("LunarLanderContinuous-v3", 4, True, VecNormalize, {"train_freq": 3}),
