@@ -147,6 +147,7 @@ widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
     discounts=st.booleans(),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     weight_decay=st.sampled_from([0.0, 0.1]),
+    optimizer_class=st.sampled_from([th.optim.Adam, th.optim.AdamW]),
     computation=st.sampled_from(
         [(PYTORCH, th.float64, 1e-12), (PYTORCH, th.float32, 1e-6), *[(level, th.float32, 1e-6) for level in KERNELS]]
     ),
@@ -163,6 +164,7 @@ def test_one_step_is_autograds(
     discounts: bool,
     betas: tuple[float, float],
     weight_decay: float,
+    optimizer_class: type[th.optim.Adam],
     computation: tuple[str, th.dtype, float],
 ) -> None:
     by, dtype, tolerance = computation
@@ -173,6 +175,7 @@ def test_one_step_is_autograds(
         dtype,
         net_arch={"pi": pi, "qf": qf},
         activation_fn=activation,
+        optimizer_class=optimizer_class,
         # Adam divides by the gradient's size: its eps decides how much of a rounding error comes through
         optimizer_kwargs={"betas": betas, "weight_decay": weight_decay, "eps": 1e-2},
     )
@@ -203,6 +206,29 @@ def test_a_minibatch_of_views(computation: str) -> None:
         )
     autograd_step(theirs, batch)
     assert_close(ours, theirs, 1e-6)
+
+
+@pytest.mark.parametrize("computation", [PYTORCH, *KERNELS])
+def test_the_optimizers_hyperparameters_may_change_between_steps(computation: str) -> None:
+    th.manual_seed(0)
+    ours = make_policy(3, 2, th.float32, net_arch=[8], optimizer_class=th.optim.AdamW, optimizer_kwargs={"eps": 1e-2})
+    theirs = twin(ours)
+    with computed_by(computation):
+        fused = FusedUpdate(ours)
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("actor", {"lr": 1e-4}),  # the actor's and the critic's learning rates differ from here on
+        ("critic", {"weight_decay": 0.5}),
+        ("actor", {"decoupled_weight_decay": False, "weight_decay": 0.5}),
+        ("critic", {"lr": th.tensor(0.1)}),
+        ("actor", {"decoupled_weight_decay": True}),
+    ]
+    for network, change in changes:
+        for policy in (ours, theirs):
+            getattr(policy, network).optimizer.param_groups[0].update(change)
+        batch = make_batch(ours, 16, discounts=False)
+        fused.step(batch, GAMMA, TAU)
+        autograd_step(theirs, batch)
+        assert_close(ours, theirs, 1e-6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -246,18 +272,20 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
     monkeypatch.setattr(recording, "record", record)
     th.manual_seed(0)
     ours = make_policy(3, 2, net_arch=[16, 8])
+    ours.critic.optimizer.param_groups[0]["weight_decay"] = 0.1
     theirs, fused = twin(ours), FusedUpdate(ours)
     fused._computation._recording = recording.Recording()  # as on a CUDA device
     for i in range(12):
         for policy in (ours, theirs):
             policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule
             policy.critic.optimizer.param_groups[0]["eps"] = 1e-8 if i < 8 else 1e-2
+            policy.critic.optimizer.param_groups[0]["decoupled_weight_decay"] = i >= 10
         batch = make_batch(ours, 16 if i < 4 else 9, discounts)
         fused.step(batch, GAMMA, TAU)
         losses = autograd_step(theirs, batch)
         assert fused.pop_losses() == pytest.approx(tuple(losses), rel=1e-9)
     assert_close(ours, theirs, 1e-9)
-    assert len(recordings) == 3  # the first, another batch size, another eps
+    assert len(recordings) == 4  # the first, another batch size, another eps, another kind of weight decay
 
 
 def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call() -> None:
@@ -345,6 +373,7 @@ def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -
         {},
         {"n_steps": 3},
         {"learning_rate": LinearSchedule(3e-3, 0, 1)},
+        {"policy_kwargs": {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.5}}},
         {"train_freq": 4, "gradient_steps": 3},
         {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
         {"env": gym.make("MountainCarContinuous-v0")},
@@ -579,7 +608,6 @@ UNSUPPORTED = {
     "the actor does not end in Tanh": {"policy": Unsquashed},
     "n_critics is 2": {"policy_kwargs": {"n_critics": 2}},
     "optimizer is RMSprop": {"policy_kwargs": {"optimizer_class": th.optim.RMSprop}},
-    "optimizer is AdamW": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
     "amsgrad": {"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}},
     "not a plain MLP .* Softplus": {"policy_kwargs": {"activation_fn": nn.Softplus}},
     "OwnPrediction overrides _predict": {"policy": OwnPrediction},

@@ -245,6 +245,28 @@ def amsgrad(model: Model, _: Calls) -> None:
     model.critic.optimizer = th.optim.Adam(model.critic.parameters(), amsgrad=True)
 
 
+def decouple_weight_decay(model: Model, _: Calls) -> None:
+    model.critic.optimizer.param_groups[0].update(weight_decay=0.5, decoupled_weight_decay=True)
+
+
+def adamw(model: Model, _: Calls) -> None:
+    model.actor.optimizer = th.optim.AdamW(model.actor.parameters(), weight_decay=0.5)
+
+
+def couple_adamw(model: Model, _: Calls) -> None:
+    adamw(model, _)
+    model.train(3, 8)
+    model.actor.optimizer.param_groups[0]["decoupled_weight_decay"] = False
+
+
+def adamw_with_amsgrad(model: Model, _: Calls) -> None:
+    model.critic.optimizer = th.optim.AdamW(model.critic.parameters(), amsgrad=True)
+
+
+def subclass_of_adamw(model: Model, _: Calls) -> None:
+    model.critic.optimizer = overriding(th.optim.AdamW)(model.critic.parameters())
+
+
 def clear_state(model: Model, _: Calls) -> None:
     model.actor.optimizer.state.clear()
 
@@ -572,7 +594,12 @@ TABLE: dict[str, Row] = {
     "weight_decay": Row(option("weight_decay", 0.1)),
     "eps": Row(option("eps", 0.1)),
     "maximize": Row(option("maximize", True), "maximize"),
-    "decoupled_weight_decay": Row(option("decoupled_weight_decay", True), "decoupled_weight_decay", matters=False),
+    "decoupled_weight_decay without weight decay": Row(option("decoupled_weight_decay", True), matters=False),
+    "decoupled_weight_decay": Row(decouple_weight_decay),
+    "AdamW": Row(adamw),
+    "AdamW's weight decay added to the gradient": Row(couple_adamw),
+    "AdamW with amsgrad": Row(adamw_with_amsgrad, "amsgrad"),
+    "a subclass of AdamW": Row(subclass_of_adamw, "optimizer is Mine, not Adam or AdamW"),
     "amsgrad": Row(amsgrad, "amsgrad"),
     "Adam's state cleared": Row(clear_state),
     "Adam's state of one parameter deleted": Row(forget_one_parameter, "more steps for some weights"),
@@ -759,6 +786,13 @@ def without_gradient_steps(self: Any, gradient_steps: int, batch_size: int = 100
             param.mul_(0.99)
 
 
+def two_rates(self: Any, optimizers: Any) -> None:
+    """The paper's: 1e-4 for the actor, and here a schedule for the critic."""
+    actor, critic = optimizers
+    actor.param_groups[0]["lr"] = 1e-4
+    critic.param_groups[0]["lr"] = 1e-2 * self._current_progress_remaining
+
+
 def doubled_actions(base: Any) -> Any:
     def sample(self: Any, *args: Any) -> Any:
         action, buffer_action = base._sample_action(self, *args)
@@ -778,6 +812,7 @@ SUBCLASSES: dict[str, Callable[[Any], Any]] = {
     "predict": lambda base: overriding(base, predict=guided),
     "train calls SB3's or ours": lambda base: overriding(base, train=half_the_steps(base)),
     "train": lambda base: overriding(base, train=without_gradient_steps),
+    "_update_learning_rate": lambda base: overriding(base, _update_learning_rate=two_rates),
     "_sample_action": lambda base: overriding(base, _sample_action=doubled_actions(base)),
     "_store_transition": lambda base: overriding(base, _store_transition=shaped_rewards(base)),
 }
@@ -791,6 +826,7 @@ def test_what_a_subclass_overrides_is_called(name: str, untouched: Model) -> Non
     assert difference(reference, sb3) == BITWISE
     assert difference(auto, reference) < ROUNDING
     assert difference(auto, untouched) > 1e-3
+    assert auto._fast_path.why_autograd is None
 
 
 @pytest.mark.parametrize("name", ["actor.forward replaced", "policy.predict replaced", "weights edited in place"])

@@ -1,4 +1,4 @@
-"""PyTorch's Adam on one flat vector. The state of the user's optimizer stays where users look for it."""
+"""PyTorch's Adam or AdamW on one flat vector. The state of the user's optimizer stays where users look for it."""
 
 from itertools import chain
 from operator import is_
@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.dlpack import from_dlpack
 
 STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam stores for each parameter."""
+"""What Adam and AdamW store for each parameter."""
 
 
 def own_storage(view: th.Tensor) -> th.Tensor:
@@ -25,7 +25,7 @@ def own_storage(view: th.Tensor) -> th.Tensor:
 
 class FlatAdam:
     """
-    Adam for all parameters of one network at once.
+    Adam or AdamW for all parameters of one network at once.
 
     :param params: The parameters, in the optimizer's order
     :param slices: The range of each parameter in ``flat``
@@ -66,8 +66,8 @@ class FlatAdam:
         """
         Take over an optimizer's state, and work for this optimizer from now on.
 
-        :param optimizer: Adam with these parameters in one group. Its hyperparameters are read at every step. Its
-            state is replaced by tensors on our memory, so that it stays up to date
+        :param optimizer: Adam or AdamW with these parameters in one group. Its hyperparameters are read at every step.
+            Its state is replaced by tensors on our memory, so that it stays up to date
         """
         self._group = optimizer.param_groups[0]
         for param, views in zip(self._params, self._views, strict=True):
@@ -95,10 +95,10 @@ class FlatAdam:
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """The hyperparameters except for the learning rate: betas, weight decay, eps"""
+        """All hyperparameters except for the learning rate: betas, eps, weight decay, whether that is decoupled"""
         group = self._group
-        beta1, beta2 = group["betas"]
-        return float(beta1), float(beta2), float(group["weight_decay"]), float(group["eps"])
+        beta1, beta2 = map(float, group["betas"])
+        return beta1, beta2, float(group["eps"]), float(group["weight_decay"]), bool(group["decoupled_weight_decay"])
 
     @property
     def learning_rate(self) -> float:
@@ -107,8 +107,9 @@ class FlatAdam:
 
     def step(self) -> None:
         """Take one step. In a CUDA graph, only :attr:`constants` cannot change afterwards."""
-        beta1, beta2, weight_decay, eps = self.constants
-        th._fused_adam_(
+        beta1, beta2, eps, weight_decay, decoupled = self.constants
+        step = th._fused_adamw_ if decoupled else th._fused_adam_
+        step(
             self._flat,
             self._grads,
             self._means,

@@ -32,7 +32,7 @@ _POLICY_METHODS = {
 }
 _ACTOR_METHODS = {name: getattr(Actor, name) for name in ("forward", "extract_features")}
 _CRITIC_METHODS = {name: getattr(ContinuousCritic, name) for name in ("forward", "q1_forward", "extract_features")}
-_ADAM_OPTIONS = ("amsgrad", "maximize", "decoupled_weight_decay", "differentiable")
+_ADAM_OPTIONS = ("amsgrad", "maximize", "differentiable")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -122,13 +122,13 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
         yield "there are hooks for all optimizers"
     for name, network in (("actor", policy.actor), ("critic", policy.critic)):
         optimizer, params = network.optimizer, list(network.parameters())
-        if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
-            yield f"the optimizer is {type(optimizer).__name__}, not Adam with one group of parameters"
+        if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or len(optimizer.param_groups) != 1:
+            yield f"the optimizer is {type(optimizer).__name__}, not Adam or AdamW with one group of parameters"
         group = optimizer.param_groups[0]
         if len(group["params"]) != len(params) or not all(map(is_, group["params"], params)):
             yield f"the {name}'s optimizer does not hold the {name}'s weights exactly"
         if any(group.get(option) for option in _ADAM_OPTIONS):
-            yield "Adam with amsgrad, maximize, decoupled_weight_decay or differentiable"
+            yield "Adam with amsgrad, maximize or differentiable"
         if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
             yield "an optimizer has hooks"
         if replaced := sorted({"step", "zero_grad"} & vars(optimizer).keys()):

@@ -41,7 +41,8 @@ struct network {
   integer n_layers, n_params, n_step_counts;
   struct layer *layers;
   float *params, *targets, *grads, *means, *squares, *step_counts;
-  double learning_rate, beta1, beta2, weight_decay, eps;
+  double learning_rate, beta1, beta2, eps, weight_decay;
+  integer decoupled; /* weight decay, as in AdamW */
 };
 
 struct update {
@@ -302,7 +303,7 @@ static void backward(const struct network *net, integer batch, const float *inpu
   }
 }
 
-/* Adam as PyTorch does it (Kingma and Ba 2015), then theta' <- tau theta + (1 - tau) theta' */
+/* Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019) as PyTorch does it, then theta' <- tau theta + (1 - tau) theta' */
 static void adam_and_soft_update(const struct network *net, double tau)
 {
   double step = net->step_counts[0] + 1;
@@ -310,7 +311,10 @@ static void adam_and_soft_update(const struct network *net, double tau)
   const float rate1 = 1 - net->beta1, beta2 = net->beta2, rate2 = 1 - net->beta2;
   const double root_correction = sqrt(1 - pow(net->beta2, step));
   const float step_size = net->learning_rate * root_correction / (1 - pow(net->beta1, step));
-  const float decay = net->weight_decay, eps = net->eps * root_correction, rate_of_targets = tau;
+  const float eps = net->eps * root_correction, rate_of_targets = tau;
+  /* Weight decay is part of the gradient; decoupled, it shrinks the parameters instead */
+  const float decay = net->decoupled ? 0 : net->weight_decay;
+  const float kept = net->decoupled ? 1 - net->learning_rate * net->weight_decay : 1;
   float *restrict params = net->params, *restrict targets = net->targets;
   float *restrict means = net->means, *restrict squares = net->squares;
   const float *restrict grads = net->grads;
@@ -318,7 +322,7 @@ static void adam_and_soft_update(const struct network *net, double tau)
     float grad = grads[i] + decay * params[i];
     means[i] += rate1 * (grad - means[i]);
     squares[i] = beta2 * squares[i] + rate2 * grad * grad;
-    params[i] -= step_size * means[i] / (sqrtf(squares[i]) + eps);
+    params[i] = kept * params[i] - step_size * means[i] / (sqrtf(squares[i]) + eps);
     targets[i] += rate_of_targets * (params[i] - targets[i]);
   }
 }

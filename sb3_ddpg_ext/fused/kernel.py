@@ -53,7 +53,8 @@ class _Network(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n_layers", "n_params", "n_step_counts")),
         ("layers", ctypes.POINTER(_Layer)),
         *((name, ctypes.c_void_p) for name in ("params", "targets", "grads", "means", "squares", "step_counts")),
-        *((name, ctypes.c_double) for name in ("learning_rate", "beta1", "beta2", "weight_decay", "eps")),
+        *((name, ctypes.c_double) for name in ("learning_rate", "beta1", "beta2", "eps", "weight_decay")),
+        ("decoupled", ctypes.c_int64),
     ]
 
 
@@ -189,7 +190,8 @@ class Kernel:
         if hyperparameters != self._hyperparameters:
             self._hyperparameters = hyperparameters
             for network, numbers in zip((self._update.actor, self._update.critic), hyperparameters, strict=True):
-                network.learning_rate, network.beta1, network.beta2, network.weight_decay, network.eps = numbers
+                network.learning_rate, network.beta1, network.beta2, network.eps = numbers[:4]
+                network.weight_decay, network.decoupled = numbers[4:]
         address = None if discounts is None else discounts.ctypes.data
         self._steps(
             self._address,
