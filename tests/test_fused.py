@@ -637,6 +637,16 @@ def test_frozen_weights_and_hooks_are_seen_at_the_next_learn() -> None:
     assert called
 
 
+@pytest.mark.parametrize("sizes", [(4, 8, 8, 1), (3, 8, 9, 1), (3, 8, 8, 2)])
+def test_layers_that_do_not_fit_raise_as_in_autograd(sizes: tuple[int, int, int, int]) -> None:
+    trained = model("auto").learn(30)
+    for actor in (trained.actor, trained.actor_target):
+        actor.mu = nn.Sequential(nn.Linear(*sizes[:2]), nn.ReLU(), nn.Linear(*sizes[2:]), nn.Tanh())
+    trained.actor.optimizer = th.optim.Adam(trained.actor.parameters())
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        trained.train(1, 8)
+
+
 def test_other_policies_of_td3_are_supported() -> None:
     assert model(True, policy=TD3Policy).learn(30)._n_updates == 10
 

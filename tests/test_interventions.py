@@ -174,6 +174,31 @@ def replace_in_q_networks(model: Model, _: Calls) -> None:
     model.critic.q_networks[0] = copy.deepcopy(q(model))  # not the registered module, so nothing trains it
 
 
+def assign_q_networks(model: Model, _: Calls) -> None:
+    model.critic.q_networks = [copy.deepcopy(q(model))]  # nothing trains it, either
+
+
+def two_outputs(model: Model, _: Calls) -> None:
+    th.manual_seed(0)
+    for critic in networks(model)[2:]:
+        critic.qf0[4] = nn.Linear(16, 2)
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def add_what_only_follows(model: Model, _: Calls) -> None:
+    """A layer that is not used. But its target follows it."""
+    th.manual_seed(0)
+    for actor in networks(model)[:2]:
+        actor.unused = nn.Linear(2, 2)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def one_bias_for_all(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu[0].bias = nn.Parameter(th.zeros(1))  # PyTorch broadcasts it
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
 def exchange_an_activation(model: Model, _: Calls) -> None:
     for network in networks(model)[:2]:
         network.mu[1] = nn.Tanh()
@@ -577,6 +602,10 @@ TABLE: dict[str, Row] = {
     "the alias replaced": Row(replace_the_alias_only, "model.actor, model.critic or a target is not"),
     "critic and target are one": Row(let_target_and_critic_be_one, "share weights"),
     "q_networks replaced": Row(replace_in_q_networks, "q_networks"),
+    "q_networks assigned": Row(assign_q_networks, "q_networks"),
+    "two outputs of a critic": Row(two_outputs, "sizes"),
+    "weights beside the layers": Row(add_what_only_follows, "weights that are not in"),
+    "one bias for all units": Row(one_bias_for_all, "sizes"),
     "an activation exchanged": Row(exchange_an_activation),
     "an activation of one network exchanged": Row(exchange_an_activation_of_one_network, "different layers"),
     "a network's class changed": Row(change_the_class_of_a_layer, "but another class"),

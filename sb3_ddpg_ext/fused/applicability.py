@@ -6,7 +6,7 @@ anything has changed since that check, so that the closed form can be checked be
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter, is_
 from typing import Any
 
@@ -77,14 +77,22 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
     for critic in (policy.critic, policy.critic_target):
         if len(critic.q_networks) != 1:
             yield f"n_critics is {len(critic.q_networks)}, not 1"
-        if critic.q_networks[0] is not getattr(critic, "qf0", None):
-            yield "the critic's q_networks[0] is not its module qf0, whose weights are optimized"
+        registered = [module for name, module in critic.named_children() if name != "features_extractor"]
+        if not _are_identical(registered, critic.q_networks):
+            yield "the critic's q_networks are not its modules qf0, qf1 and so on, whose weights are optimized"
     for online, target in _online_and_target(policy):
         for net in (online, target):
             if activations(net) is None:
                 yield f"not a plain MLP with known activations: {' '.join(str(net).split())}"
         if str(online) != str(target) or _activation_parameters(online) != _activation_parameters(target):
             yield "a network and its target have different layers"
+    n_observations, n_actions = map(spaces.flatdim, (policy.observation_space, policy.action_space))
+    for n_inputs, n_outputs, nets in (
+        (n_observations, n_actions, (policy.actor.mu, policy.actor_target.mu)),
+        (n_observations + n_actions, 1, (*policy.critic.q_networks, *policy.critic_target.q_networks)),
+    ):
+        if not all(_sizes_fit(net, n_inputs, n_outputs) for net in nets):
+            yield "the sizes of layers do not fit together"
     if type(policy.actor.mu[-1]) is not nn.Tanh:
         yield "the actor does not end in Tanh, so that its target's actions would have to be clipped"
 
@@ -94,6 +102,9 @@ def _weights(policy: TD3Policy) -> Iterator[str]:
     params = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
     if not all(param.requires_grad for param in online):
         yield "some weights are frozen"
+    of_layers = {param for nets in _online_and_target(policy) for net in nets for param in net.parameters()}
+    if of_layers != set(params):
+        yield "there are weights that are not in actor.mu or the critic's q_networks"
     if {param.dtype for param in params} != {th.float32}:
         yield "some weights are not float32"
     if len({param.device for param in params}) > 1 or params[0].device.type not in ("cpu", "cuda"):
@@ -145,6 +156,15 @@ def _online_and_target(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module
     yield policy.critic.q_networks[0], policy.critic_target.q_networks[0]
 
 
+def _sizes_fit(net: nn.Module, n_inputs: int, n_outputs: int) -> bool:
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    widths = [n_inputs, *[len(layer.weight) for layer in layers]]
+    return widths[-1] == n_outputs and all(
+        layer.weight.shape == (n_out, n_in) and layer.bias.shape == (n_out,)
+        for layer, (n_in, n_out) in zip(layers, pairwise(widths), strict=True)
+    )
+
+
 def _activation_parameters(net: nn.Module) -> list[Any]:
     known = ACTIVATION_PARAMETERS
     return [getattr(module, known[type(module)]) for module in net.modules() if type(module) in known]
@@ -170,7 +190,7 @@ class Snapshot:
         self._trained = [*policy.actor.parameters(), *policy.critic.parameters()]
         self._optimizers = (policy.actor.optimizer, policy.critic.optimizer)
         self._optimizer_owners = (vars(policy.actor), vars(policy.critic))
-        self._q_networks = (policy.critic.q_networks, policy.critic_target.q_networks)
+        self._critics = (vars(policy.critic), vars(policy.critic_target))
         self._activations = [
             (vars(module), ACTIVATION_PARAMETERS[type(module)])
             for module in policy.modules()
@@ -222,7 +242,7 @@ class Snapshot:
         actor, critic = self._optimizers
         return [
             *chain.from_iterable(map(dict.values, self._weights)),
-            *chain.from_iterable(self._q_networks),
+            *chain.from_iterable(attributes["q_networks"] for attributes in self._critics),
             *[attributes["optimizer"] for attributes in self._optimizer_owners],
             *actor.param_groups,
             *critic.param_groups,
