@@ -80,8 +80,8 @@ def make_batch(policy: MlpPolicy, n: int, discounts: bool) -> ReplayBufferSample
 def autograd_step(policy: MlpPolicy, batch: ReplayBufferSamples) -> list[float]:
     """The reference: the equations, differentiated by PyTorch."""
 
-    def q(network: Any) -> Any:
-        return lambda s, a: (network.q_networks[0](th.cat([s, a], dim=1)),)
+    def q(critic: Any) -> Any:
+        return lambda s, a: tuple(net(th.cat([s, a], dim=1)) for net in critic.q_networks)
 
     discounts = GAMMA if batch.discounts is None else batch.discounts
     target = td_target(
@@ -144,6 +144,7 @@ widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
     n_actions=st.integers(1, 3),
     n=st.integers(1, 7),
     activation=st.sampled_from([*ACTIVATIONS, *ODD_ACTIVATIONS]),
+    n_critics=st.integers(1, 3),
     discounts=st.booleans(),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     weight_decay=st.sampled_from([0.0, 0.1]),
@@ -161,6 +162,7 @@ def test_one_step_is_autograds(
     n_actions: int,
     n: int,
     activation: Any,
+    n_critics: int,
     discounts: bool,
     betas: tuple[float, float],
     weight_decay: float,
@@ -175,6 +177,7 @@ def test_one_step_is_autograds(
         dtype,
         net_arch={"pi": pi, "qf": qf},
         activation_fn=activation,
+        n_critics=n_critics,
         optimizer_class=optimizer_class,
         # Adam divides by the gradient's size: its eps decides how much of a rounding error comes through
         optimizer_kwargs={"betas": betas, "weight_decay": weight_decay, "eps": 1e-2},
@@ -231,11 +234,13 @@ def test_the_optimizers_hyperparameters_may_change_between_steps(computation: st
         assert_close(ours, theirs, 1e-6)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "kwargs", [*({"activation_fn": activation} for activation in ACTIVATIONS), {"n_critics": 2}, {"n_critics": 3}]
+)
 @pytest.mark.parametrize("kernel", [False, True])
-def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module], kernel: bool) -> None:
+def test_many_steps_with_batches_of_changing_size(kwargs: dict[str, Any], kernel: bool) -> None:
     th.manual_seed(0)
-    ours = make_policy(3, 2, th.float32 if kernel else th.float64, net_arch=[16, 8], activation_fn=activation)
+    ours = make_policy(3, 2, th.float32 if kernel else th.float64, net_arch=[16, 8], **kwargs)
     theirs, fused = twin(ours), FusedUpdate(ours)
     for i in range(200):
         batch = make_batch(ours, (8, 16, 5)[i // 70], discounts=i % 2 == 0)
@@ -244,9 +249,24 @@ def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module], k
     assert_close(ours, theirs, 1e-4 if kernel else 1e-8)
 
 
+@pytest.mark.parametrize("computation", [PYTORCH, *KERNELS])
+def test_a_target_that_is_not_finite_counts(computation: str) -> None:
+    """Whichever critic has it: the minimum of NaN and a number is NaN."""
+    for i in range(3):
+        th.manual_seed(0)
+        ours = make_policy(3, 2, th.float32, net_arch=[8], n_critics=3)
+        with th.no_grad():
+            ours.critic_target.q_networks[i][-1].bias.fill_(th.nan)
+        with computed_by(computation):
+            fused = FusedUpdate(ours)
+        fused.step(make_batch(ours, 4, discounts=False)._replace(dones=th.zeros(4, 1)), GAMMA, TAU)
+        assert np.isnan(fused.pop_losses()[1])
+
+
 @pytest.mark.parametrize("computation", [PYTORCH, KERNELS[0]])
-def test_no_allocation(computation: str) -> None:
-    policy = make_policy(3, 1, th.float32, net_arch=[32, 32])
+@pytest.mark.parametrize("n_critics", [1, 2])
+def test_no_allocation(computation: str, n_critics: int) -> None:
+    policy = make_policy(3, 1, th.float32, net_arch=[32, 32], n_critics=n_critics)
     with computed_by(computation):
         fused, batch = FusedUpdate(policy), make_batch(policy, 16, discounts=False)
     fused.step(batch, GAMMA, TAU)
@@ -293,7 +313,7 @@ def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call(
         before = th.get_num_threads()
         th.set_num_threads(threads)
         try:
-            result = model(True, net_arch=[160, 160], learning_starts=100).learn(100)
+            result = model(True, net_arch=[160, 160], policy_kwargs={"n_critics": 2}, learning_starts=100).learn(100)
             for n in gradient_steps:
                 result.train(n, 64)  # 1.6 million multiplications in the largest products
         finally:
@@ -374,6 +394,7 @@ def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -
         {"n_steps": 3},
         {"learning_rate": LinearSchedule(3e-3, 0, 1)},
         {"policy_kwargs": {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.5}}},
+        {"policy_kwargs": {"n_critics": 2}, "n_steps": 3},
         {"train_freq": 4, "gradient_steps": 3},
         {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
         {"env": gym.make("MountainCarContinuous-v0")},
@@ -390,8 +411,11 @@ def test_both_paths_learn_the_same(kwargs: dict[str, Any], computation: str) -> 
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_model_saved_by_one_path_goes_on_with_the_other(first: bool, tmp_path: Path) -> None:
-    model(first).learn(60).save(tmp_path / "model")
+@pytest.mark.parametrize("policy_kwargs", [{}, {"n_critics": 2, "optimizer_class": th.optim.AdamW}])
+def test_a_model_saved_by_one_path_goes_on_with_the_other(
+    first: bool, policy_kwargs: dict[str, Any], tmp_path: Path
+) -> None:
+    model(first, policy_kwargs=policy_kwargs).learn(60).save(tmp_path / "model")
 
     def go_on(fused: bool) -> CustomDDPG:
         loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"), fused=fused)
@@ -546,7 +570,7 @@ def replace_networks(trained: CustomDDPG) -> None:
 
 def test_gradients_are_there_for_whoever_looks_at_them() -> None:
     def gradients(fused: bool) -> list[th.Tensor]:
-        trained = model(fused).learn(30)
+        trained = model(fused, policy_kwargs={"n_critics": 2}).learn(30)
         trained.actor.optimizer.zero_grad()
         trained.critic.optimizer.zero_grad()
         trained.learn(5, reset_num_timesteps=False)
@@ -606,7 +630,6 @@ class Unsquashed(MlpPolicy):
 
 UNSUPPORTED = {
     "the actor does not end in Tanh": {"policy": Unsquashed},
-    "n_critics is 2": {"policy_kwargs": {"n_critics": 2}},
     "optimizer is RMSprop": {"policy_kwargs": {"optimizer_class": th.optim.RMSprop}},
     "amsgrad": {"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}},
     "not a plain MLP .* Softplus": {"policy_kwargs": {"activation_fn": nn.Softplus}},

@@ -41,11 +41,13 @@ class Row(NamedTuple):
     :param act: Does it to a model, and tells which of its functions are called
     :param why_autograd: Part of the reason for which the closed form is left; None where it goes on
     :param matters: Whether the model ends elsewhere than without it
+    :param policy_kwargs: Of the model
     """
 
     act: Callable[[Model, Calls], Any]
     why_autograd: str | None = None
     matters: bool = True
+    policy_kwargs: dict[str, Any] = {"net_arch": [16, 16]}  # noqa: RUF012
 
 
 def noise(std: float = 0.1) -> NormalActionNoise:
@@ -193,6 +195,12 @@ def add_what_only_follows(model: Model, _: Calls) -> None:
     model.actor.optimizer = th.optim.Adam(model.actor.parameters())
 
 
+def use_a_layer_twice(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu.insert(4, actor.mu[2])
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
 def one_bias_for_all(model: Model, _: Calls) -> None:
     for actor in networks(model)[:2]:
         actor.mu[0].bias = nn.Parameter(th.zeros(1))  # PyTorch broadcasts it
@@ -220,6 +228,73 @@ def change_the_class_of_a_layer(model: Model, calls: Calls) -> None:
 def insert_batch_norm(model: Model, _: Calls) -> None:
     for network in networks(model)[:2]:
         network.mu.insert(1, nn.BatchNorm1d(16))
+
+
+# --- Two critics ---
+
+
+def second(critic: Any) -> nn.Sequential:
+    return critic.q_networks[1]
+
+
+def edit_the_second_critic(model: Model, _: Calls) -> None:
+    with th.no_grad():
+        second(model.critic)[0].weight.mul_(0.5)
+
+
+def freeze_the_second_critic(model: Model, _: Calls) -> None:
+    second(model.critic).requires_grad_(False)
+
+
+def replace_the_second_critic(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        critic.qf1 = critic.q_networks[1] = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        with th.no_grad():
+            for param in critic.qf1.parameters():
+                param.copy_(th.linspace(-0.5, 0.5, param.numel()).view(param.shape))
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def replace_the_second_critic_alone(model: Model, _: Calls) -> None:
+    model.critic.qf1 = model.critic.q_networks[1] = copy.deepcopy(second(model.critic))  # nothing trains it
+
+
+def remove_the_second_critic(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        del critic.q_networks[1], critic.qf1
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def ignore_the_second_critic(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        critic.q_networks = critic.q_networks[:1]  # the other's target still follows it
+
+
+def ignore_the_second_target(model: Model, _: Calls) -> None:
+    del model.critic_target.q_networks[1]
+
+
+def exchange_the_critics(model: Model, _: Calls) -> None:
+    model.critic.q_networks.reverse()
+
+
+def let_critics_share_a_layer(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        second(critic)[0] = critic.q_networks[0][0]
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def exchange_the_second_critics_activation(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        second(critic)[1] = nn.Tanh()
+
+
+def exchange_the_second_targets_activation(model: Model, _: Calls) -> None:
+    second(model.critic_target)[1] = nn.Tanh()
+
+
+def hook_of_the_second_critic(model: Model, calls: Calls) -> None:
+    second(model.critic).register_forward_hook(lambda *_: calls.append("second"))
 
 
 # --- Optimizers ---
@@ -605,11 +680,38 @@ TABLE: dict[str, Row] = {
     "q_networks assigned": Row(assign_q_networks, "q_networks"),
     "two outputs of a critic": Row(two_outputs, "sizes"),
     "weights beside the layers": Row(add_what_only_follows, "weights that are not in"),
+    "a layer used twice": Row(use_a_layer_twice, "share weights"),
     "one bias for all units": Row(one_bias_for_all, "sizes"),
     "an activation exchanged": Row(exchange_an_activation),
     "an activation of one network exchanged": Row(exchange_an_activation_of_one_network, "different layers"),
     "a network's class changed": Row(change_the_class_of_a_layer, "but another class"),
     "batch normalisation inserted": Row(insert_batch_norm, "not a plain MLP"),
+    # Two critics
+    **{
+        f"two critics: {name}": Row(act, why_autograd, matters, {"net_arch": [16, 16], "n_critics": 2})
+        for name, act, why_autograd, matters in (
+            ("nothing", nothing, None, False),
+            ("load_state_dict", load_state_dict, None, True),
+            ("set_parameters", set_parameters, None, True),
+            ("a target replaced", replace_a_target, None, True),
+            ("the second edited in place", edit_the_second_critic, None, True),
+            ("the second frozen", freeze_the_second_critic, "some weights are frozen", True),
+            ("the second replaced", replace_the_second_critic, None, True),
+            ("the second replaced alone", replace_the_second_critic_alone, "the critic's weights exactly", True),
+            ("the second removed", remove_the_second_critic, None, True),
+            ("the second ignored", ignore_the_second_critic, "q_networks", True),
+            ("the second target ignored", ignore_the_second_target, "q_networks", True),
+            ("exchanged", exchange_the_critics, "q_networks", True),
+            ("a layer shared", let_critics_share_a_layer, "share weights", True),
+            ("the second's activation", exchange_the_second_critics_activation, None, True),
+            ("the second target's activation", exchange_the_second_targets_activation, "different layers", True),
+            ("a hook of the second", hook_of_the_second_critic, "modules have hooks", False),
+            ("q1_forward replaced", replace_q1_forward, "q1_forward was replaced", True),
+            ("a parameter dropped", drop_a_parameter, "the critic's weights exactly", True),
+            ("one step counter reset", reset_one_step, "more steps for some weights", True),
+            ("weight_decay", option("weight_decay", 0.1), None, True),
+        )
+    },
     # Optimizers
     "a new Adam": Row(new_adam),
     "SGD": Row(new_sgd, "optimizer is SGD"),
@@ -781,8 +883,10 @@ IN_CALLBACK = pytest.mark.parametrize("in_callback", [True, False], ids=["in a c
 @pytest.mark.filterwarnings("ignore:action_noise=None")
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_what_users_do_counts(name: str, in_callback: bool, untouched: Model) -> None:
-    act, why_autograd, matters = TABLE[name]
-    sb3, reference, auto = (run(kind, act, in_callback) for kind in ("SB3", False, "auto"))
+    act, why_autograd, matters, policy_kwargs = TABLE[name]
+    if policy_kwargs != untouched.policy_kwargs:
+        untouched = run("auto", nothing, policy_kwargs=policy_kwargs).model
+    sb3, reference, auto = (run(kind, act, in_callback, policy_kwargs=policy_kwargs) for kind in ("SB3", False, "auto"))
     assert difference(reference.model, sb3.model) == BITWISE
     assert reference.calls == sb3.calls
     assert difference(auto.model, reference.model) < ROUNDING

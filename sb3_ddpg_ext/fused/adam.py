@@ -25,11 +25,11 @@ def own_storage(view: th.Tensor) -> th.Tensor:
 
 class FlatAdam:
     """
-    Adam or AdamW for all parameters of one network at once.
+    Adam or AdamW for all parameters of one optimizer at once, which lie one after the other.
 
     :param params: The parameters, in the optimizer's order
-    :param slices: The range of each parameter in ``flat``
-    :param flat: ``[n]``, the parameters
+    :param slices: The range of each of them in the n numbers
+    :param flat: ``[n]``, these and other parameters
     :param grads: ``[n]``, their gradients
     :param moments: ``[2, n]``, zeros: memory for the running means of the gradients and of their squares
     :param steps: ``[len(params)]``: the number of steps, once for each parameter. The caller increments it
@@ -44,15 +44,17 @@ class FlatAdam:
         moments: th.Tensor,
         steps: th.Tensor,
     ) -> None:
-        self.means, self.squares = means, squares = moments
-        self.step_counts = steps
+        means, squares = moments
+        self.range = own = slice(slices[0].start, slices[-1].stop)
+        """Where in the n numbers this optimizer's are"""
+        self.means, self.squares, self.step_counts = means[own], squares[own], steps
         self._params = params
         # Lists of one tensor each, as PyTorch's kernel expects them
         self._flat, self._grads, self._means, self._squares, self._step = (
-            [flat],
-            [grads],
-            [means],
-            [squares],
+            [flat[own]],
+            [grads[own]],
+            [self.means],
+            [self.squares],
             [steps[0]],
         )
         self._views = [

@@ -8,7 +8,7 @@ anything has changed since that check, so that the closed form can be checked be
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from gymnasium import spaces
@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_ext.fused.adam import STATE_KEYS
 from sb3_ddpg_ext.fused.layers import ACTIVATION_PARAMETERS, activations
+from sb3_ddpg_ext.fused.memory import online_and_target
 from sb3_ddpg_ext.module_tree import ModuleTree
 
 # Methods that the closed form replaces, as Stable-Baselines3 defines them
@@ -75,12 +76,12 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
         if type(network.features_extractor) is not FlattenExtractor:
             yield f"the features extractor is {type(network.features_extractor).__name__}, not FlattenExtractor"
     for critic in (policy.critic, policy.critic_target):
-        if len(critic.q_networks) != 1:
-            yield f"n_critics is {len(critic.q_networks)}, not 1"
         registered = [module for name, module in critic.named_children() if name != "features_extractor"]
         if not _are_identical(registered, critic.q_networks):
             yield "the critic's q_networks are not its modules qf0, qf1 and so on, whose weights are optimized"
-    for online, target in _online_and_target(policy):
+    if len(policy.critic.q_networks) != len(policy.critic_target.q_networks):
+        yield "the critic and its target have different numbers of q_networks"
+    for online, target in online_and_target(policy):
         for net in (online, target):
             if activations(net) is None:
                 yield f"not a plain MLP with known activations: {' '.join(str(net).split())}"
@@ -102,8 +103,10 @@ def _weights(policy: TD3Policy) -> Iterator[str]:
     params = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
     if not all(param.requires_grad for param in online):
         yield "some weights are frozen"
-    of_layers = {param for nets in _online_and_target(policy) for net in nets for param in net.parameters()}
-    if of_layers != set(params):
+    # Not `net.parameters()`, which has each parameter once
+    layers = [layer for nets in online_and_target(policy) for net in nets for layer in cast(nn.Sequential, net)]
+    of_layers = [param for layer in layers for param in layer.parameters()]
+    if set(of_layers) != set(params):
         yield "there are weights that are not in actor.mu or the critic's q_networks"
     if {param.dtype for param in params} != {th.float32}:
         yield "some weights are not float32"
@@ -111,8 +114,8 @@ def _weights(policy: TD3Policy) -> Iterator[str]:
         yield f"the device is {params[0].device}, not the CPU or a CUDA device"
     if not all(param.is_contiguous() for param in params):
         yield "some weights are not contiguous"
-    if len({param.data_ptr() for param in params}) != len(params):
-        yield "networks share weights"
+    if len({param.data_ptr() for param in of_layers}) != len(of_layers):
+        yield "layers share weights"
 
 
 def _hooks(policy: TD3Policy) -> Iterator[str]:
@@ -149,11 +152,6 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
             yield f"the state of the {name}'s optimizer is not that of Adam"
         if len({float(state.get("step", 0.0)) for state in states}) > 1:
             yield f"the {name}'s optimizer has done more steps for some weights than for others"
-
-
-def _online_and_target(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module]]:
-    yield policy.actor.mu, policy.actor_target.mu
-    yield policy.critic.q_networks[0], policy.critic_target.q_networks[0]
 
 
 def _sizes_fit(net: nn.Module, n_inputs: int, n_outputs: int) -> bool:

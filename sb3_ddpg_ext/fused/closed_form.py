@@ -65,7 +65,7 @@ class ClosedForm:
         :param batch_size: Transitions in a minibatch
         """
         self.batch_size, memory = batch_size, self._memory
-        self._actor, self._critic = (
+        self._actor, *self._critics = (
             Mlp(
                 network.weights,
                 network.biases,
@@ -74,9 +74,9 @@ class ClosedForm:
                 network.activations,
                 batch_size,
             )
-            for network in (memory.actor, memory.critic)
+            for network in memory.networks
         )
-        actor_weights, critic_weights = memory.actor.weights[0], memory.critic.weights[0]  # of the first layers
+        actor_weights, critic_weights = memory.actor.weights[0], memory.critics[0].weights[0]  # of the first layers
         n_observations, n_inputs = actor_weights.shape[2], critic_weights.shape[2]
         new = self._losses.new_empty
         self._critic_inputs = new(2, batch_size, n_inputs)  # (s, a), (s', mu'(s'))
@@ -87,8 +87,7 @@ class ClosedForm:
         self._action_weights = critic_weights[0, :, n_observations:]
         self._y, self._bootstrap = new(2, batch_size, 1)
         # Tensors, because PyTorch would make a new one from a Python number each time
-        self._ones, self._two_nths = self._critic.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
-        self._delta_t = self._critic.delta.t()
+        self._ones, self._two_nths = self._actor.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
         self._widths = (n_inputs, n_observations, 1, 1, 1)
         self.rows: np.ndarray = np.empty((batch_size, sum(self._widths)), dtype=np.float32)
         """Memory for :meth:`step_on_rows`"""
@@ -154,29 +153,33 @@ class ClosedForm:
 
     def _compute(self, gamma: float, tau: float) -> None:
         """The step on the minibatch in the buffers: s, a, s', r (in y) and 1 - d or g (1 - d) (in bootstrap)."""
-        n, actor, critic = self.batch_size, self._actor, self._critic
+        n, actor, (first, *others) = self.batch_size, self._actor, self._critics
 
-        # y = r + g (1 - d) Q'(s', mu'(s')); mu(s) and Q(s, a) are computed along with it
+        # y = r + g (1 - d) min Q'(s', mu'(s')); mu(s) and Q(s, a) are computed along with it
         actor.forward_both(self._observations)
         self._next_action.copy_(actor.target_output)
-        critic.forward_both(self._critic_inputs)
-        self._y.addcmul_(self._bootstrap, critic.target_output, value=gamma)
+        first.forward_both(self._critic_inputs)
+        next_q_values = first.target_output
+        for critic in others:
+            critic.forward_both(self._critic_inputs)
+            th.minimum(next_q_values, critic.target_output, out=next_q_values)
+        self._y.addcmul_(self._bootstrap, next_q_values, value=gamma)
 
-        # L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n
-        delta = critic.delta
-        th.sub(critic.online_output, self._y, out=delta)
-        self._critic_loss.addmm_(self._delta_t, delta, alpha=1 / n)
-        delta.mul_(self._two_nths)
-        critic.backward(self._online_inputs)
+        # L(Q) = mean (Q - y)^2 for each critic, dL / dQ = 2 (Q - y) / n
+        for critic in self._critics:
+            th.sub(critic.online_output, self._y, out=critic.delta)
+            self._critic_loss.addmm_(critic.delta_t, critic.delta, alpha=1 / n)
+            critic.delta.mul_(self._two_nths)
+            critic.backward(self._online_inputs)
         self._step_counts.add_(self._one)
         self._critic_adam.step()
 
-        # L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, then dL / da through the critic's first layer
+        # L(mu) = -mean Q(s, mu(s)) of the first critic, dL / dQ = -1 / n, then dL / da through its first layer
         self._action.copy_(actor.online_output)
-        critic.forward(self._online_inputs)
-        self._actor_loss.addmm_(critic.ones, critic.online_output, alpha=-1 / n)
-        delta.fill_(-1 / n)
-        th.mm(critic.backward(None), self._action_weights, out=actor.delta)
+        first.forward(self._online_inputs)
+        self._actor_loss.addmm_(first.ones, first.online_output, alpha=-1 / n)
+        first.delta.fill_(-1 / n)
+        th.mm(first.backward(None), self._action_weights, out=actor.delta)
         actor.backward(self._now)
         self._actor_adam.step()
 

@@ -38,16 +38,21 @@ struct layer {
 };
 
 struct network {
-  integer n_layers, n_params, n_step_counts;
+  integer n_layers;
   struct layer *layers;
+};
+
+struct adam { /* of all networks that one optimizer trains */
+  integer n_params, n_step_counts;
   float *params, *targets, *grads, *means, *squares, *step_counts;
   double learning_rate, beta1, beta2, eps, weight_decay;
   integer decoupled; /* weight decay, as in AdamW */
 };
 
 struct update {
-  struct network actor, critic;
-  integer batch, n_observations, n_actions, stride; /* of a row of inputs */
+  struct network actor, *critics;
+  struct adam actor_adam, critic_adam;
+  integer n_critics, batch, n_observations, n_actions, stride; /* of a row of inputs */
   float *inputs, *next_inputs;                      /* [batch, stride]: (s, a) and (s', mu'(s')) */
   float *rewards, *bootstrap;                       /* [batch]: r and then y; g (1 - d) */
   float *losses;                                    /* [2]: of actor and critic, summed */
@@ -304,21 +309,21 @@ static void backward(const struct network *net, integer batch, const float *inpu
 }
 
 /* Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019) as PyTorch does it, then theta' <- tau theta + (1 - tau) theta' */
-static void adam_and_soft_update(const struct network *net, double tau)
+static void adam_and_soft_update(const struct adam *adam, double tau)
 {
-  double step = net->step_counts[0] + 1;
-  for (integer i = 0; i < net->n_step_counts; i++) net->step_counts[i] = step;
-  const float rate1 = 1 - net->beta1, beta2 = net->beta2, rate2 = 1 - net->beta2;
-  const double root_correction = sqrt(1 - pow(net->beta2, step));
-  const float step_size = net->learning_rate * root_correction / (1 - pow(net->beta1, step));
-  const float eps = net->eps * root_correction, rate_of_targets = tau;
+  double step = adam->step_counts[0] + 1;
+  for (integer i = 0; i < adam->n_step_counts; i++) adam->step_counts[i] = step;
+  const float rate1 = 1 - adam->beta1, beta2 = adam->beta2, rate2 = 1 - adam->beta2;
+  const double root_correction = sqrt(1 - pow(adam->beta2, step));
+  const float step_size = adam->learning_rate * root_correction / (1 - pow(adam->beta1, step));
+  const float eps = adam->eps * root_correction, rate_of_targets = tau;
   /* Weight decay is part of the gradient; decoupled, it shrinks the parameters instead */
-  const float decay = net->decoupled ? 0 : net->weight_decay;
-  const float kept = net->decoupled ? 1 - net->learning_rate * net->weight_decay : 1;
-  float *restrict params = net->params, *restrict targets = net->targets;
-  float *restrict means = net->means, *restrict squares = net->squares;
-  const float *restrict grads = net->grads;
-  for (integer i = 0; i < net->n_params; i++) {
+  const float decay = adam->decoupled ? 0 : adam->weight_decay;
+  const float kept = adam->decoupled ? 1 - adam->learning_rate * adam->weight_decay : 1;
+  float *restrict params = adam->params, *restrict targets = adam->targets;
+  float *restrict means = adam->means, *restrict squares = adam->squares;
+  const float *restrict grads = adam->grads;
+  for (integer i = 0; i < adam->n_params; i++) {
     float grad = grads[i] + decay * params[i];
     means[i] += rate1 * (grad - means[i]);
     squares[i] = beta2 * squares[i] + rate2 * grad * grad;
@@ -329,12 +334,9 @@ static void adam_and_soft_update(const struct network *net, double tau)
 
 /* --- The gradient step --- */
 
-static const float *last_output(const struct network *net, integer *row)
-{
-  const struct layer *layer = &net->layers[net->n_layers - 1];
-  *row = layer->stride;
-  return layer->output;
-}
+INLINE const struct layer *last(const struct network *net) { return &net->layers[net->n_layers - 1]; }
+
+INLINE float q_value(const struct network *critic, integer i) { return last(critic)->output[i * last(critic)->stride]; }
 
 /* One row of a replay buffer has s, a, s', r, d and whether the episode was cut off: then it has not terminated */
 static void gather(struct update *u, const float *rows, const integer *indices, const float *discounts, float gamma)
@@ -351,44 +353,53 @@ static void gather(struct update *u, const float *rows, const integer *indices, 
 
 static void step(struct update *u, double tau)
 {
-  integer n = u->batch, row;
-  float *actions = u->inputs + u->n_observations, *next_actions = u->next_inputs + u->n_observations;
-  const struct layer *top = &u->critic.layers[u->critic.n_layers - 1], *bottom = u->critic.layers;
-  const struct layer *actor_top = &u->actor.layers[u->actor.n_layers - 1];
-  const float *q = last_output(&u->critic, &row);
+  integer n = u->batch;
+  float *actions = u->inputs + u->n_observations, *next_actions = u->next_inputs + u->n_observations, *y = u->rewards;
+  const struct network *first = u->critics, *end = first + u->n_critics;
   double loss = 0;
 
-  /* y = r + g (1 - d) Q'(s', mu'(s')) */
+  /* y = r + g (1 - d) min Q'(s', mu'(s')) */
   forward(&u->actor, TARGET, n, u->next_inputs, u->stride, next_actions, u->stride);
-  forward(&u->critic, TARGET, n, u->next_inputs, u->stride, 0, 0);
-  float *y = u->rewards;
-  for (integer i = 0; i < n; i++) y[i] += u->bootstrap[i] * q[i * row];
-
-  /* L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n */
-  forward(&u->critic, ONLINE, n, u->inputs, u->stride, 0, 0);
+  for (const struct network *critic = first; critic < end; critic++)
+    forward(critic, TARGET, n, u->next_inputs, u->stride, 0, 0);
   for (integer i = 0; i < n; i++) {
-    float error = q[i * row] - y[i];
-    loss += (double)error * error;
-    top->delta[i * row] = 2 * error / n;
+    float least = q_value(first, i);
+    for (const struct network *critic = first + 1; critic < end; critic++) {
+      float q = q_value(critic, i);
+      least = q < least || q != q ? q : least; /* NaN stays NaN */
+    }
+    y[i] += u->bootstrap[i] * least;
+  }
+
+  /* L(Q) = mean (Q - y)^2 for each critic, dL / dQ = 2 (Q - y) / n */
+  for (const struct network *critic = first; critic < end; critic++) {
+    const struct layer *top = last(critic);
+    forward(critic, ONLINE, n, u->inputs, u->stride, 0, 0);
+    for (integer i = 0; i < n; i++) {
+      float error = q_value(critic, i) - y[i];
+      loss += (double)error * error;
+      top->delta[i * top->stride] = 2 * error / n;
+    }
+    backward(critic, n, u->inputs, u->stride);
   }
   u->losses[1] += loss / n;
-  backward(&u->critic, n, u->inputs, u->stride);
-  adam_and_soft_update(&u->critic, tau);
+  adam_and_soft_update(&u->critic_adam, tau);
 
-  /* L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, then dL / da through the critic's first layer */
+  /* L(mu) = -mean Q(s, mu(s)) of the first critic, dL / dQ = -1 / n, then dL / da through its first layer */
+  const struct layer *top = last(first), *bottom = first->layers, *actor_top = last(&u->actor);
   forward(&u->actor, ONLINE, n, u->inputs, u->stride, actions, u->stride);
-  forward(&u->critic, ONLINE, n, u->inputs, u->stride, 0, 0);
+  forward(first, ONLINE, n, u->inputs, u->stride, 0, 0);
   loss = 0;
   for (integer i = 0; i < n; i++) {
-    loss -= q[i * row];
-    top->delta[i * row] = -1.0f / n;
+    loss -= q_value(first, i);
+    top->delta[i * top->stride] = -1.0f / n;
   }
   u->losses[0] += loss / n;
-  backward(&u->critic, n, 0, 0);
+  backward(first, n, 0, 0);
   product(n, u->n_actions, bottom->n_out, bottom->delta, bottom->stride, 1, bottom->weight[ONLINE] + u->n_observations,
           bottom->n_in, 0, actor_top->delta, actor_top->stride);
   backward(&u->actor, n, u->inputs, u->stride);
-  adam_and_soft_update(&u->actor, tau);
+  adam_and_soft_update(&u->actor_adam, tau);
 }
 
 /* indices[n_steps, batch] of rows; discounts[n_steps, batch], or null for gamma */

@@ -49,9 +49,12 @@ class _Layer(ctypes.Structure):
 
 
 class _Network(ctypes.Structure):
+    _fields_ = [("n_layers", ctypes.c_int64), ("layers", ctypes.POINTER(_Layer))]
+
+
+class _Adam(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("n_layers", "n_params", "n_step_counts")),
-        ("layers", ctypes.POINTER(_Layer)),
+        *((name, ctypes.c_int64) for name in ("n_params", "n_step_counts")),
         *((name, ctypes.c_void_p) for name in ("params", "targets", "grads", "means", "squares", "step_counts")),
         *((name, ctypes.c_double) for name in ("learning_rate", "beta1", "beta2", "eps", "weight_decay")),
         ("decoupled", ctypes.c_int64),
@@ -61,8 +64,10 @@ class _Network(ctypes.Structure):
 class _Update(ctypes.Structure):
     _fields_ = [
         ("actor", _Network),
-        ("critic", _Network),
-        *((name, ctypes.c_int64) for name in ("batch", "n_observations", "n_actions", "stride")),
+        ("critics", ctypes.POINTER(_Network)),
+        ("actor_adam", _Adam),
+        ("critic_adam", _Adam),
+        *((name, ctypes.c_int64) for name in ("n_critics", "batch", "n_observations", "n_actions", "stride")),
         *((name, ctypes.c_void_p) for name in ("inputs", "next_inputs", "rewards", "bootstrap", "losses")),
     ]
 
@@ -98,12 +103,19 @@ class Kernel:
         self._act.argtypes = pointer, integer, pointer, pointer, integer, pointer
         self._steps.restype = self._act.restype = None
         self._memory, self._optimizers = memory, optimizers
-        self._networks = networks = list(map(_network, (memory.actor, memory.critic), optimizers))
-        actor, critic = ([network.layers[i] for i in range(network.n_layers)] for network in networks)
-        self._n_actions = actor[-1].n_out
-        self._update = update = _Update(*networks, losses=losses.data_ptr())
-        update.n_observations, update.n_actions = actor[0].n_in, critic[0].n_in - actor[0].n_in
-        width = max(layer.n_out for layer in actor)
+        self._networks = actor, *critics = list(map(_network, memory.networks))
+        actor_layers = actor.layers[: actor.n_layers]
+        self._n_actions = actor_layers[-1].n_out
+        self._update = update = _Update(
+            actor,
+            (_Network * len(critics))(*critics),
+            *(_adam(memory, adam) for adam in optimizers),
+            n_critics=len(critics),
+            n_observations=actor_layers[0].n_in,
+            n_actions=self._n_actions,
+            losses=losses.data_ptr(),
+        )
+        width = max(layer.n_out for layer in actor_layers)
         self._scratch = np.zeros((2, width), dtype=np.float32)
         self._address = ctypes.addressof(update)
         self._hyperparameters: list[tuple[float, ...]] = []
@@ -112,7 +124,7 @@ class Kernel:
 
     def bind(self) -> None:
         """Read the parameters of activations, which users can change."""
-        for network, memory in zip(self._networks, (self._memory.actor, self._memory.critic), strict=True):
+        for network, memory in zip(self._networks, self._memory.networks, strict=True):
             for i, activation in enumerate(memory.activations):
                 module = None if activation is None else activation.module
                 network.layers[i].activation, network.layers[i].parameter = _number_and_parameter(module)
@@ -130,7 +142,7 @@ class Kernel:
             memory.append(th.zeros(shape, dtype=th.float32))
             return memory[-1].data_ptr()
 
-        for network, content in zip(self._networks, (self._memory.actor, self._memory.critic), strict=True):
+        for network, content in zip(self._networks, self._memory.networks, strict=True):
             for i, activation in enumerate(content.activations):
                 layer = network.layers[i]
                 layer.transposed = new(layer.n_in, layer.stride)
@@ -189,9 +201,8 @@ class Kernel:
         hyperparameters = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
         if hyperparameters != self._hyperparameters:
             self._hyperparameters = hyperparameters
-            for network, numbers in zip((self._update.actor, self._update.critic), hyperparameters, strict=True):
-                network.learning_rate, network.beta1, network.beta2, network.eps = numbers[:4]
-                network.weight_decay, network.decoupled = numbers[4:]
+            for adam, numbers in zip((self._update.actor_adam, self._update.critic_adam), hyperparameters, strict=True):
+                adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.decoupled = numbers
         address = None if discounts is None else discounts.ctypes.data
         self._steps(
             self._address,
@@ -216,7 +227,7 @@ class Kernel:
         return actions
 
 
-def _network(network: NetworkMemory, adam: FlatAdam) -> _Network:
+def _network(network: NetworkMemory) -> _Network:
     layers = (_Layer * len(network.weights))()
     for layer, weight, bias, weight_grad, bias_grad in zip(
         layers, network.weights, network.biases, network.weight_grads, network.bias_grads, strict=True
@@ -226,14 +237,16 @@ def _network(network: NetworkMemory, adam: FlatAdam) -> _Network:
         for i in range(2):
             layer.weight[i], layer.bias[i] = weight[i].data_ptr(), bias[i].data_ptr()
         layer.weight_grad, layer.bias_grad = weight_grad.data_ptr(), bias_grad.data_ptr()
-    return _Network(
-        n_layers=len(layers),
-        n_params=len(network.flat),
+    return _Network(len(layers), layers)
+
+
+def _adam(memory: PolicyMemory, adam: FlatAdam) -> _Adam:
+    return _Adam(
+        n_params=len(adam.means),
         n_step_counts=len(adam.step_counts),
-        layers=layers,
-        params=network.flat.data_ptr(),
-        targets=network.flat_target.data_ptr(),
-        grads=network.flat_grads.data_ptr(),
+        params=memory.online[adam.range].data_ptr(),
+        targets=memory.target[adam.range].data_ptr(),
+        grads=memory.grads[adam.range].data_ptr(),
         means=adam.means.data_ptr(),
         squares=adam.squares.data_ptr(),
         step_counts=adam.step_counts.data_ptr(),

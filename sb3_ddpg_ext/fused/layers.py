@@ -168,6 +168,7 @@ class Mlp:
         """``[batch, n_out]`` each"""
         self.delta = deltas[-1]
         """``[batch, n_out]``: dL / d output, to be set before :meth:`backward`"""
+        self.delta_t = self.delta.t()
 
     def forward_both(self, inputs: th.Tensor) -> None:
         """
