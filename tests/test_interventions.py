@@ -26,7 +26,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.lr_scheduler import StepLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, MlpPolicy
 
 Model = Any
 """SB3's DDPG or ours"""
@@ -41,13 +41,13 @@ class Row(NamedTuple):
     :param act: Does it to a model, and tells which of its functions are called
     :param why_autograd: Part of the reason for which the closed form is left; None where it goes on
     :param matters: Whether the model ends elsewhere than without it
-    :param policy_kwargs: Of the model
+    :param kwargs: Of the model
     """
 
     act: Callable[[Model, Calls], Any]
     why_autograd: str | None = None
     matters: bool = True
-    policy_kwargs: dict[str, Any] = {"net_arch": [16, 16]}  # noqa: RUF012
+    kwargs: dict[str, Any] = {}  # noqa: RUF012
 
 
 def noise(std: float = 0.1) -> NormalActionNoise:
@@ -295,6 +295,97 @@ def exchange_the_second_targets_activation(model: Model, _: Calls) -> None:
 
 def hook_of_the_second_critic(model: Model, calls: Calls) -> None:
     second(model.critic).register_forward_hook(lambda *_: calls.append("second"))
+
+
+# --- LayerNorm ---
+
+
+def insert_layer_norm(net: nn.Sequential) -> None:
+    for i in (3, 1):
+        net.insert(i, nn.LayerNorm(16))
+
+
+class NormalizedPolicy(MlpPolicy):
+    """Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear"""
+
+    def make_actor(self, features_extractor: Any = None) -> Any:
+        actor = super().make_actor(features_extractor)
+        insert_layer_norm(actor.mu)
+        return actor
+
+    def make_critic(self, features_extractor: Any = None) -> Any:
+        critic = super().make_critic(features_extractor)
+        insert_layer_norm(critic.q_networks[0])
+        return critic
+
+
+def insert_layer_norm_everywhere(model: Model, _: Calls) -> None:
+    for network in networks(model):
+        insert_layer_norm(network.mu if hasattr(network, "mu") else network.q_networks[0])
+    for network in networks(model)[::2]:
+        network.optimizer = th.optim.Adam(network.parameters())
+
+
+def insert_layer_norm_after_the_activation(model: Model, _: Calls) -> None:
+    for network in networks(model)[:2]:
+        network.mu.insert(2, nn.LayerNorm(16))
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def norms_of(*names: str) -> Callable[[Model], list[nn.LayerNorm]]:
+    def norms(model: Model) -> list[nn.LayerNorm]:
+        modules = [module for name in names for module in getattr(model, name).modules()]
+        return [module for module in modules if isinstance(module, nn.LayerNorm)]
+
+    return norms
+
+
+def change_eps(norms: Callable[[Model], list[nn.LayerNorm]]) -> Callable[[Model, Calls], None]:
+    def change(model: Model, _: Calls) -> None:
+        for norm in norms(model):
+            norm.eps = 0.5
+
+    return change
+
+
+def edit_norms(model: Model, _: Calls) -> None:
+    with th.no_grad():
+        for norm in norms_of("actor", "critic")(model):
+            norm.weight.mul_(2)
+            norm.bias.data = th.linspace(-1, 1, 16)
+
+
+def freeze_norms(model: Model, _: Calls) -> None:
+    for norm in norms_of("actor", "critic")(model):
+        norm.requires_grad_(False)
+
+
+def remove_weight(model: Model, _: Calls) -> None:
+    for norm in norms_of("actor", "actor_target")(model):
+        norm.weight = norm.bias = None
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def replace_norms(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu[1] = nn.LayerNorm(16, eps=0.1)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def exchange_norms_for_rms_norm(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu[1] = nn.RMSNorm(16)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def remove_norms(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        del actor.mu[1]
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def hook_of_a_norm(model: Model, calls: Calls) -> None:
+    norms_of("critic")(model)[0].register_forward_hook(lambda *_: calls.append("norm"))
 
 
 # --- Optimizers ---
@@ -688,7 +779,9 @@ TABLE: dict[str, Row] = {
     "batch normalisation inserted": Row(insert_batch_norm, "not a plain MLP"),
     # Two critics
     **{
-        f"two critics: {name}": Row(act, why_autograd, matters, {"net_arch": [16, 16], "n_critics": 2})
+        f"two critics: {name}": Row(
+            act, why_autograd, matters, {"policy_kwargs": {"net_arch": [16, 16], "n_critics": 2}}
+        )
         for name, act, why_autograd, matters in (
             ("nothing", nothing, None, False),
             ("load_state_dict", load_state_dict, None, True),
@@ -710,6 +803,30 @@ TABLE: dict[str, Row] = {
             ("a parameter dropped", drop_a_parameter, "the critic's weights exactly", True),
             ("one step counter reset", reset_one_step, "more steps for some weights", True),
             ("weight_decay", option("weight_decay", 0.1), None, True),
+        )
+    },
+    # LayerNorm
+    "LayerNorm inserted": Row(insert_layer_norm_everywhere),
+    "LayerNorm inserted after the activation": Row(insert_layer_norm_after_the_activation, "not a plain MLP"),
+    **{
+        f"LayerNorm: {name}": Row(act, why_autograd, matters, {"policy": NormalizedPolicy})
+        for name, act, why_autograd, matters in (
+            ("nothing", nothing, None, False),
+            ("load_state_dict", load_state_dict, None, True),
+            ("set_parameters", set_parameters, None, True),
+            ("weights edited", edit_norms, None, True),
+            ("frozen", freeze_norms, "some weights are frozen", True),
+            ("eps", change_eps(norms_of("actor", "actor_target", "critic", "critic_target")), None, True),
+            ("the actors' eps", change_eps(norms_of("actor", "actor_target")), None, True),
+            ("the critics' eps", change_eps(norms_of("critic", "critic_target")), None, True),
+            ("eps of the actor alone", change_eps(norms_of("actor")), "different layers", True),
+            ("eps of the target alone", change_eps(norms_of("critic_target")), "different layers", True),
+            ("without weight and bias", remove_weight, "LayerNorm with weight and bias", True),
+            ("replaced", replace_norms, None, True),
+            ("replaced by RMSNorm", exchange_norms_for_rms_norm, "not a plain MLP", True),
+            ("removed", remove_norms, None, True),
+            ("a hook", hook_of_a_norm, "modules have hooks", False),
+            ("a step by hand", step_by_hand, None, True),
         )
     },
     # Optimizers
@@ -800,6 +917,7 @@ class Result:
 def make(kind: Any, base: Any = None, **kwargs: Any) -> Model:
     env = gym.make("Pendulum-v1")
     defaults = {
+        "policy": "MlpPolicy",
         "policy_kwargs": {"net_arch": [16, 16]},
         "learning_starts": 20,
         "batch_size": 8,
@@ -809,8 +927,8 @@ def make(kind: Any, base: Any = None, **kwargs: Any) -> Model:
         "device": "cpu",
     }
     if kind == "SB3":
-        return (base or DDPG)("MlpPolicy", env, **{**defaults, **kwargs})
-    return (base or CustomDDPG)("MlpPolicy", env, fused=kind, **{**defaults, **kwargs})
+        return (base or DDPG)(env=env, **{**defaults, **kwargs})
+    return (base or CustomDDPG)(env=env, fused=kind, **{**defaults, **kwargs})
 
 
 class AtStep(BaseCallback):
@@ -883,10 +1001,10 @@ IN_CALLBACK = pytest.mark.parametrize("in_callback", [True, False], ids=["in a c
 @pytest.mark.filterwarnings("ignore:action_noise=None")
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_what_users_do_counts(name: str, in_callback: bool, untouched: Model) -> None:
-    act, why_autograd, matters, policy_kwargs = TABLE[name]
-    if policy_kwargs != untouched.policy_kwargs:
-        untouched = run("auto", nothing, policy_kwargs=policy_kwargs).model
-    sb3, reference, auto = (run(kind, act, in_callback, policy_kwargs=policy_kwargs) for kind in ("SB3", False, "auto"))
+    act, why_autograd, matters, kwargs = TABLE[name]
+    if kwargs:
+        untouched = run("auto", nothing, **kwargs).model
+    sb3, reference, auto = (run(kind, act, in_callback, **kwargs) for kind in ("SB3", False, "auto"))
     assert difference(reference.model, sb3.model) == BITWISE
     assert reference.calls == sb3.calls
     assert difference(auto.model, reference.model) < ROUNDING

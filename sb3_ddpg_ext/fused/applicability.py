@@ -22,7 +22,7 @@ from torch.optim import optimizer as global_optimizer_hooks
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_ext.fused.adam import STATE_KEYS
-from sb3_ddpg_ext.fused.layers import ACTIVATION_PARAMETERS, activations
+from sb3_ddpg_ext.fused.layers import OPTIONS, Layer, layers
 from sb3_ddpg_ext.fused.memory import online_and_target
 from sb3_ddpg_ext.module_tree import ModuleTree
 
@@ -83,16 +83,19 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
         yield "the critic and its target have different numbers of q_networks"
     for online, target in online_and_target(policy):
         for net in (online, target):
-            if activations(net) is None:
-                yield f"not a plain MLP with known activations: {' '.join(str(net).split())}"
-        if str(online) != str(target) or _activation_parameters(online) != _activation_parameters(target):
+            if layers(net) is None:
+                yield (
+                    "not a plain MLP of linear layers, LayerNorm with weight and bias and known activations: "
+                    + " ".join(str(net).split())
+                )
+        if str(online) != str(target) or _options(online) != _options(target):
             yield "a network and its target have different layers"
     n_observations, n_actions = map(spaces.flatdim, (policy.observation_space, policy.action_space))
     for n_inputs, n_outputs, nets in (
         (n_observations, n_actions, (policy.actor.mu, policy.actor_target.mu)),
         (n_observations + n_actions, 1, (*policy.critic.q_networks, *policy.critic_target.q_networks)),
     ):
-        if not all(_sizes_fit(net, n_inputs, n_outputs) for net in nets):
+        if not all(_sizes_fit(layers(net) or [], n_inputs, n_outputs) for net in nets):
             yield "the sizes of layers do not fit together"
     if type(policy.actor.mu[-1]) is not nn.Tanh:
         yield "the actor does not end in Tanh, so that its target's actions would have to be clipped"
@@ -154,18 +157,18 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
             yield f"the {name}'s optimizer has done more steps for some weights than for others"
 
 
-def _sizes_fit(net: nn.Module, n_inputs: int, n_outputs: int) -> bool:
-    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
-    widths = [n_inputs, *[len(layer.weight) for layer in layers]]
+def _sizes_fit(of_net: list[Layer], n_inputs: int, n_outputs: int) -> bool:
+    widths = [n_inputs, *[len(linear.weight) for linear, _, _ in of_net]]
     return widths[-1] == n_outputs and all(
-        layer.weight.shape == (n_out, n_in) and layer.bias.shape == (n_out,)
-        for layer, (n_in, n_out) in zip(layers, pairwise(widths), strict=True)
+        linear.weight.shape == (n_out, n_in)
+        and linear.bias.shape == (n_out,)
+        and (norm is None or norm.normalized_shape == norm.weight.shape == norm.bias.shape == (n_out,))
+        for (linear, norm, _), (n_in, n_out) in zip(of_net, pairwise(widths), strict=True)
     )
 
 
-def _activation_parameters(net: nn.Module) -> list[Any]:
-    known = ACTIVATION_PARAMETERS
-    return [getattr(module, known[type(module)]) for module in net.modules() if type(module) in known]
+def _options(net: nn.Module) -> list[Any]:
+    return [getattr(module, OPTIONS[type(module)]) for module in net.modules() if type(module) in OPTIONS]
 
 
 class Snapshot:
@@ -189,10 +192,8 @@ class Snapshot:
         self._optimizers = (policy.actor.optimizer, policy.critic.optimizer)
         self._optimizer_owners = (vars(policy.actor), vars(policy.critic))
         self._critics = (vars(policy.critic), vars(policy.critic_target))
-        self._activations = [
-            (vars(module), ACTIVATION_PARAMETERS[type(module)])
-            for module in policy.modules()
-            if type(module) in ACTIVATION_PARAMETERS
+        self._options = [
+            (vars(module), OPTIONS[type(module)]) for module in policy.modules() if type(module) in OPTIONS
         ]
         self._old_acting_objects, self._old_objects = self._acting_objects(), self._objects()
         self._old_acting_values, self._old_values = self._acting_values(), self._values()
@@ -233,7 +234,7 @@ class Snapshot:
         return [
             RemovableHandle.next_id,  # a new hook on any module, parameter or optimizer increases it
             self._policy.squash_output,
-            *[attributes[name] for attributes, name in self._activations],
+            *[attributes[name] for attributes, name in self._options],
         ]
 
     def _objects(self) -> list[Any]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from sb3_ddpg_ext.fused.adam import FlatAdam
 from sb3_ddpg_ext.fused.layers import Mlp
@@ -51,10 +52,8 @@ class ClosedForm:
         self._recording = Recording() if losses.is_cuda else None
         self._moments = moments
         self._actor_layers = [
-            (bias[0], weight[0].t(), activation)
-            for bias, weight, activation in zip(
-                memory.actor.biases, memory.actor.weights, memory.actor.activations, strict=True
-            )
+            (layer.bias.both[0], layer.weight.both[0].t(), layer.norm, layer.activation)
+            for layer in memory.actor.layers
         ]
 
     @th.inference_mode()
@@ -65,26 +64,16 @@ class ClosedForm:
         :param batch_size: Transitions in a minibatch
         """
         self.batch_size, memory = batch_size, self._memory
-        self._actor, *self._critics = (
-            Mlp(
-                network.weights,
-                network.biases,
-                network.weight_grads,
-                network.bias_grads,
-                network.activations,
-                batch_size,
-            )
-            for network in memory.networks
-        )
-        actor_weights, critic_weights = memory.actor.weights[0], memory.critics[0].weights[0]  # of the first layers
-        n_observations, n_inputs = actor_weights.shape[2], critic_weights.shape[2]
+        self._actor, *self._critics = (Mlp(network.layers, batch_size) for network in memory.networks)
+        critic_weight = memory.critics[0].layers[0].weight.both[0]
+        n_observations, n_inputs = memory.actor.layers[0].weight.both.shape[2], critic_weight.shape[1]
         new = self._losses.new_empty
         self._critic_inputs = new(2, batch_size, n_inputs)  # (s, a), (s', mu'(s'))
         self._online_inputs = self._critic_inputs[0]
         self._observations = self._critic_inputs[:, :, :n_observations]  # s, s'
         self._now, self._next = self._observations
         self._action, self._next_action = self._critic_inputs[:, :, n_observations:]
-        self._action_weights = critic_weights[0, :, n_observations:]
+        self._action_weights = critic_weight[:, n_observations:]
         self._y, self._bootstrap = new(2, batch_size, 1)
         # Tensors, because PyTorch would make a new one from a Python number each time
         self._ones, self._two_nths = self._actor.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
@@ -101,8 +90,10 @@ class ClosedForm:
         :return: ``[n, n_actions]``: the actor's outputs; a new array
         """
         x = th.from_numpy(observations).to(self._losses.device)
-        for bias, weight, activation in self._actor_layers:
+        for bias, weight, norm, activation in self._actor_layers:
             z = th.addmm(bias, x, weight)
+            if norm is not None:
+                z = F.layer_norm(z, z.shape[1:], norm.weight.both[0], norm.bias.both[0], norm.module.eps)
             x = th.empty_like(z) if activation is not None and activation.keeps_input else z
             if activation is not None:
                 activation.forward(z, x)

@@ -35,6 +35,11 @@ struct layer {
   float *weight_grad, *bias_grad;
   float *transposed;               /* [n_in, stride]: memory for a weight transposed */
   float *kept, *output, *delta;    /* [batch, stride]: what the derivative is computed from, f(z), dL / df then dL / dz */
+  /* LayerNorm between W x + b and the activation, where there are weights for it */
+  double norm_eps;
+  float *norm_weight[2], *norm_bias[2]; /* [n_out] */
+  float *norm_weight_grad, *norm_bias_grad;
+  float *normalized, *scales; /* [batch, stride], [batch]: before weight and bias; 1 / standard deviation of each row */
 };
 
 struct network {
@@ -131,6 +136,17 @@ static float dot(integer n, const float *a, const float *b)
   integer i = 0;
   for (; i + LANES <= n; i += LANES) sums += load(a + i) * load(b + i);
   for (; i < n; i++) sum += a[i] * b[i];
+  for (int q = 0; q < LANES; q++) sum += sums[q];
+  return sum;
+}
+
+static float sum(integer n, const float *a)
+{
+  vec sums = {0};
+  float sum = 0;
+  integer i = 0;
+  for (; i + LANES <= n; i += LANES) sums += load(a + i);
+  for (; i < n; i++) sum += a[i];
   for (int q = 0; q < LANES; q++) sum += sums[q];
   return sum;
 }
@@ -260,6 +276,56 @@ INLINE float derivative(const int activation, float kept, float parameter)
     case LEAKY_RELU: DO(LEAKY_RELU); break; \
   }
 
+/* --- LayerNorm (Ba et al. 2016) --- */
+
+/* x <- (x - mean) / sqrt(variance + eps), of which the factor is returned */
+static float normalize(integer n, float *x, float eps)
+{
+  float mean = sum(n, x) / n;
+  for (integer j = 0; j < n; j++) x[j] -= mean;
+  float scale = 1 / sqrtf(dot(n, x, x) / n + eps);
+  for (integer j = 0; j < n; j++) x[j] *= scale;
+  return scale;
+}
+
+INLINE void affine(integer n, const float *x, const float *weight, const float *bias, float *y)
+{
+  _Pragma("GCC ivdep") for (integer j = 0; j < n; j++) y[j] = x[j] * weight[j] + bias[j];
+}
+
+static void normalize_rows(const struct layer *layer, int which, integer batch)
+{
+  for (integer i = 0; i < batch; i++) {
+    float *x = layer->normalized + i * layer->stride, *y = layer->kept + i * layer->stride;
+    layer->scales[i] = normalize(layer->n_out, x, layer->norm_eps);
+    affine(layer->n_out, x, layer->norm_weight[which], layer->norm_bias[which], y);
+  }
+}
+
+/* From dL / dy in delta to dL / dz = scale (g - mean(g) - x mean(g x)), where y = weight x + bias, g = weight dL / dy */
+static void normalize_backward(const struct layer *layer, integer batch, int to_train)
+{
+  integer n = layer->n_out;
+  const float *weight = layer->norm_weight[ONLINE];
+  float *restrict weight_grad = layer->norm_weight_grad, *restrict bias_grad = layer->norm_bias_grad;
+  if (to_train) {
+    memset(weight_grad, 0, sizeof(float) * n);
+    memset(bias_grad, 0, sizeof(float) * n);
+  }
+  for (integer i = 0; i < batch; i++) {
+    const float *x = layer->normalized + i * layer->stride;
+    float *restrict delta = layer->delta + i * layer->stride, scale = layer->scales[i];
+    if (to_train)
+      for (integer j = 0; j < n; j++) {
+        weight_grad[j] += delta[j] * x[j];
+        bias_grad[j] += delta[j];
+      }
+    for (integer j = 0; j < n; j++) delta[j] *= weight[j];
+    float mean = sum(n, delta) / n, slope = dot(n, delta, x) / n;
+    for (integer j = 0; j < n; j++) delta[j] = scale * (delta[j] - mean - slope * x[j]);
+  }
+}
+
 /* --- Networks --- */
 
 /* The outputs of a network or its target. `output` may be somewhere else for the last layer: a row there has
@@ -271,8 +337,10 @@ static void forward(const struct network *net, int which, integer batch, const f
     const struct layer *layer = &net->layers[i];
     integer n = layer->n_out, stride = layer->stride;
     transpose(n, layer->n_in, layer->weight[which], layer->transposed, stride);
-    product(batch, n, layer->n_in, inputs, inputs_row, 1, layer->transposed, stride, layer->bias[which], layer->kept,
-            stride);
+    int has_norm = layer->norm_weight[which] != 0;
+    product(batch, n, layer->n_in, inputs, inputs_row, 1, layer->transposed, stride, layer->bias[which],
+            has_norm ? layer->normalized : layer->kept, stride);
+    if (has_norm) normalize_rows(layer, which, batch);
     float parameter = layer->parameter;
     const float *z = layer->kept;
     float *h = layer->output; /* the same memory as z if the derivative is computed from f(z) */
@@ -297,6 +365,7 @@ static void backward(const struct network *net, integer batch, const float *inpu
 #define DERIVATIVES(activation) \
   for (integer q = 0; q < batch * stride; q++) delta[q] *= derivative(activation, kept[q], parameter)
     FOR(layer->activation, DERIVATIVES)
+    if (layer->norm_weight[ONLINE]) normalize_backward(layer, batch, inputs != 0);
     if (inputs) {
       const float *x = below ? below->output : inputs;
       product(n, n_in, batch, delta, 1, stride, x, below ? below->stride : inputs_row, 0, layer->weight_grad, n_in);
@@ -424,6 +493,10 @@ void act(const struct network *net, integer n, const float *inputs, float *scrat
       float *h = scratch + (i & 1) * width, parameter = layer->parameter;
       for (integer j = 0; j < layer->n_out; j++)
         h[j] = layer->bias[ONLINE][j] + dot(layer->n_in, layer->weight[ONLINE] + j * layer->n_in, x);
+      if (layer->norm_weight[ONLINE]) {
+        normalize(layer->n_out, h, layer->norm_eps);
+        affine(layer->n_out, h, layer->norm_weight[ONLINE], layer->norm_bias[ONLINE], h);
+      }
 #define OF_ONE(activation) for (integer j = 0; j < layer->n_out; j++) h[j] = value(activation, h[j], parameter)
       FOR(layer->activation, OF_ONE)
       x = h;

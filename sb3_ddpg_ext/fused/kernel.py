@@ -3,8 +3,9 @@
 import contextlib
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -12,6 +13,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_ddpg_ext.fused.adam import FlatAdam
+from sb3_ddpg_ext.fused.layers import LayerMemory, Weight
 from sb3_ddpg_ext.fused.memory import NetworkMemory, PolicyMemory
 
 LEVELS = {"x86-64-v4": ("AVX512",), "x86-64-v3": ("AVX512", "AVX2")}
@@ -45,6 +47,10 @@ class _Layer(ctypes.Structure):
         ("weight", ctypes.c_void_p * 2),
         ("bias", ctypes.c_void_p * 2),
         *((name, ctypes.c_void_p) for name in ("weight_grad", "bias_grad", "transposed", "kept", "output", "delta")),
+        ("norm_eps", ctypes.c_double),
+        ("norm_weight", ctypes.c_void_p * 2),
+        ("norm_bias", ctypes.c_void_p * 2),
+        *((name, ctypes.c_void_p) for name in ("norm_weight_grad", "norm_bias_grad", "normalized", "scales")),
     ]
 
 
@@ -123,11 +129,16 @@ class Kernel:
         self.batch_size = 0
 
     def bind(self) -> None:
-        """Read the parameters of activations, which users can change."""
+        """Read the options of modules, which users can change."""
+        for layer, content in self._layers():
+            module = None if content.activation is None else content.activation.module
+            layer.activation, layer.parameter = _number_and_parameter(module)
+            if content.norm is not None:
+                layer.norm_eps = content.norm.module.eps
+
+    def _layers(self) -> Iterator[tuple[_Layer, LayerMemory]]:
         for network, memory in zip(self._networks, self._memory.networks, strict=True):
-            for i, activation in enumerate(memory.activations):
-                module = None if activation is None else activation.module
-                network.layers[i].activation, network.layers[i].parameter = _number_and_parameter(module)
+            yield from zip(network.layers[: network.n_layers], memory.layers, strict=True)
 
     def allocate(self, batch_size: int) -> None:
         """
@@ -142,13 +153,13 @@ class Kernel:
             memory.append(th.zeros(shape, dtype=th.float32))
             return memory[-1].data_ptr()
 
-        for network, content in zip(self._networks, self._memory.networks, strict=True):
-            for i, activation in enumerate(content.activations):
-                layer = network.layers[i]
-                layer.transposed = new(layer.n_in, layer.stride)
-                layer.kept, layer.delta = new(batch_size, layer.stride), new(batch_size, layer.stride)
-                keeps_input = activation is not None and activation.keeps_input
-                layer.output = new(batch_size, layer.stride) if keeps_input else layer.kept
+        for layer, content in self._layers():
+            layer.transposed = new(layer.n_in, layer.stride)
+            layer.kept, layer.delta = new(batch_size, layer.stride), new(batch_size, layer.stride)
+            keeps_input = content.activation is not None and content.activation.keeps_input
+            layer.output = new(batch_size, layer.stride) if keeps_input else layer.kept
+            if content.norm is not None:
+                layer.normalized, layer.scales = new(batch_size, layer.stride), new(batch_size)
         update.batch, update.stride = batch_size, _stride(update.n_observations + update.n_actions)
         update.inputs, update.next_inputs = new(batch_size, update.stride), new(batch_size, update.stride)
         update.rewards, update.bootstrap = new(batch_size), new(batch_size)
@@ -228,16 +239,21 @@ class Kernel:
 
 
 def _network(network: NetworkMemory) -> _Network:
-    layers = (_Layer * len(network.weights))()
-    for layer, weight, bias, weight_grad, bias_grad in zip(
-        layers, network.weights, network.biases, network.weight_grads, network.bias_grads, strict=True
-    ):
-        layer.n_out, layer.n_in = weight[0].shape
+    layers = (_Layer * len(network.layers))()
+    for layer, (weight, bias, norm, _) in zip(layers, network.layers, strict=True):
+        layer.n_out, layer.n_in = weight.grad.shape
         layer.stride = _stride(layer.n_out)
-        for i in range(2):
-            layer.weight[i], layer.bias[i] = weight[i].data_ptr(), bias[i].data_ptr()
-        layer.weight_grad, layer.bias_grad = weight_grad.data_ptr(), bias_grad.data_ptr()
+        layer.weight, layer.weight_grad = _pointers(weight)
+        layer.bias, layer.bias_grad = _pointers(bias)
+        if norm is not None:
+            layer.norm_weight, layer.norm_weight_grad = _pointers(norm.weight)
+            layer.norm_bias, layer.norm_bias_grad = _pointers(norm.bias)
     return _Network(len(layers), layers)
+
+
+def _pointers(weight: Weight) -> tuple[Any, int]:
+    online, target = weight.both
+    return (ctypes.c_void_p * 2)(online.data_ptr(), target.data_ptr()), weight.grad.data_ptr()
 
 
 def _adam(memory: PolicyMemory, adam: FlatAdam) -> _Adam:

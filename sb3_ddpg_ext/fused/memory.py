@@ -14,7 +14,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_ddpg_ext.fused.adam import own_storage
-from sb3_ddpg_ext.fused.layers import Activation, activations
+from sb3_ddpg_ext.fused.layers import LayerMemory, NormMemory, Weight, layers
 
 _ALIGNMENT = 16  # numbers: every parameter begins on a cache line
 
@@ -33,9 +33,8 @@ class NetworkMemory:
     """
 
     def __init__(self, online: nn.Module, target: nn.Module, stacked: th.Tensor, grads: th.Tensor, start: int) -> None:
-        layer_activations = activations(online)
-        assert layer_activations is not None, "why_not(policy) must be None"
-        self.activations: list[Activation | None] = layer_activations
+        online_layers = layers(online)
+        assert online_layers is not None, "why_not(policy) must be None"
         self.params, self.target_params = list(online.parameters()), list(target.parameters())
         starts = list(accumulate(map(_aligned, self.params[:-1]), initial=start))
         self.slices = [slice(i, i + param.numel()) for i, param in zip(starts, self.params, strict=True)]
@@ -44,10 +43,16 @@ class NetworkMemory:
         both = [stacked[:, i].view(2, *shape) for i, shape in zip(self.slices, shapes, strict=True)]
         self.slots, self.target_slots = [pair[0] for pair in both], [pair[1] for pair in both]
         self.grads = [grads[i].view(shape) for i, shape in zip(self.slices, shapes, strict=True)]
-        # Parameters alternate: weight, bias, weight, bias
-        self.weights, self.biases = both[::2], both[1::2]
-        """For each layer ``[2, n_out, n_in]`` and ``[2, n_out]``"""
-        self.weight_grads, self.bias_grads = self.grads[::2], self.grads[1::2]
+        memory: dict[th.Tensor, Weight] = dict(zip(self.params, map(Weight, both, self.grads), strict=True))
+        self.layers = [
+            LayerMemory(
+                memory[linear.weight],
+                memory[linear.bias],
+                None if norm is None else NormMemory(norm, memory[norm.weight], memory[norm.bias]),
+                activation,
+            )
+            for linear, norm, activation in online_layers
+        ]
 
 
 class PolicyMemory:
