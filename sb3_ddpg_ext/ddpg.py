@@ -90,9 +90,10 @@ class CustomDDPG(ExploringAlgorithm):
     :param stats_window_size: Window size for the rollout logging: the number of episodes over which the reported
         success rate, mean episode length, and mean reward are averaged
     :param fused: Whether gradient steps are computed in closed form (see :mod:`sb3_ddpg_ext.fused`), which is faster
-        and equal to autograd up to rounding. ``"auto"``: for plain MLPs with Adam on the CPU; with ``verbose=1`` the
-        log says when it is not possible, and why. ``True``: always; raises an error if it is not possible.
-        ``False``: never, so that results are bit for bit those of SB3's DDPG.
+        and equal to autograd up to rounding. ``"auto"``: for plain MLPs (also with LayerNorm, or several critics)
+        with Adam or AdamW on the CPU; with ``verbose=1`` the log says when it is not possible, and why. ``True``:
+        always; raises an error if it is not possible. ``False``: never, so that results are bit for bit those of SB3's
+        DDPG.
     :raises AssertionError: For an action space other than ``Box``, or a ``Box`` without finite bounds
     :raises ValueError: For a ``Box`` of integers or with equal bounds; for an unknown policy, noise or ``train_freq``
         unit; for ``fused=True`` if the closed form is not possible

@@ -56,9 +56,34 @@ def test_the_kernel_was_compiled_for_this_processor() -> None:
     assert Path(compiled._name) == kernel.file_of(KERNELS[0])
 
 
-def make_policy(n_obs: int, n_actions: int, dtype: th.dtype = th.float64, **kwargs: Any) -> MlpPolicy:
+def insert_layer_norm(net: nn.Sequential) -> None:
+    """Behind every linear layer but the last, and not as it is at first, when it multiplies by 1 and adds 0."""
+    *hidden, _ = (i for i, layer in enumerate(net) if isinstance(layer, nn.Linear))
+    for i in reversed(hidden):
+        norm = nn.LayerNorm(net[i].out_features, eps=0.1)  # rounding errors are divided by its root
+        nn.init.normal_(norm.weight, 1, 0.3)
+        nn.init.normal_(norm.bias, 0, 0.3)
+        net.insert(i + 1, norm)
+
+
+class NormalizedPolicy(MlpPolicy):
+    def make_actor(self, features_extractor: Any = None) -> Any:
+        actor = super().make_actor(features_extractor)
+        insert_layer_norm(actor.mu)
+        return actor
+
+    def make_critic(self, features_extractor: Any = None) -> Any:
+        critic = super().make_critic(features_extractor)
+        for q_network in critic.q_networks:
+            insert_layer_norm(q_network)
+        return critic
+
+
+def make_policy(
+    n_obs: int, n_actions: int, dtype: th.dtype = th.float64, policy_class: type[MlpPolicy] = MlpPolicy, **kwargs: Any
+) -> MlpPolicy:
     bounds = spaces.Box(-1, 1, (n_actions,))
-    policy = MlpPolicy(spaces.Box(-1, 1, (n_obs,)), bounds, lambda _: 1e-2, **kwargs).to(dtype)
+    policy = policy_class(spaces.Box(-1, 1, (n_obs,)), bounds, lambda _: 1e-2, **kwargs).to(dtype)
     with th.no_grad():  # targets of their own, so that it matters which network is asked
         for target in (policy.actor_target, policy.critic_target):
             for param in target.parameters():
@@ -82,8 +107,8 @@ def make_batch(policy: MlpPolicy, n: int, discounts: bool) -> ReplayBufferSample
 def autograd_step(policy: MlpPolicy, batch: ReplayBufferSamples) -> list[float]:
     """The reference: the equations, differentiated by PyTorch."""
 
-    def q(network: Any) -> Any:
-        return lambda s, a: (network.q_networks[0](th.cat([s, a], dim=1)),)
+    def q(critic: Any) -> Any:
+        return lambda s, a: tuple(net(th.cat([s, a], dim=1)) for net in critic.q_networks)
 
     discounts = GAMMA if batch.discounts is None else batch.discounts
     target = td_target(
@@ -146,9 +171,12 @@ widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
     n_actions=st.integers(1, 3),
     n=st.integers(1, 7),
     activation=st.sampled_from([*ACTIVATIONS, *ODD_ACTIVATIONS]),
+    n_critics=st.integers(1, 3),
+    policy_class=st.sampled_from([MlpPolicy, NormalizedPolicy]),
     discounts=st.booleans(),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     weight_decay=st.sampled_from([0.0, 0.1]),
+    optimizer_class=st.sampled_from([th.optim.Adam, th.optim.AdamW]),
     computation=st.sampled_from(
         [(PYTORCH, th.float64, 1e-12), (PYTORCH, th.float32, 1e-6), *[(level, th.float32, 1e-6) for level in KERNELS]]
     ),
@@ -162,19 +190,27 @@ def test_one_step_is_autograds(
     n_actions: int,
     n: int,
     activation: Any,
+    n_critics: int,
+    policy_class: type[MlpPolicy],
     discounts: bool,
     betas: tuple[float, float],
     weight_decay: float,
+    optimizer_class: type[th.optim.Adam],
     computation: tuple[str, th.dtype, float],
 ) -> None:
     by, dtype, tolerance = computation
+    if policy_class is NormalizedPolicy:
+        tolerance *= 10  # gradients of one or two units that are normalised cancel
     th.manual_seed(seed)
     ours = make_policy(
         n_obs,
         n_actions,
         dtype,
+        policy_class,
         net_arch={"pi": pi, "qf": qf},
         activation_fn=activation,
+        n_critics=n_critics,
+        optimizer_class=optimizer_class,
         # Adam divides by the gradient's size: its eps decides how much of a rounding error comes through
         optimizer_kwargs={"betas": betas, "weight_decay": weight_decay, "eps": 1e-2},
     )
@@ -207,11 +243,43 @@ def test_a_minibatch_of_views(computation: str) -> None:
     assert_close(ours, theirs, 1e-6)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("kernel", [False, True])
-def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module], kernel: bool) -> None:
+@pytest.mark.parametrize("computation", [PYTORCH, *KERNELS])
+def test_the_optimizers_hyperparameters_may_change_between_steps(computation: str) -> None:
     th.manual_seed(0)
-    ours = make_policy(3, 2, th.float32 if kernel else th.float64, net_arch=[16, 8], activation_fn=activation)
+    ours = make_policy(3, 2, th.float32, net_arch=[8], optimizer_class=th.optim.AdamW, optimizer_kwargs={"eps": 1e-2})
+    theirs = twin(ours)
+    with computed_by(computation):
+        fused = FusedUpdate(ours)
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("actor", {"lr": 1e-4}),  # the actor's and the critic's learning rates differ from here on
+        ("critic", {"weight_decay": 0.5}),
+        ("actor", {"decoupled_weight_decay": False, "weight_decay": 0.5}),
+        ("critic", {"lr": th.tensor(0.1)}),
+        ("actor", {"decoupled_weight_decay": True}),
+    ]
+    for network, change in changes:
+        for policy in (ours, theirs):
+            getattr(policy, network).optimizer.param_groups[0].update(change)
+        batch = make_batch(ours, 16, discounts=False)
+        fused.step(batch, GAMMA, TAU)
+        autograd_step(theirs, batch)
+        assert_close(ours, theirs, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        *({"activation_fn": activation} for activation in ACTIVATIONS),
+        {"n_critics": 2},
+        {"n_critics": 3},
+        # With ReLU, float32 autograd itself leaves float64 autograd by 3% here
+        {"policy_class": NormalizedPolicy, "activation_fn": nn.Tanh},
+    ],
+)
+@pytest.mark.parametrize("kernel", [False, True])
+def test_many_steps_with_batches_of_changing_size(kwargs: dict[str, Any], kernel: bool) -> None:
+    th.manual_seed(0)
+    ours = make_policy(3, 2, th.float32 if kernel else th.float64, net_arch=[16, 8], **kwargs)
     theirs, fused = twin(ours), FusedUpdate(ours)
     for i in range(200):
         batch = make_batch(ours, (8, 16, 5)[i // 70], discounts=i % 2 == 0)
@@ -220,9 +288,24 @@ def test_many_steps_with_batches_of_changing_size(activation: type[nn.Module], k
     assert_close(ours, theirs, 1e-4 if kernel else 1e-8)
 
 
+@pytest.mark.parametrize("computation", [PYTORCH, *KERNELS])
+def test_a_target_that_is_not_finite_counts(computation: str) -> None:
+    """Whichever critic has it: the minimum of NaN and a number is NaN."""
+    for i in range(3):
+        th.manual_seed(0)
+        ours = make_policy(3, 2, th.float32, net_arch=[8], n_critics=3)
+        with th.no_grad():
+            ours.critic_target.q_networks[i][-1].bias.fill_(th.nan)
+        with computed_by(computation):
+            fused = FusedUpdate(ours)
+        fused.step(make_batch(ours, 4, discounts=False)._replace(dones=th.zeros(4, 1)), GAMMA, TAU)
+        assert np.isnan(fused.pop_losses()[1])
+
+
 @pytest.mark.parametrize("computation", [PYTORCH, KERNELS[0]])
-def test_no_allocation(computation: str) -> None:
-    policy = make_policy(3, 1, th.float32, net_arch=[32, 32])
+@pytest.mark.parametrize("n_critics", [1, 2])
+def test_no_allocation(computation: str, n_critics: int) -> None:
+    policy = make_policy(3, 1, th.float32, net_arch=[32, 32], n_critics=n_critics)
     with computed_by(computation):
         fused, batch = FusedUpdate(policy), make_batch(policy, 16, discounts=False)
     fused.step(batch, GAMMA, TAU)
@@ -248,18 +331,20 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
     monkeypatch.setattr(recording, "record", record)
     th.manual_seed(0)
     ours = make_policy(3, 2, net_arch=[16, 8])
+    ours.critic.optimizer.param_groups[0]["weight_decay"] = 0.1
     theirs, fused = twin(ours), FusedUpdate(ours)
     fused._computation._recording = recording.Recording()  # as on a CUDA device
     for i in range(12):
         for policy in (ours, theirs):
             policy.actor.optimizer.param_groups[0]["lr"] = 1e-3 / (i + 1)  # a schedule
             policy.critic.optimizer.param_groups[0]["eps"] = 1e-8 if i < 8 else 1e-2
+            policy.critic.optimizer.param_groups[0]["decoupled_weight_decay"] = i >= 10
         batch = make_batch(ours, 16 if i < 4 else 9, discounts)
         fused.step(batch, GAMMA, TAU)
         losses = autograd_step(theirs, batch)
         assert fused.pop_losses() == pytest.approx(tuple(losses), rel=1e-9)
     assert_close(ours, theirs, 1e-9)
-    assert len(recordings) == 3  # the first, another batch size, another eps
+    assert len(recordings) == 4  # the first, another batch size, another eps, another kind of weight decay
 
 
 def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call() -> None:
@@ -267,7 +352,9 @@ def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call(
         before = th.get_num_threads()
         th.set_num_threads(threads)
         try:
-            result = model(True, net_arch=[160, 160], learning_starts=100).learn(100)
+            result = model(
+                True, net_arch=[160, 160], policy=NormalizedPolicy, policy_kwargs={"n_critics": 2}, learning_starts=100
+            ).learn(100)
             for n in gradient_steps:
                 result.train(n, 64)  # 1.6 million multiplications in the largest products
         finally:
@@ -347,6 +434,9 @@ def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -
         {},
         {"n_steps": 3},
         {"learning_rate": LinearSchedule(3e-3, 0, 1)},
+        {"policy_kwargs": {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.5}}},
+        {"policy_kwargs": {"n_critics": 2}, "n_steps": 3},
+        {"policy": NormalizedPolicy},
         {"train_freq": 4, "gradient_steps": 3},
         {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
         {"env": gym.make("MountainCarContinuous-v0")},
@@ -363,11 +453,17 @@ def test_both_paths_learn_the_same(kwargs: dict[str, Any], computation: str) -> 
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_model_saved_by_one_path_goes_on_with_the_other(first: bool, tmp_path: Path) -> None:
-    model(first).learn(60).save(tmp_path / "model")
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"policy": NormalizedPolicy, "policy_kwargs": {"n_critics": 2, "optimizer_class": th.optim.AdamW}}],
+)
+def test_a_model_saved_by_one_path_goes_on_with_the_other(first: bool, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    model(first, **kwargs).learn(60).save(tmp_path / "model")
 
     def go_on(fused: bool) -> CustomDDPG:
-        loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"), fused=fused)
+        loaded = CustomDDPG.load(
+            tmp_path / "model", env=gym.make("Pendulum-v1"), fused=fused, trusted="policy" in kwargs
+        )
         assert (loaded._fast_path.update is not None) is fused
         return loaded.learn(60, reset_num_timesteps=False)
 
@@ -517,15 +613,19 @@ def replace_networks(trained: CustomDDPG) -> None:
     trained.actor.optimizer = th.optim.Adam(trained.actor.parameters())
 
 
-def test_gradients_are_there_for_whoever_looks_at_them() -> None:
+@pytest.mark.parametrize("policy", [MlpPolicy, NormalizedPolicy])
+@pytest.mark.parametrize("computation", [PYTORCH, KERNELS[0]])
+def test_gradients_are_there_for_whoever_looks_at_them(policy: type[MlpPolicy], computation: str) -> None:
     def gradients(fused: bool) -> list[th.Tensor]:
-        trained = model(fused).learn(30)
+        trained = model(fused, policy=policy, policy_kwargs={"n_critics": 2}).learn(30)
         trained.actor.optimizer.zero_grad()
         trained.critic.optimizer.zero_grad()
         trained.learn(5, reset_num_timesteps=False)
         return [param.grad.clone() for param in (*trained.actor.parameters(), *trained.critic.parameters())]
 
-    for ours, theirs in zip(gradients(True), gradients(False), strict=True):
+    with computed_by(computation):
+        computed, expected = gradients(True), gradients(False)
+    for ours, theirs in zip(computed, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -577,11 +677,29 @@ class Unsquashed(MlpPolicy):
         return actor
 
 
+def with_norm(make: Any) -> type[MlpPolicy]:
+    """A policy with another layer behind the actor's first."""
+
+    class OtherNorm(MlpPolicy):
+        def make_actor(self, features_extractor: Any = None) -> Any:
+            actor = super().make_actor(features_extractor)
+            actor.mu.insert(1, make())
+            return actor
+
+    return OtherNorm
+
+
 UNSUPPORTED = {
+    "LayerNorm with weight and bias.* elementwise_affine=False": {
+        "policy": with_norm(lambda: nn.LayerNorm(16, elementwise_affine=False))
+    },
+    "LayerNorm with weight and bias.* bias=False": {"policy": with_norm(lambda: nn.LayerNorm(16, bias=False))},
+    "not a plain MLP .* RMSNorm": {"policy": with_norm(lambda: nn.RMSNorm(16))},
+    "not a plain MLP .* LayerNorm.* LayerNorm": {
+        "policy": with_norm(lambda: nn.Sequential(nn.LayerNorm(16), nn.LayerNorm(16)))
+    },
     "the actor does not end in Tanh": {"policy": Unsquashed},
-    "n_critics is 2": {"policy_kwargs": {"n_critics": 2}},
     "optimizer is RMSprop": {"policy_kwargs": {"optimizer_class": th.optim.RMSprop}},
-    "optimizer is AdamW": {"policy_kwargs": {"optimizer_class": th.optim.AdamW}},
     "amsgrad": {"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}},
     "not a plain MLP .* Softplus": {"policy_kwargs": {"activation_fn": nn.Softplus}},
     "OwnPrediction overrides _predict": {"policy": OwnPrediction},
@@ -609,6 +727,25 @@ def test_frozen_weights_and_hooks_are_seen_at_the_next_learn() -> None:
     trained.actor.mu[0].register_forward_hook(lambda *_: called.append(1))
     trained.learn(30)
     assert called
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (nn.Linear(4, 8), nn.Linear(8, 1)),
+        lambda: (nn.Linear(3, 8), nn.Linear(9, 1)),
+        lambda: (nn.Linear(3, 8), nn.Linear(8, 2)),
+        lambda: (nn.Linear(3, 8), nn.LayerNorm(7), nn.Linear(8, 1)),
+        lambda: (nn.Linear(3, 8), nn.LayerNorm((8, 1)), nn.Linear(8, 1)),
+    ],
+)
+def test_layers_that_do_not_fit_raise_as_in_autograd(layers: Any) -> None:
+    trained = model("auto").learn(30)
+    for actor in (trained.actor, trained.actor_target):
+        actor.mu = nn.Sequential(*layers(), nn.Tanh())
+    trained.actor.optimizer = th.optim.Adam(trained.actor.parameters())
+    with pytest.raises(RuntimeError, match=r"mat1 and mat2 shapes cannot be multiplied|Given normalized_shape="):
+        trained.train(1, 8)
 
 
 def test_other_policies_of_td3_are_supported() -> None:

@@ -26,7 +26,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.lr_scheduler import StepLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, MlpPolicy
 
 Model = Any
 """SB3's DDPG or ours"""
@@ -41,11 +41,13 @@ class Row(NamedTuple):
     :param act: Does it to a model, and tells which of its functions are called
     :param why_autograd: Part of the reason for which the closed form is left; None where it goes on
     :param matters: Whether the model ends elsewhere than without it
+    :param kwargs: Of the model
     """
 
     act: Callable[[Model, Calls], Any]
     why_autograd: str | None = None
     matters: bool = True
+    kwargs: dict[str, Any] = {}  # noqa: RUF012
 
 
 def noise(std: float = 0.1) -> NormalActionNoise:
@@ -174,6 +176,37 @@ def replace_in_q_networks(model: Model, _: Calls) -> None:
     model.critic.q_networks[0] = copy.deepcopy(q(model))  # not the registered module, so nothing trains it
 
 
+def assign_q_networks(model: Model, _: Calls) -> None:
+    model.critic.q_networks = [copy.deepcopy(q(model))]  # nothing trains it, either
+
+
+def two_outputs(model: Model, _: Calls) -> None:
+    th.manual_seed(0)
+    for critic in networks(model)[2:]:
+        critic.qf0[4] = nn.Linear(16, 2)
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def add_what_only_follows(model: Model, _: Calls) -> None:
+    """A layer that is not used. But its target follows it."""
+    th.manual_seed(0)
+    for actor in networks(model)[:2]:
+        actor.unused = nn.Linear(2, 2)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def use_a_layer_twice(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu.insert(4, actor.mu[2])
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def one_bias_for_all(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu[0].bias = nn.Parameter(th.zeros(1))  # PyTorch broadcasts it
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
 def exchange_an_activation(model: Model, _: Calls) -> None:
     for network in networks(model)[:2]:
         network.mu[1] = nn.Tanh()
@@ -195,6 +228,164 @@ def change_the_class_of_a_layer(model: Model, calls: Calls) -> None:
 def insert_batch_norm(model: Model, _: Calls) -> None:
     for network in networks(model)[:2]:
         network.mu.insert(1, nn.BatchNorm1d(16))
+
+
+# --- Two critics ---
+
+
+def second(critic: Any) -> nn.Sequential:
+    return critic.q_networks[1]
+
+
+def edit_the_second_critic(model: Model, _: Calls) -> None:
+    with th.no_grad():
+        second(model.critic)[0].weight.mul_(0.5)
+
+
+def freeze_the_second_critic(model: Model, _: Calls) -> None:
+    second(model.critic).requires_grad_(False)
+
+
+def replace_the_second_critic(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        critic.qf1 = critic.q_networks[1] = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        with th.no_grad():
+            for param in critic.qf1.parameters():
+                param.copy_(th.linspace(-0.5, 0.5, param.numel()).view(param.shape))
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def replace_the_second_critic_alone(model: Model, _: Calls) -> None:
+    model.critic.qf1 = model.critic.q_networks[1] = copy.deepcopy(second(model.critic))  # nothing trains it
+
+
+def remove_the_second_critic(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        del critic.q_networks[1], critic.qf1
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def ignore_the_second_critic(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        critic.q_networks = critic.q_networks[:1]  # the other's target still follows it
+
+
+def ignore_the_second_target(model: Model, _: Calls) -> None:
+    del model.critic_target.q_networks[1]
+
+
+def exchange_the_critics(model: Model, _: Calls) -> None:
+    model.critic.q_networks.reverse()
+
+
+def let_critics_share_a_layer(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        second(critic)[0] = critic.q_networks[0][0]
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters())
+
+
+def exchange_the_second_critics_activation(model: Model, _: Calls) -> None:
+    for critic in networks(model)[2:]:
+        second(critic)[1] = nn.Tanh()
+
+
+def exchange_the_second_targets_activation(model: Model, _: Calls) -> None:
+    second(model.critic_target)[1] = nn.Tanh()
+
+
+def hook_of_the_second_critic(model: Model, calls: Calls) -> None:
+    second(model.critic).register_forward_hook(lambda *_: calls.append("second"))
+
+
+# --- LayerNorm ---
+
+
+def insert_layer_norm(net: nn.Sequential) -> None:
+    for i in (3, 1):
+        net.insert(i, nn.LayerNorm(16))
+
+
+class NormalizedPolicy(MlpPolicy):
+    """Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear"""
+
+    def make_actor(self, features_extractor: Any = None) -> Any:
+        actor = super().make_actor(features_extractor)
+        insert_layer_norm(actor.mu)
+        return actor
+
+    def make_critic(self, features_extractor: Any = None) -> Any:
+        critic = super().make_critic(features_extractor)
+        insert_layer_norm(critic.q_networks[0])
+        return critic
+
+
+def insert_layer_norm_everywhere(model: Model, _: Calls) -> None:
+    for network in networks(model):
+        insert_layer_norm(network.mu if hasattr(network, "mu") else network.q_networks[0])
+    for network in networks(model)[::2]:
+        network.optimizer = th.optim.Adam(network.parameters())
+
+
+def insert_layer_norm_after_the_activation(model: Model, _: Calls) -> None:
+    for network in networks(model)[:2]:
+        network.mu.insert(2, nn.LayerNorm(16))
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def norms_of(*names: str) -> Callable[[Model], list[nn.LayerNorm]]:
+    def norms(model: Model) -> list[nn.LayerNorm]:
+        modules = [module for name in names for module in getattr(model, name).modules()]
+        return [module for module in modules if isinstance(module, nn.LayerNorm)]
+
+    return norms
+
+
+def change_eps(norms: Callable[[Model], list[nn.LayerNorm]]) -> Callable[[Model, Calls], None]:
+    def change(model: Model, _: Calls) -> None:
+        for norm in norms(model):
+            norm.eps = 0.5
+
+    return change
+
+
+def edit_norms(model: Model, _: Calls) -> None:
+    with th.no_grad():
+        for norm in norms_of("actor", "critic")(model):
+            norm.weight.mul_(2)
+            norm.bias.data = th.linspace(-1, 1, 16)
+
+
+def freeze_norms(model: Model, _: Calls) -> None:
+    for norm in norms_of("actor", "critic")(model):
+        norm.requires_grad_(False)
+
+
+def remove_weight(model: Model, _: Calls) -> None:
+    for norm in norms_of("actor", "actor_target")(model):
+        norm.weight = norm.bias = None
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def replace_norms(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu[1] = nn.LayerNorm(16, eps=0.1)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def exchange_norms_for_rms_norm(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        actor.mu[1] = nn.RMSNorm(16)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def remove_norms(model: Model, _: Calls) -> None:
+    for actor in networks(model)[:2]:
+        del actor.mu[1]
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+
+
+def hook_of_a_norm(model: Model, calls: Calls) -> None:
+    norms_of("critic")(model)[0].register_forward_hook(lambda *_: calls.append("norm"))
 
 
 # --- Optimizers ---
@@ -243,6 +434,28 @@ def option(name: str, value: Any) -> Callable[[Model, Calls], None]:
 
 def amsgrad(model: Model, _: Calls) -> None:
     model.critic.optimizer = th.optim.Adam(model.critic.parameters(), amsgrad=True)
+
+
+def decouple_weight_decay(model: Model, _: Calls) -> None:
+    model.critic.optimizer.param_groups[0].update(weight_decay=0.5, decoupled_weight_decay=True)
+
+
+def adamw(model: Model, _: Calls) -> None:
+    model.actor.optimizer = th.optim.AdamW(model.actor.parameters(), weight_decay=0.5)
+
+
+def couple_adamw(model: Model, _: Calls) -> None:
+    adamw(model, _)
+    model.train(3, 8)
+    model.actor.optimizer.param_groups[0]["decoupled_weight_decay"] = False
+
+
+def adamw_with_amsgrad(model: Model, _: Calls) -> None:
+    model.critic.optimizer = th.optim.AdamW(model.critic.parameters(), amsgrad=True)
+
+
+def subclass_of_adamw(model: Model, _: Calls) -> None:
+    model.critic.optimizer = overriding(th.optim.AdamW)(model.critic.parameters())
 
 
 def clear_state(model: Model, _: Calls) -> None:
@@ -555,10 +768,67 @@ TABLE: dict[str, Row] = {
     "the alias replaced": Row(replace_the_alias_only, "model.actor, model.critic or a target is not"),
     "critic and target are one": Row(let_target_and_critic_be_one, "share weights"),
     "q_networks replaced": Row(replace_in_q_networks, "q_networks"),
+    "q_networks assigned": Row(assign_q_networks, "q_networks"),
+    "two outputs of a critic": Row(two_outputs, "sizes"),
+    "weights beside the layers": Row(add_what_only_follows, "weights that are not in"),
+    "a layer used twice": Row(use_a_layer_twice, "share weights"),
+    "one bias for all units": Row(one_bias_for_all, "sizes"),
     "an activation exchanged": Row(exchange_an_activation),
     "an activation of one network exchanged": Row(exchange_an_activation_of_one_network, "different layers"),
     "a network's class changed": Row(change_the_class_of_a_layer, "but another class"),
     "batch normalisation inserted": Row(insert_batch_norm, "not a plain MLP"),
+    # Two critics
+    **{
+        f"two critics: {name}": Row(
+            act, why_autograd, matters, {"policy_kwargs": {"net_arch": [16, 16], "n_critics": 2}}
+        )
+        for name, act, why_autograd, matters in (
+            ("nothing", nothing, None, False),
+            ("load_state_dict", load_state_dict, None, True),
+            ("set_parameters", set_parameters, None, True),
+            ("a target replaced", replace_a_target, None, True),
+            ("the second edited in place", edit_the_second_critic, None, True),
+            ("the second frozen", freeze_the_second_critic, "some weights are frozen", True),
+            ("the second replaced", replace_the_second_critic, None, True),
+            ("the second replaced alone", replace_the_second_critic_alone, "the critic's weights exactly", True),
+            ("the second removed", remove_the_second_critic, None, True),
+            ("the second ignored", ignore_the_second_critic, "q_networks", True),
+            ("the second target ignored", ignore_the_second_target, "q_networks", True),
+            ("exchanged", exchange_the_critics, "q_networks", True),
+            ("a layer shared", let_critics_share_a_layer, "share weights", True),
+            ("the second's activation", exchange_the_second_critics_activation, None, True),
+            ("the second target's activation", exchange_the_second_targets_activation, "different layers", True),
+            ("a hook of the second", hook_of_the_second_critic, "modules have hooks", False),
+            ("q1_forward replaced", replace_q1_forward, "q1_forward was replaced", True),
+            ("a parameter dropped", drop_a_parameter, "the critic's weights exactly", True),
+            ("one step counter reset", reset_one_step, "more steps for some weights", True),
+            ("weight_decay", option("weight_decay", 0.1), None, True),
+        )
+    },
+    # LayerNorm
+    "LayerNorm inserted": Row(insert_layer_norm_everywhere),
+    "LayerNorm inserted after the activation": Row(insert_layer_norm_after_the_activation, "not a plain MLP"),
+    **{
+        f"LayerNorm: {name}": Row(act, why_autograd, matters, {"policy": NormalizedPolicy})
+        for name, act, why_autograd, matters in (
+            ("nothing", nothing, None, False),
+            ("load_state_dict", load_state_dict, None, True),
+            ("set_parameters", set_parameters, None, True),
+            ("weights edited", edit_norms, None, True),
+            ("frozen", freeze_norms, "some weights are frozen", True),
+            ("eps", change_eps(norms_of("actor", "actor_target", "critic", "critic_target")), None, True),
+            ("the actors' eps", change_eps(norms_of("actor", "actor_target")), None, True),
+            ("the critics' eps", change_eps(norms_of("critic", "critic_target")), None, True),
+            ("eps of the actor alone", change_eps(norms_of("actor")), "different layers", True),
+            ("eps of the target alone", change_eps(norms_of("critic_target")), "different layers", True),
+            ("without weight and bias", remove_weight, "LayerNorm with weight and bias", True),
+            ("replaced", replace_norms, None, True),
+            ("replaced by RMSNorm", exchange_norms_for_rms_norm, "not a plain MLP", True),
+            ("removed", remove_norms, None, True),
+            ("a hook", hook_of_a_norm, "modules have hooks", False),
+            ("a step by hand", step_by_hand, None, True),
+        )
+    },
     # Optimizers
     "a new Adam": Row(new_adam),
     "SGD": Row(new_sgd, "optimizer is SGD"),
@@ -572,7 +842,12 @@ TABLE: dict[str, Row] = {
     "weight_decay": Row(option("weight_decay", 0.1)),
     "eps": Row(option("eps", 0.1)),
     "maximize": Row(option("maximize", True), "maximize"),
-    "decoupled_weight_decay": Row(option("decoupled_weight_decay", True), "decoupled_weight_decay", matters=False),
+    "decoupled_weight_decay without weight decay": Row(option("decoupled_weight_decay", True), matters=False),
+    "decoupled_weight_decay": Row(decouple_weight_decay),
+    "AdamW": Row(adamw),
+    "AdamW's weight decay added to the gradient": Row(couple_adamw),
+    "AdamW with amsgrad": Row(adamw_with_amsgrad, "amsgrad"),
+    "a subclass of AdamW": Row(subclass_of_adamw, "optimizer is Mine, not Adam or AdamW"),
     "amsgrad": Row(amsgrad, "amsgrad"),
     "Adam's state cleared": Row(clear_state),
     "Adam's state of one parameter deleted": Row(forget_one_parameter, "more steps for some weights"),
@@ -642,6 +917,7 @@ class Result:
 def make(kind: Any, base: Any = None, **kwargs: Any) -> Model:
     env = gym.make("Pendulum-v1")
     defaults = {
+        "policy": "MlpPolicy",
         "policy_kwargs": {"net_arch": [16, 16]},
         "learning_starts": 20,
         "batch_size": 8,
@@ -651,8 +927,8 @@ def make(kind: Any, base: Any = None, **kwargs: Any) -> Model:
         "device": "cpu",
     }
     if kind == "SB3":
-        return (base or DDPG)("MlpPolicy", env, **{**defaults, **kwargs})
-    return (base or CustomDDPG)("MlpPolicy", env, fused=kind, **{**defaults, **kwargs})
+        return (base or DDPG)(env=env, **{**defaults, **kwargs})
+    return (base or CustomDDPG)(env=env, fused=kind, **{**defaults, **kwargs})
 
 
 class AtStep(BaseCallback):
@@ -725,8 +1001,10 @@ IN_CALLBACK = pytest.mark.parametrize("in_callback", [True, False], ids=["in a c
 @pytest.mark.filterwarnings("ignore:action_noise=None")
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_what_users_do_counts(name: str, in_callback: bool, untouched: Model) -> None:
-    act, why_autograd, matters = TABLE[name]
-    sb3, reference, auto = (run(kind, act, in_callback) for kind in ("SB3", False, "auto"))
+    act, why_autograd, matters, kwargs = TABLE[name]
+    if kwargs:
+        untouched = run("auto", nothing, **kwargs).model
+    sb3, reference, auto = (run(kind, act, in_callback, **kwargs) for kind in ("SB3", False, "auto"))
     assert difference(reference.model, sb3.model) == BITWISE
     assert reference.calls == sb3.calls
     assert difference(auto.model, reference.model) < ROUNDING
@@ -759,6 +1037,13 @@ def without_gradient_steps(self: Any, gradient_steps: int, batch_size: int = 100
             param.mul_(0.99)
 
 
+def two_rates(self: Any, optimizers: Any) -> None:
+    """The paper's: 1e-4 for the actor, and here a schedule for the critic."""
+    actor, critic = optimizers
+    actor.param_groups[0]["lr"] = 1e-4
+    critic.param_groups[0]["lr"] = 1e-2 * self._current_progress_remaining
+
+
 def doubled_actions(base: Any) -> Any:
     def sample(self: Any, *args: Any) -> Any:
         action, buffer_action = base._sample_action(self, *args)
@@ -778,6 +1063,7 @@ SUBCLASSES: dict[str, Callable[[Any], Any]] = {
     "predict": lambda base: overriding(base, predict=guided),
     "train calls SB3's or ours": lambda base: overriding(base, train=half_the_steps(base)),
     "train": lambda base: overriding(base, train=without_gradient_steps),
+    "_update_learning_rate": lambda base: overriding(base, _update_learning_rate=two_rates),
     "_sample_action": lambda base: overriding(base, _sample_action=doubled_actions(base)),
     "_store_transition": lambda base: overriding(base, _store_transition=shaped_rewards(base)),
 }
@@ -791,6 +1077,7 @@ def test_what_a_subclass_overrides_is_called(name: str, untouched: Model) -> Non
     assert difference(reference, sb3) == BITWISE
     assert difference(auto, reference) < ROUNDING
     assert difference(auto, untouched) > 1e-3
+    assert auto._fast_path.why_autograd is None
 
 
 @pytest.mark.parametrize("name", ["actor.forward replaced", "policy.predict replaced", "weights edited in place"])

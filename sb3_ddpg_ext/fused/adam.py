@@ -1,4 +1,4 @@
-"""PyTorch's Adam on one flat vector. The state of the user's optimizer stays where users look for it."""
+"""PyTorch's Adam or AdamW on one flat vector. The state of the user's optimizer stays where users look for it."""
 
 import torch as th
 from torch import nn
@@ -7,7 +7,7 @@ from torch.utils.dlpack import from_dlpack
 from sb3_ddpg_ext.fused.identity import Watch
 
 STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam stores for each parameter."""
+"""What Adam and AdamW store for each parameter."""
 
 
 def own_storage(view: th.Tensor) -> th.Tensor:
@@ -24,11 +24,11 @@ def own_storage(view: th.Tensor) -> th.Tensor:
 
 class FlatAdam:
     """
-    Adam for all parameters of one network at once.
+    Adam or AdamW for all parameters of one optimizer at once, which lie one after the other.
 
     :param params: The parameters, in the optimizer's order
-    :param slices: The range of each parameter in ``flat``
-    :param flat: ``[n]``, the parameters
+    :param slices: The range of each of them in the n numbers
+    :param flat: ``[n]``, these and other parameters
     :param grads: ``[n]``, their gradients
     :param moments: ``[2, n]``, zeros: memory for the running means of the gradients and of their squares
     :param steps: ``[len(params)]``: the number of steps, once for each parameter. The caller increments it
@@ -43,15 +43,17 @@ class FlatAdam:
         moments: th.Tensor,
         steps: th.Tensor,
     ) -> None:
-        self.means, self.squares = means, squares = moments
-        self.step_counts = steps
+        means, squares = moments
+        self.range = own = slice(slices[0].start, slices[-1].stop)
+        """Where in the n numbers this optimizer's are"""
+        self.means, self.squares, self.step_counts = means[own], squares[own], steps
         self._params = params
         # Lists of one tensor each, as PyTorch's kernel expects them
         self._flat, self._grads, self._means, self._squares, self._step = (
-            [flat],
-            [grads],
-            [means],
-            [squares],
+            [flat[own]],
+            [grads[own]],
+            [self.means],
+            [self.squares],
             [steps[0]],
         )
         self._views = [
@@ -65,8 +67,8 @@ class FlatAdam:
         """
         Take over an optimizer's state, and work for this optimizer from now on.
 
-        :param optimizer: Adam with these parameters in one group. Its hyperparameters are read at every step. Its
-            state is replaced by tensors on our memory, so that it stays up to date
+        :param optimizer: Adam or AdamW with these parameters in one group. Its hyperparameters are read at every step.
+            Its state is replaced by tensors on our memory, so that it stays up to date
         """
         self._group = optimizer.param_groups[0]
         for param, views in zip(self._params, self._views, strict=True):
@@ -89,10 +91,10 @@ class FlatAdam:
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """The hyperparameters except for the learning rate: betas, weight decay, eps"""
+        """All hyperparameters except for the learning rate: betas, eps, weight decay, whether that is decoupled"""
         group = self._group
-        beta1, beta2 = group["betas"]
-        return float(beta1), float(beta2), float(group["weight_decay"]), float(group["eps"])
+        beta1, beta2 = map(float, group["betas"])
+        return beta1, beta2, float(group["eps"]), float(group["weight_decay"]), bool(group["decoupled_weight_decay"])
 
     @property
     def learning_rate(self) -> float:
@@ -101,8 +103,9 @@ class FlatAdam:
 
     def step(self) -> None:
         """Take one step. In a CUDA graph, only :attr:`constants` cannot change afterwards."""
-        beta1, beta2, weight_decay, eps = self.constants
-        th._fused_adam_(
+        beta1, beta2, eps, weight_decay, decoupled = self.constants
+        step = th._fused_adamw_ if decoupled else th._fused_adam_
+        step(
             self._flat,
             self._grads,
             self._means,

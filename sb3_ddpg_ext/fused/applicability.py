@@ -6,9 +6,9 @@ anything has changed since that check, so that the closed form can be checked be
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from gymnasium import spaces
@@ -23,7 +23,8 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_ext.fused.adam import STATE_KEYS
 from sb3_ddpg_ext.fused.identity import Watch
-from sb3_ddpg_ext.fused.layers import ACTIVATION_PARAMETERS, activations
+from sb3_ddpg_ext.fused.layers import OPTIONS, Layer, layers
+from sb3_ddpg_ext.fused.memory import online_and_target
 
 # Methods that the closed form replaces, as Stable-Baselines3 defines them
 _POLICY_METHODS = {
@@ -32,7 +33,7 @@ _POLICY_METHODS = {
 }
 _ACTOR_METHODS = {name: getattr(Actor, name) for name in ("forward", "extract_features")}
 _CRITIC_METHODS = {name: getattr(ContinuousCritic, name) for name in ("forward", "q1_forward", "extract_features")}
-_ADAM_OPTIONS = ("amsgrad", "maximize", "decoupled_weight_decay", "differentiable")
+_ADAM_OPTIONS = ("amsgrad", "maximize", "differentiable")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -75,16 +76,27 @@ def _networks(policy: TD3Policy) -> Iterator[str]:
         if type(network.features_extractor) is not FlattenExtractor:
             yield f"the features extractor is {type(network.features_extractor).__name__}, not FlattenExtractor"
     for critic in (policy.critic, policy.critic_target):
-        if len(critic.q_networks) != 1:
-            yield f"n_critics is {len(critic.q_networks)}, not 1"
-        if critic.q_networks[0] is not getattr(critic, "qf0", None):
-            yield "the critic's q_networks[0] is not its module qf0, whose weights are optimized"
-    for online, target in _online_and_target(policy):
+        registered = [module for name, module in critic.named_children() if name != "features_extractor"]
+        if registered != list(critic.q_networks):
+            yield "the critic's q_networks are not its modules qf0, qf1 and so on, whose weights are optimized"
+    if len(policy.critic.q_networks) != len(policy.critic_target.q_networks):
+        yield "the critic and its target have different numbers of q_networks"
+    for online, target in online_and_target(policy):
         for net in (online, target):
-            if activations(net) is None:
-                yield f"not a plain MLP with known activations: {' '.join(str(net).split())}"
-        if str(online) != str(target) or _activation_parameters(online) != _activation_parameters(target):
+            if layers(net) is None:
+                yield (
+                    "not a plain MLP of linear layers, LayerNorm with weight and bias and known activations: "
+                    + " ".join(str(net).split())
+                )
+        if str(online) != str(target) or _options(online) != _options(target):
             yield "a network and its target have different layers"
+    n_observations, n_actions = map(spaces.flatdim, (policy.observation_space, policy.action_space))
+    for n_inputs, n_outputs, nets in (
+        (n_observations, n_actions, (policy.actor.mu, policy.actor_target.mu)),
+        (n_observations + n_actions, 1, (*policy.critic.q_networks, *policy.critic_target.q_networks)),
+    ):
+        if not all(_sizes_fit(layers(net) or [], n_inputs, n_outputs) for net in nets):
+            yield "the sizes of layers do not fit together"
     if type(policy.actor.mu[-1]) is not nn.Tanh:
         yield "the actor does not end in Tanh, so that its target's actions would have to be clipped"
 
@@ -94,14 +106,19 @@ def _weights(policy: TD3Policy) -> Iterator[str]:
     params = [*online, *policy.actor_target.parameters(), *policy.critic_target.parameters()]
     if not all(param.requires_grad for param in online):
         yield "some weights are frozen"
+    # Not `net.parameters()`, which has each parameter once
+    layers = [layer for nets in online_and_target(policy) for net in nets for layer in cast(nn.Sequential, net)]
+    of_layers = [param for layer in layers for param in layer.parameters()]
+    if set(of_layers) != set(params):
+        yield "there are weights that are not in actor.mu or the critic's q_networks"
     if {param.dtype for param in params} != {th.float32}:
         yield "some weights are not float32"
     if len({param.device for param in params}) > 1 or params[0].device.type not in ("cpu", "cuda"):
         yield f"the device is {params[0].device}, not the CPU or a CUDA device"
     if not all(param.is_contiguous() for param in params):
         yield "some weights are not contiguous"
-    if len({param.data_ptr() for param in params}) != len(params):
-        yield "networks share weights"
+    if len({param.data_ptr() for param in of_layers}) != len(of_layers):
+        yield "layers share weights"
 
 
 def _hooks(policy: TD3Policy) -> Iterator[str]:
@@ -122,13 +139,13 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
         yield "there are hooks for all optimizers"
     for name, network in (("actor", policy.actor), ("critic", policy.critic)):
         optimizer, params = network.optimizer, list(network.parameters())
-        if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
-            yield f"the optimizer is {type(optimizer).__name__}, not Adam with one group of parameters"
+        if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or len(optimizer.param_groups) != 1:
+            yield f"the optimizer is {type(optimizer).__name__}, not Adam or AdamW with one group of parameters"
         group = optimizer.param_groups[0]
         if len(group["params"]) != len(params) or not all(map(is_, group["params"], params)):
             yield f"the {name}'s optimizer does not hold the {name}'s weights exactly"
         if any(group.get(option) for option in _ADAM_OPTIONS):
-            yield "Adam with amsgrad, maximize, decoupled_weight_decay or differentiable"
+            yield "Adam with amsgrad, maximize or differentiable"
         if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
             yield "an optimizer has hooks"
         if replaced := sorted({"step", "zero_grad"} & vars(optimizer).keys()):
@@ -140,14 +157,18 @@ def _optimizers(policy: TD3Policy) -> Iterator[str]:
             yield f"the {name}'s optimizer has done more steps for some weights than for others"
 
 
-def _online_and_target(policy: TD3Policy) -> Iterator[tuple[nn.Module, nn.Module]]:
-    yield policy.actor.mu, policy.actor_target.mu
-    yield policy.critic.q_networks[0], policy.critic_target.q_networks[0]
+def _sizes_fit(of_net: list[Layer], n_inputs: int, n_outputs: int) -> bool:
+    widths = [n_inputs, *[len(linear.weight) for linear, _, _ in of_net]]
+    return widths[-1] == n_outputs and all(
+        linear.weight.shape == (n_out, n_in)
+        and linear.bias.shape == (n_out,)
+        and (norm is None or norm.normalized_shape == norm.weight.shape == norm.bias.shape == (n_out,))
+        for (linear, norm, _), (n_in, n_out) in zip(of_net, pairwise(widths), strict=True)
+    )
 
 
-def _activation_parameters(net: nn.Module) -> list[Any]:
-    known = ACTIVATION_PARAMETERS
-    return [getattr(module, known[type(module)]) for module in net.modules() if type(module) in known]
+def _options(net: nn.Module) -> list[Any]:
+    return [getattr(module, OPTIONS[type(module)]) for module in net.modules() if type(module) in OPTIONS]
 
 
 class Snapshot:
@@ -171,10 +192,8 @@ class Snapshot:
             lists=[critic.q_networks, critic_target.q_networks, *[group["params"] for group in self._groups]],
             optimizers=[actor.optimizer, critic.optimizer],
         )
-        self._activations = [
-            (vars(module), ACTIVATION_PARAMETERS[type(module)])
-            for module in policy.modules()
-            if type(module) in ACTIVATION_PARAMETERS
+        self._options = [
+            (vars(module), OPTIONS[type(module)]) for module in policy.modules() if type(module) in OPTIONS
         ]
         self._old_acting_values, self._old_values = self._acting_values(), self._values()
 
@@ -195,7 +214,7 @@ class Snapshot:
         return [
             RemovableHandle.next_id,  # a new hook on any module, parameter or optimizer increases it
             self._policy.squash_output,
-            *[attributes[name] for attributes, name in self._activations],
+            *[attributes[name] for attributes, name in self._options],
             policy,
             *map(type, self._policy._modules.values()),
             policy.predict,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from sb3_ddpg_ext.fused.adam import FlatAdam
 from sb3_ddpg_ext.fused.layers import Mlp
@@ -51,10 +52,8 @@ class ClosedForm:
         self._recording = Recording() if losses.is_cuda else None
         self._moments = moments
         self._actor_layers = [
-            (bias[0], weight[0].t(), activation)
-            for bias, weight, activation in zip(
-                memory.actor.biases, memory.actor.weights, memory.actor.activations, strict=True
-            )
+            (layer.bias.both[0], layer.weight.both[0].t(), layer.norm, layer.activation)
+            for layer in memory.actor.layers
         ]
 
     @th.inference_mode()
@@ -65,30 +64,19 @@ class ClosedForm:
         :param batch_size: Transitions in a minibatch
         """
         self.batch_size, memory = batch_size, self._memory
-        self._actor, self._critic = (
-            Mlp(
-                network.weights,
-                network.biases,
-                network.weight_grads,
-                network.bias_grads,
-                network.activations,
-                batch_size,
-            )
-            for network in (memory.actor, memory.critic)
-        )
-        actor_weights, critic_weights = memory.actor.weights[0], memory.critic.weights[0]  # of the first layers
-        n_observations, n_inputs = actor_weights.shape[2], critic_weights.shape[2]
+        self._actor, *self._critics = (Mlp(network.layers, batch_size) for network in memory.networks)
+        critic_weight = memory.critics[0].layers[0].weight.both[0]
+        n_observations, n_inputs = memory.actor.layers[0].weight.both.shape[2], critic_weight.shape[1]
         new = self._losses.new_empty
         self._critic_inputs = new(2, batch_size, n_inputs)  # (s, a), (s', mu'(s'))
         self._online_inputs = self._critic_inputs[0]
         self._observations = self._critic_inputs[:, :, :n_observations]  # s, s'
         self._now, self._next = self._observations
         self._action, self._next_action = self._critic_inputs[:, :, n_observations:]
-        self._action_weights = critic_weights[0, :, n_observations:]
+        self._action_weights = critic_weight[:, n_observations:]
         self._y, self._bootstrap = new(2, batch_size, 1)
         # Tensors, because PyTorch would make a new one from a Python number each time
-        self._ones, self._two_nths = self._critic.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
-        self._delta_t = self._critic.delta.t()
+        self._ones, self._two_nths = self._actor.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
         self._widths = (n_inputs, n_observations, 1, 1, 1)
         self.rows: np.ndarray = np.empty((batch_size, sum(self._widths)), dtype=np.float32)
         """Memory for :meth:`step_on_rows`"""
@@ -102,8 +90,10 @@ class ClosedForm:
         :return: ``[n, n_actions]``: the actor's outputs; a new array
         """
         x = th.from_numpy(observations).to(self._losses.device)
-        for bias, weight, activation in self._actor_layers:
+        for bias, weight, norm, activation in self._actor_layers:
             z = th.addmm(bias, x, weight)
+            if norm is not None:
+                z = F.layer_norm(z, z.shape[1:], norm.weight.both[0], norm.bias.both[0], norm.module.eps)
             x = th.empty_like(z) if activation is not None and activation.keeps_input else z
             if activation is not None:
                 activation.forward(z, x)
@@ -154,29 +144,33 @@ class ClosedForm:
 
     def _compute(self, gamma: float, tau: float) -> None:
         """The step on the minibatch in the buffers: s, a, s', r (in y) and 1 - d or g (1 - d) (in bootstrap)."""
-        n, actor, critic = self.batch_size, self._actor, self._critic
+        n, actor, (first, *others) = self.batch_size, self._actor, self._critics
 
-        # y = r + g (1 - d) Q'(s', mu'(s')); mu(s) and Q(s, a) are computed along with it
+        # y = r + g (1 - d) min Q'(s', mu'(s')); mu(s) and Q(s, a) are computed along with it
         actor.forward_both(self._observations)
         self._next_action.copy_(actor.target_output)
-        critic.forward_both(self._critic_inputs)
-        self._y.addcmul_(self._bootstrap, critic.target_output, value=gamma)
+        first.forward_both(self._critic_inputs)
+        next_q_values = first.target_output
+        for critic in others:
+            critic.forward_both(self._critic_inputs)
+            th.minimum(next_q_values, critic.target_output, out=next_q_values)
+        self._y.addcmul_(self._bootstrap, next_q_values, value=gamma)
 
-        # L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n
-        delta = critic.delta
-        th.sub(critic.online_output, self._y, out=delta)
-        self._critic_loss.addmm_(self._delta_t, delta, alpha=1 / n)
-        delta.mul_(self._two_nths)
-        critic.backward(self._online_inputs)
+        # L(Q) = mean (Q - y)^2 for each critic, dL / dQ = 2 (Q - y) / n
+        for critic in self._critics:
+            th.sub(critic.online_output, self._y, out=critic.delta)
+            self._critic_loss.addmm_(critic.delta_t, critic.delta, alpha=1 / n)
+            critic.delta.mul_(self._two_nths)
+            critic.backward(self._online_inputs)
         self._step_counts.add_(self._one)
         self._critic_adam.step()
 
-        # L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, then dL / da through the critic's first layer
+        # L(mu) = -mean Q(s, mu(s)) of the first critic, dL / dQ = -1 / n, then dL / da through its first layer
         self._action.copy_(actor.online_output)
-        critic.forward(self._online_inputs)
-        self._actor_loss.addmm_(critic.ones, critic.online_output, alpha=-1 / n)
-        delta.fill_(-1 / n)
-        th.mm(critic.backward(None), self._action_weights, out=actor.delta)
+        first.forward(self._online_inputs)
+        self._actor_loss.addmm_(first.ones, first.online_output, alpha=-1 / n)
+        first.delta.fill_(-1 / n)
+        th.mm(first.backward(None), self._action_weights, out=actor.delta)
         actor.backward(self._now)
         self._actor_adam.step()
 

@@ -35,18 +35,29 @@ struct layer {
   float *weight_grad, *bias_grad;
   float *transposed;               /* [n_in, stride]: memory for a weight transposed */
   float *kept, *output, *delta;    /* [batch, stride]: what the derivative is computed from, f(z), dL / df then dL / dz */
+  /* LayerNorm between W x + b and the activation, where there are weights for it */
+  double norm_eps;
+  float *norm_weight[2], *norm_bias[2]; /* [n_out] */
+  float *norm_weight_grad, *norm_bias_grad;
+  float *normalized, *scales; /* [batch, stride], [batch]: before weight and bias; 1 / standard deviation of each row */
 };
 
 struct network {
-  integer n_layers, n_params, n_step_counts;
+  integer n_layers;
   struct layer *layers;
+};
+
+struct adam { /* of all networks that one optimizer trains */
+  integer n_params, n_step_counts;
   float *params, *targets, *grads, *means, *squares, *step_counts;
-  double learning_rate, beta1, beta2, weight_decay, eps;
+  double learning_rate, beta1, beta2, eps, weight_decay;
+  integer decoupled; /* weight decay, as in AdamW */
 };
 
 struct update {
-  struct network actor, critic;
-  integer batch, n_observations, n_actions, stride; /* of a row of inputs */
+  struct network actor, *critics;
+  struct adam actor_adam, critic_adam;
+  integer n_critics, batch, n_observations, n_actions, stride; /* of a row of inputs */
   float *inputs, *next_inputs;                      /* [batch, stride]: (s, a) and (s', mu'(s')) */
   float *rewards, *bootstrap;                       /* [batch]: r and then y; g (1 - d) */
   float *losses;                                    /* [2]: of actor and critic, summed */
@@ -125,6 +136,17 @@ static float dot(integer n, const float *a, const float *b)
   integer i = 0;
   for (; i + LANES <= n; i += LANES) sums += load(a + i) * load(b + i);
   for (; i < n; i++) sum += a[i] * b[i];
+  for (int q = 0; q < LANES; q++) sum += sums[q];
+  return sum;
+}
+
+static float sum(integer n, const float *a)
+{
+  vec sums = {0};
+  float sum = 0;
+  integer i = 0;
+  for (; i + LANES <= n; i += LANES) sums += load(a + i);
+  for (; i < n; i++) sum += a[i];
   for (int q = 0; q < LANES; q++) sum += sums[q];
   return sum;
 }
@@ -254,6 +276,56 @@ INLINE float derivative(const int activation, float kept, float parameter)
     case LEAKY_RELU: DO(LEAKY_RELU); break; \
   }
 
+/* --- LayerNorm (Ba et al. 2016) --- */
+
+/* x <- (x - mean) / sqrt(variance + eps), of which the factor is returned */
+static float normalize(integer n, float *x, float eps)
+{
+  float mean = sum(n, x) / n;
+  for (integer j = 0; j < n; j++) x[j] -= mean;
+  float scale = 1 / sqrtf(dot(n, x, x) / n + eps);
+  for (integer j = 0; j < n; j++) x[j] *= scale;
+  return scale;
+}
+
+INLINE void affine(integer n, const float *x, const float *weight, const float *bias, float *y)
+{
+  _Pragma("GCC ivdep") for (integer j = 0; j < n; j++) y[j] = x[j] * weight[j] + bias[j];
+}
+
+static void normalize_rows(const struct layer *layer, int which, integer batch)
+{
+  for (integer i = 0; i < batch; i++) {
+    float *x = layer->normalized + i * layer->stride, *y = layer->kept + i * layer->stride;
+    layer->scales[i] = normalize(layer->n_out, x, layer->norm_eps);
+    affine(layer->n_out, x, layer->norm_weight[which], layer->norm_bias[which], y);
+  }
+}
+
+/* From dL / dy in delta to dL / dz = scale (g - mean(g) - x mean(g x)), where y = weight x + bias, g = weight dL / dy */
+static void normalize_backward(const struct layer *layer, integer batch, int to_train)
+{
+  integer n = layer->n_out;
+  const float *weight = layer->norm_weight[ONLINE];
+  float *restrict weight_grad = layer->norm_weight_grad, *restrict bias_grad = layer->norm_bias_grad;
+  if (to_train) {
+    memset(weight_grad, 0, sizeof(float) * n);
+    memset(bias_grad, 0, sizeof(float) * n);
+  }
+  for (integer i = 0; i < batch; i++) {
+    const float *x = layer->normalized + i * layer->stride;
+    float *restrict delta = layer->delta + i * layer->stride, scale = layer->scales[i];
+    if (to_train)
+      for (integer j = 0; j < n; j++) {
+        weight_grad[j] += delta[j] * x[j];
+        bias_grad[j] += delta[j];
+      }
+    for (integer j = 0; j < n; j++) delta[j] *= weight[j];
+    float mean = sum(n, delta) / n, slope = dot(n, delta, x) / n;
+    for (integer j = 0; j < n; j++) delta[j] = scale * (delta[j] - mean - slope * x[j]);
+  }
+}
+
 /* --- Networks --- */
 
 /* The outputs of a network or its target. `output` may be somewhere else for the last layer: a row there has
@@ -265,8 +337,10 @@ static void forward(const struct network *net, int which, integer batch, const f
     const struct layer *layer = &net->layers[i];
     integer n = layer->n_out, stride = layer->stride;
     transpose(n, layer->n_in, layer->weight[which], layer->transposed, stride);
-    product(batch, n, layer->n_in, inputs, inputs_row, 1, layer->transposed, stride, layer->bias[which], layer->kept,
-            stride);
+    int has_norm = layer->norm_weight[which] != 0;
+    product(batch, n, layer->n_in, inputs, inputs_row, 1, layer->transposed, stride, layer->bias[which],
+            has_norm ? layer->normalized : layer->kept, stride);
+    if (has_norm) normalize_rows(layer, which, batch);
     float parameter = layer->parameter;
     const float *z = layer->kept;
     float *h = layer->output; /* the same memory as z if the derivative is computed from f(z) */
@@ -291,6 +365,7 @@ static void backward(const struct network *net, integer batch, const float *inpu
 #define DERIVATIVES(activation) \
   for (integer q = 0; q < batch * stride; q++) delta[q] *= derivative(activation, kept[q], parameter)
     FOR(layer->activation, DERIVATIVES)
+    if (layer->norm_weight[ONLINE]) normalize_backward(layer, batch, inputs != 0);
     if (inputs) {
       const float *x = below ? below->output : inputs;
       product(n, n_in, batch, delta, 1, stride, x, below ? below->stride : inputs_row, 0, layer->weight_grad, n_in);
@@ -302,35 +377,35 @@ static void backward(const struct network *net, integer batch, const float *inpu
   }
 }
 
-/* Adam as PyTorch does it (Kingma and Ba 2015), then theta' <- tau theta + (1 - tau) theta' */
-static void adam_and_soft_update(const struct network *net, double tau)
+/* Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019) as PyTorch does it, then theta' <- tau theta + (1 - tau) theta' */
+static void adam_and_soft_update(const struct adam *adam, double tau)
 {
-  double step = net->step_counts[0] + 1;
-  for (integer i = 0; i < net->n_step_counts; i++) net->step_counts[i] = step;
-  const float rate1 = 1 - net->beta1, beta2 = net->beta2, rate2 = 1 - net->beta2;
-  const double root_correction = sqrt(1 - pow(net->beta2, step));
-  const float step_size = net->learning_rate * root_correction / (1 - pow(net->beta1, step));
-  const float decay = net->weight_decay, eps = net->eps * root_correction, rate_of_targets = tau;
-  float *restrict params = net->params, *restrict targets = net->targets;
-  float *restrict means = net->means, *restrict squares = net->squares;
-  const float *restrict grads = net->grads;
-  for (integer i = 0; i < net->n_params; i++) {
+  double step = adam->step_counts[0] + 1;
+  for (integer i = 0; i < adam->n_step_counts; i++) adam->step_counts[i] = step;
+  const float rate1 = 1 - adam->beta1, beta2 = adam->beta2, rate2 = 1 - adam->beta2;
+  const double root_correction = sqrt(1 - pow(adam->beta2, step));
+  const float step_size = adam->learning_rate * root_correction / (1 - pow(adam->beta1, step));
+  const float eps = adam->eps * root_correction, rate_of_targets = tau;
+  /* Weight decay is part of the gradient; decoupled, it shrinks the parameters instead */
+  const float decay = adam->decoupled ? 0 : adam->weight_decay;
+  const float kept = adam->decoupled ? 1 - adam->learning_rate * adam->weight_decay : 1;
+  float *restrict params = adam->params, *restrict targets = adam->targets;
+  float *restrict means = adam->means, *restrict squares = adam->squares;
+  const float *restrict grads = adam->grads;
+  for (integer i = 0; i < adam->n_params; i++) {
     float grad = grads[i] + decay * params[i];
     means[i] += rate1 * (grad - means[i]);
     squares[i] = beta2 * squares[i] + rate2 * grad * grad;
-    params[i] -= step_size * means[i] / (sqrtf(squares[i]) + eps);
+    params[i] = kept * params[i] - step_size * means[i] / (sqrtf(squares[i]) + eps);
     targets[i] += rate_of_targets * (params[i] - targets[i]);
   }
 }
 
 /* --- The gradient step --- */
 
-static const float *last_output(const struct network *net, integer *row)
-{
-  const struct layer *layer = &net->layers[net->n_layers - 1];
-  *row = layer->stride;
-  return layer->output;
-}
+INLINE const struct layer *last(const struct network *net) { return &net->layers[net->n_layers - 1]; }
+
+INLINE float q_value(const struct network *critic, integer i) { return last(critic)->output[i * last(critic)->stride]; }
 
 /* One row of a replay buffer has s, a, s', r, d and whether the episode was cut off: then it has not terminated */
 static void gather(struct update *u, const float *rows, const integer *indices, const float *discounts, float gamma)
@@ -347,44 +422,53 @@ static void gather(struct update *u, const float *rows, const integer *indices, 
 
 static void step(struct update *u, double tau)
 {
-  integer n = u->batch, row;
-  float *actions = u->inputs + u->n_observations, *next_actions = u->next_inputs + u->n_observations;
-  const struct layer *top = &u->critic.layers[u->critic.n_layers - 1], *bottom = u->critic.layers;
-  const struct layer *actor_top = &u->actor.layers[u->actor.n_layers - 1];
-  const float *q = last_output(&u->critic, &row);
+  integer n = u->batch;
+  float *actions = u->inputs + u->n_observations, *next_actions = u->next_inputs + u->n_observations, *y = u->rewards;
+  const struct network *first = u->critics, *end = first + u->n_critics;
   double loss = 0;
 
-  /* y = r + g (1 - d) Q'(s', mu'(s')) */
+  /* y = r + g (1 - d) min Q'(s', mu'(s')) */
   forward(&u->actor, TARGET, n, u->next_inputs, u->stride, next_actions, u->stride);
-  forward(&u->critic, TARGET, n, u->next_inputs, u->stride, 0, 0);
-  float *y = u->rewards;
-  for (integer i = 0; i < n; i++) y[i] += u->bootstrap[i] * q[i * row];
-
-  /* L(Q) = mean (Q - y)^2, dL / dQ = 2 (Q - y) / n */
-  forward(&u->critic, ONLINE, n, u->inputs, u->stride, 0, 0);
+  for (const struct network *critic = first; critic < end; critic++)
+    forward(critic, TARGET, n, u->next_inputs, u->stride, 0, 0);
   for (integer i = 0; i < n; i++) {
-    float error = q[i * row] - y[i];
-    loss += (double)error * error;
-    top->delta[i * row] = 2 * error / n;
+    float least = q_value(first, i);
+    for (const struct network *critic = first + 1; critic < end; critic++) {
+      float q = q_value(critic, i);
+      least = q < least || q != q ? q : least; /* NaN stays NaN */
+    }
+    y[i] += u->bootstrap[i] * least;
+  }
+
+  /* L(Q) = mean (Q - y)^2 for each critic, dL / dQ = 2 (Q - y) / n */
+  for (const struct network *critic = first; critic < end; critic++) {
+    const struct layer *top = last(critic);
+    forward(critic, ONLINE, n, u->inputs, u->stride, 0, 0);
+    for (integer i = 0; i < n; i++) {
+      float error = q_value(critic, i) - y[i];
+      loss += (double)error * error;
+      top->delta[i * top->stride] = 2 * error / n;
+    }
+    backward(critic, n, u->inputs, u->stride);
   }
   u->losses[1] += loss / n;
-  backward(&u->critic, n, u->inputs, u->stride);
-  adam_and_soft_update(&u->critic, tau);
+  adam_and_soft_update(&u->critic_adam, tau);
 
-  /* L(mu) = -mean Q(s, mu(s)), dL / dQ = -1 / n, then dL / da through the critic's first layer */
+  /* L(mu) = -mean Q(s, mu(s)) of the first critic, dL / dQ = -1 / n, then dL / da through its first layer */
+  const struct layer *top = last(first), *bottom = first->layers, *actor_top = last(&u->actor);
   forward(&u->actor, ONLINE, n, u->inputs, u->stride, actions, u->stride);
-  forward(&u->critic, ONLINE, n, u->inputs, u->stride, 0, 0);
+  forward(first, ONLINE, n, u->inputs, u->stride, 0, 0);
   loss = 0;
   for (integer i = 0; i < n; i++) {
-    loss -= q[i * row];
-    top->delta[i * row] = -1.0f / n;
+    loss -= q_value(first, i);
+    top->delta[i * top->stride] = -1.0f / n;
   }
   u->losses[0] += loss / n;
-  backward(&u->critic, n, 0, 0);
+  backward(first, n, 0, 0);
   product(n, u->n_actions, bottom->n_out, bottom->delta, bottom->stride, 1, bottom->weight[ONLINE] + u->n_observations,
           bottom->n_in, 0, actor_top->delta, actor_top->stride);
   backward(&u->actor, n, u->inputs, u->stride);
-  adam_and_soft_update(&u->actor, tau);
+  adam_and_soft_update(&u->actor_adam, tau);
 }
 
 /* NumPy's interface to a bit generator, as in numpy/random/bitgen.h */
@@ -439,6 +523,10 @@ void act(const struct network *net, integer n, const float *inputs, const float 
       float *h = scratch + (i & 1) * width, parameter = layer->parameter;
       for (integer j = 0; j < layer->n_out; j++)
         h[j] = layer->bias[ONLINE][j] + dot(layer->n_in, layer->weight[ONLINE] + j * layer->n_in, x);
+      if (layer->norm_weight[ONLINE]) {
+        normalize(layer->n_out, h, layer->norm_eps);
+        affine(layer->n_out, h, layer->norm_weight[ONLINE], layer->norm_bias[ONLINE], h);
+      }
 #define OF_ONE(activation) for (integer j = 0; j < layer->n_out; j++) h[j] = value(activation, h[j], parameter)
       FOR(layer->activation, OF_ONE)
       x = h;

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_ddpg_ext.fused.adam import FlatAdam
+from sb3_ddpg_ext.fused.layers import LayerMemory, Weight
 from sb3_ddpg_ext.fused.memory import NetworkMemory, PolicyMemory
 
 LEVELS = {"x86-64-v4": ("AVX512",), "x86-64-v3": ("AVX512", "AVX2")}
@@ -48,23 +49,33 @@ class _Layer(ctypes.Structure):
         ("weight", ctypes.c_void_p * 2),
         ("bias", ctypes.c_void_p * 2),
         *((name, ctypes.c_void_p) for name in ("weight_grad", "bias_grad", "transposed", "kept", "output", "delta")),
+        ("norm_eps", ctypes.c_double),
+        ("norm_weight", ctypes.c_void_p * 2),
+        ("norm_bias", ctypes.c_void_p * 2),
+        *((name, ctypes.c_void_p) for name in ("norm_weight_grad", "norm_bias_grad", "normalized", "scales")),
     ]
 
 
 class _Network(ctypes.Structure):
+    _fields_ = [("n_layers", ctypes.c_int64), ("layers", ctypes.POINTER(_Layer))]
+
+
+class _Adam(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("n_layers", "n_params", "n_step_counts")),
-        ("layers", ctypes.POINTER(_Layer)),
+        *((name, ctypes.c_int64) for name in ("n_params", "n_step_counts")),
         *((name, ctypes.c_void_p) for name in ("params", "targets", "grads", "means", "squares", "step_counts")),
-        *((name, ctypes.c_double) for name in ("learning_rate", "beta1", "beta2", "weight_decay", "eps")),
+        *((name, ctypes.c_double) for name in ("learning_rate", "beta1", "beta2", "eps", "weight_decay")),
+        ("decoupled", ctypes.c_int64),
     ]
 
 
 class _Update(ctypes.Structure):
     _fields_ = [
         ("actor", _Network),
-        ("critic", _Network),
-        *((name, ctypes.c_int64) for name in ("batch", "n_observations", "n_actions", "stride")),
+        ("critics", ctypes.POINTER(_Network)),
+        ("actor_adam", _Adam),
+        ("critic_adam", _Adam),
+        *((name, ctypes.c_int64) for name in ("n_critics", "batch", "n_observations", "n_actions", "stride")),
         *((name, ctypes.c_void_p) for name in ("inputs", "next_inputs", "rewards", "bootstrap", "losses")),
     ]
 
@@ -101,11 +112,18 @@ class Kernel:
         self._act.argtypes = (pointer, integer, *5 * [pointer], integer, pointer, pointer)
         self._steps.restype = self._act.restype = None
         self._memory, self._optimizers = memory, optimizers
-        self._networks = networks = list(map(_network, (memory.actor, memory.critic), optimizers))
-        actor, critic = ([network.layers[i] for i in range(network.n_layers)] for network in networks)
-        self._update = update = _Update(*networks, losses=losses.data_ptr())
-        update.n_observations, update.n_actions = actor[0].n_in, critic[0].n_in - actor[0].n_in
-        self._scratch = np.zeros((2, max(layer.n_out for layer in actor)), dtype=np.float32)
+        self._networks = actor, *critics = list(map(_network, memory.networks))
+        actor_layers = actor.layers[: actor.n_layers]
+        self._update = update = _Update(
+            actor,
+            (_Network * len(critics))(*critics),
+            *(_adam(memory, adam) for adam in optimizers),
+            n_critics=len(critics),
+            n_observations=actor_layers[0].n_in,
+            n_actions=actor_layers[-1].n_out,
+            losses=losses.data_ptr(),
+        )
+        self._scratch = np.zeros((2, max(layer.n_out for layer in actor_layers)), dtype=np.float32)
         self._address = ctypes.addressof(update)
         self._hyperparameters: list[tuple[float, ...]] = []
         self.batch_size = 0
@@ -115,17 +133,22 @@ class Kernel:
 
     def bind(self, low: np.ndarray, half_range: np.ndarray) -> None:
         """
-        Read what users can change: the action space, and the parameters of activations.
+        Read what users can change: the action space, and the options of modules.
 
         :param low: Lower bounds of actions, ``[*action_shape]``
         :param half_range: Half of the distance to their upper bounds, ``[*action_shape]``
         """
         self._bounds = np.stack((low, half_range)).astype(np.float32)
-        self._observations = np.empty((0, 0), dtype=np.float32)  # `act` gets new memory
-        for network, memory in zip(self._networks, (self._memory.actor, self._memory.critic), strict=True):
-            for i, activation in enumerate(memory.activations):
-                module = None if activation is None else activation.module
-                network.layers[i].activation, network.layers[i].parameter = _number_and_parameter(module)
+        self._observations = np.empty((0, 0), dtype=np.float32)  # `explore` gets new memory
+        for layer, content in self._layers():
+            module = None if content.activation is None else content.activation.module
+            layer.activation, layer.parameter = _number_and_parameter(module)
+            if content.norm is not None:
+                layer.norm_eps = content.norm.module.eps
+
+    def _layers(self) -> Iterator[tuple[_Layer, LayerMemory]]:
+        for network, memory in zip(self._networks, self._memory.networks, strict=True):
+            yield from zip(network.layers[: network.n_layers], memory.layers, strict=True)
 
     def allocate(self, batch_size: int) -> None:
         """
@@ -140,13 +163,13 @@ class Kernel:
             memory.append(th.zeros(shape, dtype=th.float32))
             return memory[-1].data_ptr()
 
-        for network, content in zip(self._networks, (self._memory.actor, self._memory.critic), strict=True):
-            for i, activation in enumerate(content.activations):
-                layer = network.layers[i]
-                layer.transposed = new(layer.n_in, layer.stride)
-                layer.kept, layer.delta = new(batch_size, layer.stride), new(batch_size, layer.stride)
-                keeps_input = activation is not None and activation.keeps_input
-                layer.output = new(batch_size, layer.stride) if keeps_input else layer.kept
+        for layer, content in self._layers():
+            layer.transposed = new(layer.n_in, layer.stride)
+            layer.kept, layer.delta = new(batch_size, layer.stride), new(batch_size, layer.stride)
+            keeps_input = content.activation is not None and content.activation.keeps_input
+            layer.output = new(batch_size, layer.stride) if keeps_input else layer.kept
+            if content.norm is not None:
+                layer.normalized, layer.scales = new(batch_size, layer.stride), new(batch_size)
         update.batch, update.stride = batch_size, _stride(update.n_observations + update.n_actions)
         update.inputs, update.next_inputs = new(batch_size, update.stride), new(batch_size, update.stride)
         update.rewards, update.bootstrap = new(batch_size), new(batch_size)
@@ -209,8 +232,8 @@ class Kernel:
         hyperparameters = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
         if hyperparameters != self._hyperparameters:
             self._hyperparameters = hyperparameters
-            for network, numbers in zip((self._update.actor, self._update.critic), hyperparameters, strict=True):
-                network.learning_rate, network.beta1, network.beta2, network.weight_decay, network.eps = numbers
+            for adam, numbers in zip((self._update.actor_adam, self._update.critic_adam), hyperparameters, strict=True):
+                adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.decoupled = numbers
         self._steps(self._address, n_steps, *arguments, th.get_num_threads())
 
     def act(self, observations: np.ndarray) -> np.ndarray:
@@ -253,24 +276,31 @@ def _addresses(*arrays: np.ndarray) -> list[int]:
     return [array.ctypes.data for array in arrays]
 
 
-def _network(network: NetworkMemory, adam: FlatAdam) -> _Network:
-    layers = (_Layer * len(network.weights))()
-    for layer, weight, bias, weight_grad, bias_grad in zip(
-        layers, network.weights, network.biases, network.weight_grads, network.bias_grads, strict=True
-    ):
-        layer.n_out, layer.n_in = weight[0].shape
+def _network(network: NetworkMemory) -> _Network:
+    layers = (_Layer * len(network.layers))()
+    for layer, (weight, bias, norm, _) in zip(layers, network.layers, strict=True):
+        layer.n_out, layer.n_in = weight.grad.shape
         layer.stride = _stride(layer.n_out)
-        for i in range(2):
-            layer.weight[i], layer.bias[i] = weight[i].data_ptr(), bias[i].data_ptr()
-        layer.weight_grad, layer.bias_grad = weight_grad.data_ptr(), bias_grad.data_ptr()
-    return _Network(
-        n_layers=len(layers),
-        n_params=len(network.flat),
+        layer.weight, layer.weight_grad = _pointers(weight)
+        layer.bias, layer.bias_grad = _pointers(bias)
+        if norm is not None:
+            layer.norm_weight, layer.norm_weight_grad = _pointers(norm.weight)
+            layer.norm_bias, layer.norm_bias_grad = _pointers(norm.bias)
+    return _Network(len(layers), layers)
+
+
+def _pointers(weight: Weight) -> tuple[Any, int]:
+    online, target = weight.both
+    return (ctypes.c_void_p * 2)(online.data_ptr(), target.data_ptr()), weight.grad.data_ptr()
+
+
+def _adam(memory: PolicyMemory, adam: FlatAdam) -> _Adam:
+    return _Adam(
+        n_params=len(adam.means),
         n_step_counts=len(adam.step_counts),
-        layers=layers,
-        params=network.flat.data_ptr(),
-        targets=network.flat_target.data_ptr(),
-        grads=network.flat_grads.data_ptr(),
+        params=memory.online[adam.range].data_ptr(),
+        targets=memory.target[adam.range].data_ptr(),
+        grads=memory.grads[adam.range].data_ptr(),
         means=adam.means.data_ptr(),
         squares=adam.squares.data_ptr(),
         step_counts=adam.step_counts.data_ptr(),

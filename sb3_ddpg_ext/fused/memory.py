@@ -1,10 +1,11 @@
 """
-The memory of the parameters: actor and critic in one ``[2, n]`` tensor together with their targets.
+The memory of the parameters: actor and critics in one ``[2, n]`` tensor together with their targets.
 
-Row 0 belongs to the actor and the critic, row 1 to their targets. A soft update is then one operation, Adam works on a
-flat vector, and a network and its target can be computed in one batched product.
+Row 0 belongs to the actor and then the critics, row 1 to their targets. A soft update is then one operation, Adam works
+on a flat vector, and a network and its target can be computed in one batched product.
 """
 
+from itertools import accumulate
 from operator import is_
 from typing import cast
 
@@ -13,7 +14,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_ddpg_ext.fused.adam import own_storage
-from sb3_ddpg_ext.fused.layers import Activation, activations
+from sb3_ddpg_ext.fused.layers import LayerMemory, NormMemory, Weight, layers
 
 _ALIGNMENT = 16  # numbers: every parameter begins on a cache line
 
@@ -26,28 +27,32 @@ class NetworkMemory:
 
     :param online: The MLP
     :param target: Its target
-    :param stacked: ``[2, n]``: memory for the parameters of both
+    :param stacked: ``[2, n]``: memory for the parameters of all networks and their targets
     :param grads: ``[n]``: memory for the gradients
+    :param start: Where in these n numbers this network begins
     """
 
-    def __init__(self, online: nn.Module, target: nn.Module, stacked: th.Tensor, grads: th.Tensor) -> None:
-        layer_activations = activations(online)
-        assert layer_activations is not None, "why_not(policy) must be None"
-        self.activations: list[Activation | None] = layer_activations
+    def __init__(self, online: nn.Module, target: nn.Module, stacked: th.Tensor, grads: th.Tensor, start: int) -> None:
+        online_layers = layers(online)
+        assert online_layers is not None, "why_not(policy) must be None"
         self.params, self.target_params = list(online.parameters()), list(target.parameters())
-        (self.flat, self.flat_target), self.flat_grads = stacked, grads
-
-        starts = [sum(_aligned(param.numel()) for param in self.params[:i]) for i in range(len(self.params))]
+        starts = list(accumulate(map(_aligned, self.params[:-1]), initial=start))
         self.slices = [slice(i, i + param.numel()) for i, param in zip(starts, self.params, strict=True)]
-        """The range of each parameter in :attr:`flat`"""
+        """The range of each parameter in ``stacked`` and ``grads``"""
         shapes = [param.shape for param in self.params]
         both = [stacked[:, i].view(2, *shape) for i, shape in zip(self.slices, shapes, strict=True)]
         self.slots, self.target_slots = [pair[0] for pair in both], [pair[1] for pair in both]
         self.grads = [grads[i].view(shape) for i, shape in zip(self.slices, shapes, strict=True)]
-        # Parameters alternate: weight, bias, weight, bias
-        self.weights, self.biases = both[::2], both[1::2]
-        """For each layer ``[2, n_out, n_in]`` and ``[2, n_out]``"""
-        self.weight_grads, self.bias_grads = self.grads[::2], self.grads[1::2]
+        memory: dict[th.Tensor, Weight] = dict(zip(self.params, map(Weight, both, self.grads), strict=True))
+        self.layers = [
+            LayerMemory(
+                memory[linear.weight],
+                memory[linear.bias],
+                None if norm is None else NormMemory(norm, memory[norm.weight], memory[norm.bias]),
+                activation,
+            )
+            for linear, norm, activation in online_layers
+        ]
 
 
 class PolicyMemory:
@@ -62,24 +67,19 @@ class PolicyMemory:
     """
 
     def __init__(self, policy: TD3Policy) -> None:
-        networks = (
-            (policy.actor.mu, policy.actor_target.mu),
-            (policy.critic.q_networks[0], policy.critic_target.q_networks[0]),
+        *starts, size = accumulate(
+            (sum(map(_aligned, online.parameters())) for online, _ in online_and_target(policy)), initial=0
         )
-        sizes = [sum(_aligned(param.numel()) for param in online.parameters()) for online, _ in networks]
         new_zeros = next(policy.actor.mu.parameters()).data.new_zeros
-        self.stacked, grads = new_zeros(2, sum(sizes)), new_zeros(sum(sizes))
+        self.stacked, self.grads = new_zeros(2, size), new_zeros(size)
         self.online, self.target = self.stacked
-        self.actor, self.critic = (
-            NetworkMemory(online, target, stacked, network_grads)
-            for (online, target), stacked, network_grads in zip(
-                networks, self.stacked.split(sizes, dim=1), grads.split(sizes), strict=True
-            )
-        )
-        self._layers, self._params = _layers(policy), _params(policy)
-        self._slots = [
-            slot for network in (self.actor, self.critic) for slot in (*network.slots, *network.target_slots)
+        self.networks = [
+            NetworkMemory(online, target, self.stacked, self.grads, start)
+            for (online, target), start in zip(online_and_target(policy), starts, strict=True)
         ]
+        self.actor, *self.critics = self.networks
+        self._layers, self._params = _layers(policy), _params(policy)
+        self._slots = [slot for network in self.networks for slot in (*network.slots, *network.target_slots)]
         self._actor_params = self.actor.params
 
     def fits(self, policy: TD3Policy) -> bool:
@@ -114,7 +114,7 @@ class PolicyMemory:
         # Tensors of their own on the same memory, since users may do anything with `param.grad`
         self._param_grads = [
             (param, own_storage(grad))
-            for network in (self.actor, self.critic)
+            for network in self.networks
             for param, grad in zip(network.params, network.grads, strict=True)
         ]
 
@@ -138,25 +138,25 @@ class PolicyMemory:
 
     def show_gradients(self) -> None:
         """Set ``param.grad`` of all parameters, which ``optimizer.zero_grad()`` resets to None."""
-        (first, first_grad), (last, last_grad) = self._param_grads[0], self._param_grads[-1]  # one of each network
+        (first, first_grad), (last, last_grad) = self._param_grads[0], self._param_grads[-1]  # one of each optimizer
         if first.grad is not first_grad or last.grad is not last_grad:
             for param, grad in self._param_grads:
                 param.grad = grad
 
 
+def online_and_target(policy: TD3Policy) -> list[tuple[nn.Module, nn.Module]]:
+    """:return: The actor's MLP and its target, then those of each of the critic's networks"""
+    critics = zip(policy.critic.q_networks, policy.critic_target.q_networks, strict=True)
+    return [(policy.actor.mu, policy.actor_target.mu), *critics]
+
+
 def _layers(policy: TD3Policy) -> list[nn.Module]:
-    return [*policy.actor.mu, *cast(nn.Sequential, policy.critic.q_networks[0])]
+    return [layer for online, _ in online_and_target(policy) for layer in cast(nn.Sequential, online)]
 
 
 def _params(policy: TD3Policy) -> list[nn.Parameter]:
-    networks = (
-        policy.actor.mu,
-        policy.actor_target.mu,
-        policy.critic.q_networks[0],
-        policy.critic_target.q_networks[0],
-    )
-    return [param for network in networks for param in network.parameters()]
+    return [param for both in online_and_target(policy) for net in both for param in net.parameters()]
 
 
-def _aligned(n: int) -> int:
-    return -(-n // _ALIGNMENT) * _ALIGNMENT
+def _aligned(param: nn.Parameter) -> int:
+    return -(-param.numel() // _ALIGNMENT) * _ALIGNMENT

@@ -61,17 +61,21 @@ class FusedUpdate:
         self._memory = memory = PolicyMemory(policy)
         new_zeros = memory.online.new_zeros
         self._means, self._squares = moments = new_zeros(2, len(memory.online))
-        n_actor, n_critic = len(memory.actor.params), len(memory.critic.params)
+        n_actor, n_critic = len(memory.actor.params), sum(len(critic.params) for critic in memory.critics)
         # The optimizers store a number of steps for each parameter. They all count up together
         self._steps = new_zeros(n_actor + n_critic, dtype=th.float32)
         self._n_actor_params = n_actor
         self._actor_adam, self._critic_adam = (
-            FlatAdam(network.params, network.slices, network.flat, network.flat_grads, network_moments, steps)
-            for network, network_moments, steps in zip(
-                (memory.actor, memory.critic),
-                moments.split([len(memory.actor.flat), len(memory.critic.flat)], dim=1),
-                self._steps.split([n_actor, n_critic]),
-                strict=True,
+            FlatAdam(
+                [param for network in networks for param in network.params],
+                [slice_ for network in networks for slice_ in network.slices],
+                memory.online,
+                memory.grads,
+                moments,
+                steps,
+            )
+            for networks, steps in zip(
+                ([memory.actor], memory.critics), self._steps.split([n_actor, n_critic]), strict=True
             )
         )
         self._observation_shape = cast(tuple[int, ...], policy.observation_space.shape)
