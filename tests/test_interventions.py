@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from numpy.random import mtrand
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -722,6 +723,38 @@ def samples_of_five(model: Model, _: Calls) -> None:
     replaced(model.replay_buffer, "sample", five)
 
 
+# --- Random numbers and environments ---
+
+
+def draw_random_numbers(*_: Any) -> None:
+    mtrand.random(3)
+
+
+def another_bit_generator(*_: Any) -> Callable[[], None]:
+    before = mtrand.get_bit_generator()
+    mtrand.set_bit_generator(np.random.PCG64(3))
+    return lambda: mtrand.set_bit_generator(before)
+
+
+def replace_env_step(model: Model, _: Calls) -> None:
+    step = model.env.step
+    model.env.step = lambda actions: step(0.5 * actions)
+
+
+def replace_step_of_one_env(model: Model, _: Calls) -> None:
+    env = model.env.envs[0]
+    step = env.step
+    env.step = lambda action: step(0.5 * action)
+
+
+def edit_last_observation(model: Model, _: Calls) -> None:
+    model._last_obs[:] = 0.25
+
+
+def edit_bounds(model: Model, _: Calls) -> None:
+    model.policy.action_space.low[:] = -0.5
+
+
 # --- Settings of the algorithm ---
 
 
@@ -905,6 +938,17 @@ TABLE: dict[str, Row] = {
     "action_noise": Row(attribute("action_noise", noise(0.5))),
     "action_noise removed": Row(attribute("action_noise", None)),
     "the noise's sigma": Row(lambda model, _: setattr(model.action_noise, "_sigma", 0.5 * np.ones(1))),
+    "the noise's sigma in place": Row(lambda model, _: model.action_noise._sigma.fill(0.5)),
+    # Random numbers
+    "seeded again": Row(lambda *_: mtrand.seed(7)),
+    "random numbers drawn by somebody else": Row(draw_random_numbers),
+    "another bit generator": Row(another_bit_generator),
+    # Environments
+    "env.step replaced": Row(replace_env_step),
+    "an environment's step replaced": Row(replace_step_of_one_env),
+    "the last observation edited": Row(edit_last_observation),
+    "buf_obs edited": Row(lambda model, _: model.env.buf_obs[None].fill(0.5), matters=False),
+    "the action space's bounds edited": Row(edit_bounds),
 }
 
 

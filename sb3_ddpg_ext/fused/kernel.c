@@ -510,10 +510,10 @@ void steps(struct update *u, integer n_steps, const float *rows, const struct bi
   }
 }
 
-/* scaled[n, n_out] = mu(inputs[n, n_in]), with noise and clipped unless that is null; actions = low + half_range (scaled
-   + 1). Row by row: without a minibatch's memory, and without transposed weights */
+/* scaled[n, n_out] = mu(inputs[n, n_in]), with noise and clipped unless that is null; actions are between low and high.
+   Row by row: without a minibatch's memory, and without transposed weights */
 void act(const struct network *net, integer n, const float *inputs, const float *noise, const float *low,
-         const float *half_range, float *scratch, integer width, float *scaled, float *actions)
+         const float *high, float *scratch, integer width, float *scaled, float *actions)
 {
   integer n_inputs = net->layers[0].n_in, n_outputs = net->layers[net->n_layers - 1].n_out;
   for (integer k = 0; k < n; k++) {
@@ -533,7 +533,7 @@ void act(const struct network *net, integer n, const float *inputs, const float 
     }
     for (integer j = 0, i = k * n_outputs; j < n_outputs; j++, i++) {
       scaled[i] = noise ? fminf(fmaxf(x[j] + noise[i], -1), 1) : x[j];
-      actions[i] = low[j] + half_range[j] * (scaled[i] + 1);
+      actions[i] = low[j] + 0.5f * (high[j] - low[j]) * (scaled[i] + 1);
     }
   }
 }

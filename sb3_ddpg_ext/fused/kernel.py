@@ -131,14 +131,14 @@ class Kernel:
         self._last_rows: Callable[[], np.ndarray | None] = lambda: None
         self._rows_address = 0
 
-    def bind(self, low: np.ndarray, half_range: np.ndarray) -> None:
+    def bind(self, low: np.ndarray, high: np.ndarray) -> None:
         """
         Read what users can change: the action space, and the options of modules.
 
         :param low: Lower bounds of actions, ``[*action_shape]``
-        :param half_range: Half of the distance to their upper bounds, ``[*action_shape]``
+        :param high: Upper bounds, ``[*action_shape]``
         """
-        self._bounds = np.stack((low, half_range)).astype(np.float32)
+        self._bounds = tuple(np.ascontiguousarray(bound, np.float32) for bound in (low, high))  # mostly no copies
         self._observations = np.empty((0, 0), dtype=np.float32)  # `explore` gets new memory
         for layer, content in self._layers():
             module = None if content.activation is None else content.activation.module
@@ -261,7 +261,7 @@ class Kernel:
         return self._actions.copy(), self._scaled_actions.copy()
 
     def _allocate_for_acting(self, n: int) -> None:
-        shape = (n, *self._bounds.shape[1:])
+        shape = (n, *self._bounds[0].shape)
         self._observations = np.empty((n, self._update.n_observations), dtype=np.float32)
         self._noise, self._actions, self._scaled_actions = (np.empty(shape, dtype=np.float32) for _ in range(3))
         inputs = _addresses(self._observations, self._noise)

@@ -107,10 +107,10 @@ class FusedUpdate:
         self._snapshot = Snapshot(self.policy)
         self._actor_optimizer, self._critic_optimizer = self.policy.actor.optimizer, self.policy.critic.optimizer
         space = cast(spaces.Box, self.policy.action_space)
-        self._low, self._half_range = space.low, 0.5 * (space.high - space.low)
+        self._low, self._high = space.low, space.high
         self._memory.bind()
         if isinstance(self._computation, Kernel):
-            self._computation.bind(self._low, self._half_range)
+            self._computation.bind(self._low, self._high)
         self._attached = False  # to the optimizers
 
     @property
@@ -161,7 +161,7 @@ class FusedUpdate:
         scaled_actions = computation.act(observations.astype(np.float32, copy=False)).reshape(shape)
         if noise is not None:
             scaled_actions = np.minimum(np.maximum(scaled_actions + noise, -1), 1)
-        return self._low + self._half_range * (scaled_actions + 1), scaled_actions
+        return self._low + 0.5 * (self._high - self._low) * (scaled_actions + 1), scaled_actions
 
     def pop_losses(self) -> tuple[float, float]:
         """:return: The actor's and the critic's losses, summed over the steps since the last call"""
