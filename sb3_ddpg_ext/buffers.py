@@ -18,6 +18,10 @@ _arrays_of = itemgetter(*_ARRAYS)
 _SHARED = 0  # in CompactReplayBuffer: no place of its own
 
 
+def _in_float32(space: spaces.Space[Any]) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, space.shape, np.float32)
+
+
 class RowReplayBuffer(ReplayBuffer):
     """
     A :class:`ReplayBuffer` that stores each transition in one row. For the same seed it returns the same samples. Its
@@ -55,8 +59,7 @@ class RowReplayBuffer(ReplayBuffer):
     ) -> None:
         if (reason := self.why_not(observation_space, action_space)) is not None:
             raise ValueError(f"RowReplayBuffer cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
-        stored_space = spaces.Box(-np.inf, np.inf, observation_space.shape, np.float32)
-        super().__init__(buffer_size, stored_space, action_space, *args, **kwargs)
+        super().__init__(buffer_size, _in_float32(observation_space), action_space, *args, **kwargs)
         if self.optimize_memory_usage:
             raise ValueError("RowReplayBuffer has no optimize_memory_usage; use stable_baselines3's ReplayBuffer")
         self.observation_space = observation_space
@@ -245,7 +248,7 @@ class CompactReplayBuffer(ReplayBuffer):
 
     A next observation is kept apart only where the following transition does not begin with it, as after the end of an
     episode. SB3's own ``optimize_memory_usage`` uses the first observation of the next episode there, so that it cannot
-    bootstrap after a timeout.
+    bootstrap after a timeout. Like :class:`RowReplayBuffer`, it rounds float64 observations to float32.
 
     >>> import numpy as np
     >>> from gymnasium import spaces
@@ -275,9 +278,10 @@ class CompactReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = True,  # noqa: ARG002
         handle_timeout_termination: bool = True,
     ) -> None:
+        stored_space = _in_float32(observation_space) if observation_space.dtype == np.float64 else observation_space
         # SB3 refuses the two options together
-        super().__init__(buffer_size, observation_space, action_space, device, n_envs, True, False)
-        self.handle_timeout_termination = handle_timeout_termination
+        super().__init__(buffer_size, stored_space, action_space, device, n_envs, True, False)
+        self.observation_space, self.handle_timeout_termination = observation_space, handle_timeout_termination
         # Next observations that are kept, one after the other; first the newest ones, one for each environment
         self._kept = np.zeros(self.n_envs * self._n_observations(), dtype=self.observations.dtype)
         self._free: list[int] = []  # places of others that are not needed any more

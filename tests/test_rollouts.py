@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from numpy.random import mtrand
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
@@ -152,3 +153,16 @@ def test_actions_with_noise_are_sb3s(n_envs: int, dtype: Any) -> None:
         kept = sampled[1][0][0]
         assert not any(kept is other for pair in sampled[1][1:] for other in pair)
         assert std < 1 or np.abs(sampled[1][0][1]).max() == 1
+
+
+@pytest.mark.parametrize("with_noise", [True, False])
+def test_an_action_that_is_not_a_number_stays_none(with_noise: bool) -> None:
+    """Clipping must not hide weights that have diverged."""
+    model = CustomDDPG("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, fused=True)
+    model._setup_learn(1)
+    with th.no_grad():
+        model.actor.mu[0].weight.fill_(np.nan)
+    noise = NormalActionNoise(np.zeros(1), np.ones(1)) if with_noise else None
+    actions, scaled_actions = model._sample_action(0, noise, 1)
+    assert np.isnan(actions).all()
+    assert np.isnan(scaled_actions).all()

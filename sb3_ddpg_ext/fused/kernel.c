@@ -510,8 +510,8 @@ void steps(struct update *u, integer n_steps, const float *rows, const struct bi
   }
 }
 
-/* scaled[n, n_out] = mu(inputs[n, n_in]), with noise and clipped unless that is null; actions are between low and high.
-   Row by row: without a minibatch's memory, and without transposed weights */
+/* scaled[n, n_out] = mu(inputs[n, n_in]), with noise unless that is null, clipped; actions are between low and high. Row
+   by row: without a minibatch's memory, and without transposed weights */
 void act(const struct network *net, integer n, const float *inputs, const float *noise, const float *low,
          const float *high, float *scratch, integer width, float *scaled, float *actions)
 {
@@ -532,7 +532,8 @@ void act(const struct network *net, integer n, const float *inputs, const float 
       x = h;
     }
     for (integer j = 0, i = k * n_outputs; j < n_outputs; j++, i++) {
-      scaled[i] = noise ? fminf(fmaxf(x[j] + noise[i], -1), 1) : x[j];
+      float action = noise ? x[j] + noise[i] : x[j];
+      scaled[i] = action < -1 ? -1 : action > 1 ? 1 : action; /* NaN stays NaN */
       actions[i] = low[j] + 0.5f * (high[j] - low[j]) * (scaled[i] + 1);
     }
   }
