@@ -51,7 +51,6 @@ class MlpPolicy(SafelySavedPolicy, td3.TD3Policy):
         super().__init__(observation_space, action_space, lr_schedule, n_critics=n_critics, **kwargs)
         self._tree: ModuleTree | None = None
         self._overrides_modes = False
-        self._skip_next_mode = False
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -62,9 +61,6 @@ class MlpPolicy(SafelySavedPolicy, td3.TD3Policy):
 
         :param mode: If true, set to training mode, else set to evaluation mode
         """
-        if self._skip_next_mode:
-            vars(self)["_skip_next_mode"] = False
-            return
         if self._tree is None or not self._tree.is_current():
             networks = ModuleTree([*self.actor.modules(), *self.critic.modules()])  # targets stay in evaluation mode
             self._overrides_modes = networks.overrides("train", nn.Module.train) or networks.overrides(
@@ -75,10 +71,6 @@ class MlpPolicy(SafelySavedPolicy, td3.TD3Policy):
             super().set_training_mode(mode)
         else:
             self._tree.set_training_mode(mode)
-
-    def keep_mode_once(self) -> None:
-        """Let the next call of :meth:`set_training_mode` do nothing, for callers that do not need the mode."""
-        vars(self)["_skip_next_mode"] = True  # a module's own `__setattr__` takes ten times as long
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_tree": None}

@@ -178,10 +178,9 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             self._rollout_noise = self._setup_action_noise(action_noise)
             if action_noise is self.action_noise:
                 self.action_noise = self._rollout_noise
-        if self._fast_path.why_autograd is None and not self.policy.training and isinstance(self.policy, MlpPolicy):
-            # SB3 would set all modules to evaluation mode. The closed form needs no mode, and `predict` sets it itself
-            self.policy.keep_mode_once()
-        self.policy.set_training_mode(False)
+        # The closed form needs no mode, and `predict` sets it itself
+        if self._fast_path.why_autograd is not None or self.policy.training or self._overrides_modes():
+            self.policy.set_training_mode(False)
         self._resumption.restore(self)
         rollout = self._collect(
             env, callback, train_freq, replay_buffer, self._rollout_noise, learning_starts, log_interval
@@ -246,6 +245,9 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         # The same as `predict`, without the checks that it repeats at every step
         last_obs: Any = self._last_obs
         return fused.act(last_obs.reshape(n_envs, -1), None if action_noise is None else sample_noise(action_noise))
+
+    def _overrides_modes(self) -> bool:
+        return getattr(self.policy.set_training_mode, "__func__", None) is not MlpPolicy.set_training_mode
 
     def _overrides_predict(self) -> bool:
         return "predict" in vars(self) or type(self).predict is not BaseAlgorithm.predict

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, MlpPolicy
 
 
 class Witness(BaseCallback):
@@ -166,3 +166,21 @@ def test_an_action_that_is_not_a_number_stays_none(with_noise: bool) -> None:
     actions, scaled_actions = model._sample_action(0, noise, 1)
     assert np.isnan(actions).all()
     assert np.isnan(scaled_actions).all()
+
+
+@pytest.mark.parametrize("where", ["class", "object"])
+def test_a_policy_that_sets_its_mode_itself_is_asked_at_each_rollout(where: str) -> None:
+    modes: list[bool] = []
+
+    class Own(MlpPolicy):
+        def set_training_mode(self, mode: bool) -> None:
+            modes.append(mode)
+
+    policy = Own if where == "class" else MlpPolicy
+    model = CustomDDPG(policy, "Pendulum-v1", learning_starts=0, batch_size=4, policy_kwargs={"net_arch": [8]})
+    if where == "object":
+        model.policy.set_training_mode = modes.append  # type: ignore[method-assign]
+    modes.clear()
+    model.learn(20)
+    assert model._fast_path.why_autograd is None
+    assert modes == [False] * 20
