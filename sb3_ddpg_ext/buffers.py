@@ -300,16 +300,7 @@ class CompactReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """
-        Store one transition of each environment.
-
-        :param obs: ``[n_envs, *observation_shape]``
-        :param next_obs: ``[n_envs, *observation_shape]``: the last one of the episode where it has ended
-        :param action: ``[n_envs, *action_shape]``, in [-1, 1]
-        :param reward: ``[n_envs]``
-        :param done: ``[n_envs]``
-        :param infos: One for each environment, with ``TimeLimit.truncated``
-        """
+        """Store one transition of each environment, see :meth:`RowReplayBuffer.add`."""
         position, newest = self.pos, self._places()[: self.n_envs]
         self._free += [place for place in self._place[position].tolist() if place != _SHARED]
         self._place[position] = _SHARED

@@ -20,6 +20,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from normalized_policy import NormalizedPolicy
 from numpy.random import mtrand
 from stable_baselines3 import DDPG
 from stable_baselines3.common.env_util import make_vec_env
@@ -54,29 +55,6 @@ def test_the_kernel_was_compiled_for_this_processor() -> None:
     compiled = kernel.library()
     assert compiled is not None
     assert Path(compiled._name) == kernel.file_of(KERNELS[0])
-
-
-def insert_layer_norm(net: nn.Sequential) -> None:
-    """Behind every linear layer but the last, and not as it is at first, when it multiplies by 1 and adds 0."""
-    *hidden, _ = (i for i, layer in enumerate(net) if isinstance(layer, nn.Linear))
-    for i in reversed(hidden):
-        norm = nn.LayerNorm(net[i].out_features, eps=0.1)  # rounding errors are divided by its root
-        nn.init.normal_(norm.weight, 1, 0.3)
-        nn.init.normal_(norm.bias, 0, 0.3)
-        net.insert(i + 1, norm)
-
-
-class NormalizedPolicy(MlpPolicy):
-    def make_actor(self, features_extractor: Any = None) -> Any:
-        actor = super().make_actor(features_extractor)
-        insert_layer_norm(actor.mu)
-        return actor
-
-    def make_critic(self, features_extractor: Any = None) -> Any:
-        critic = super().make_critic(features_extractor)
-        for q_network in critic.q_networks:
-            insert_layer_norm(q_network)
-        return critic
 
 
 def make_policy(

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from normalized_policy import NormalizedPolicy, insert_layer_norm
 from numpy.random import mtrand
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -27,7 +28,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.lr_scheduler import StepLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sb3_ddpg_ext import CustomDDPG, MlpPolicy
+from sb3_ddpg_ext import CustomDDPG
 
 Model = Any
 """SB3's DDPG or ours"""
@@ -301,26 +302,8 @@ def hook_of_the_second_critic(model: Model, calls: Calls) -> None:
 # --- LayerNorm ---
 
 
-def insert_layer_norm(net: nn.Sequential) -> None:
-    for i in (3, 1):
-        net.insert(i, nn.LayerNorm(16))
-
-
-class NormalizedPolicy(MlpPolicy):
-    """Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear"""
-
-    def make_actor(self, features_extractor: Any = None) -> Any:
-        actor = super().make_actor(features_extractor)
-        insert_layer_norm(actor.mu)
-        return actor
-
-    def make_critic(self, features_extractor: Any = None) -> Any:
-        critic = super().make_critic(features_extractor)
-        insert_layer_norm(critic.q_networks[0])
-        return critic
-
-
 def insert_layer_norm_everywhere(model: Model, _: Calls) -> None:
+    th.manual_seed(0)
     for network in networks(model):
         insert_layer_norm(network.mu if hasattr(network, "mu") else network.q_networks[0])
     for network in networks(model)[::2]:
