@@ -74,8 +74,8 @@ class CustomDDPG(ExploringAlgorithm):
         If ``None``, it will be automatically selected.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
     :param optimize_memory_usage: Store each observation once, see :class:`CompactReplayBuffer`, which takes up to half
-        of the memory, and is slower to sample. SB3's own variant is taken for n-step returns, and with
-        ``replay_buffer_kwargs={"handle_timeout_termination": False}``
+        of the memory, and is slower to sample; not for n-step returns or Dict observations. With
+        ``replay_buffer_kwargs={"handle_timeout_termination": False}`` it is SB3's own variant
     :param n_steps: When n_steps > 1, uses n-step returns when updating the critic. Only for
         ``replay_buffer_class=None``, and not for Dict observations; a custom class is configured with
         ``replay_buffer_kwargs={"n_steps": ..., "gamma": ...}`` instead.
@@ -96,7 +96,7 @@ class CustomDDPG(ExploringAlgorithm):
         DDPG.
     :raises AssertionError: For an action space other than ``Box``, or a ``Box`` without finite bounds
     :raises ValueError: For a ``Box`` of integers or with equal bounds; for an unknown policy, noise or ``train_freq``
-        unit; for ``fused=True`` if the closed form is not possible
+        unit; for ``fused=True`` or ``optimize_memory_usage=True`` where that is not possible
     :raises TypeError: For an ``action_noise`` of another type
     """
 

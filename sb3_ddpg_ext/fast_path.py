@@ -119,10 +119,15 @@ def shares_observations(model: Model) -> bool:
     :param model: The model
     :return: Whether its transitions are to be stored in a :class:`CompactReplayBuffer`. What SB3 has instead takes
         timeouts for terminations; users who ask for that get it
+    :raises ValueError: If ``optimize_memory_usage`` is not possible
     """
-    handles_timeouts = model.replay_buffer_kwargs.get("handle_timeout_termination", True)
-    single_array = not isinstance(model.observation_space, spaces.Dict)
-    return model.optimize_memory_usage and model.n_steps == 1 and handles_timeouts and single_array
+    if not model.optimize_memory_usage:
+        return False
+    if model.n_steps > 1 or isinstance(model.observation_space, spaces.Dict):
+        what = f"n-step returns (n_steps={model.n_steps})" if model.n_steps > 1 else "Dict observations"
+        raise ValueError(f"optimize_memory_usage=True is not possible with {what}; leave it out")
+    handles_timeouts: bool = model.replay_buffer_kwargs.get("handle_timeout_termination", True)
+    return handles_timeouts
 
 
 def why_no_rows(model: Model) -> str | None:

@@ -354,6 +354,17 @@ def test_training_with_a_compact_buffer_is_the_same(n_envs: int, normalized: boo
     assert_same(sample(loaded.replay_buffer, 50), sample(ours.replay_buffer, 50))
 
 
+def test_where_observations_cannot_be_shared() -> None:
+    with pytest.raises(
+        ValueError, match=r"^optimize_memory_usage=True is not possible with n-step returns \(n_steps=3\); "
+    ):
+        CustomDDPG("MlpPolicy", "Pendulum-v1", n_steps=3, optimize_memory_usage=True)
+    goals = make_vec_env("Pendulum-v1")
+    goals.observation_space = spaces.Dict({"goal": goals.observation_space})
+    with pytest.raises(ValueError, match="not possible with Dict observations; leave it out"):
+        CustomDDPG("MultiInputPolicy", goals, optimize_memory_usage=True)
+
+
 def test_sb3s_variant_is_taken_where_it_is_asked_for() -> None:
     without_timeouts = {"replay_buffer_kwargs": {"handle_timeout_termination": False}, "optimize_memory_usage": True}
     assert type(CustomDDPG("MlpPolicy", "Pendulum-v1", **without_timeouts).replay_buffer) is ReplayBuffer
