@@ -115,7 +115,8 @@ class RowReplayBuffer(ReplayBuffer):
         :param done: ``[n_envs]``
         :param infos: One for each environment, with ``TimeLimit.truncated``
         """
-        shapes = [array.shape for array in (obs, action, next_obs, reward, done)]
+        # SB3's method also takes lists and numbers, which have no shape
+        shapes = [getattr(array, "shape", None) for array in (obs, action, next_obs, reward, done)]
         if shapes != self._shapes or not self.arrays_are_views():
             super().add(obs, next_obs, action, reward, done, infos)
             return

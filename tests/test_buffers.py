@@ -86,6 +86,15 @@ def test_same_n_step_samples(
     assert_same(sample(ours, n), sample(theirs, n))  # neither left a mark
 
 
+def test_rewards_and_dones_may_be_lists_or_numbers() -> None:
+    """As somebody passes them who fills a buffer with demonstrations."""
+    for n_envs, reward, done in ((2, [1.5, 0.5], [True, False]), (2, (1.5, 0.5), np.array([1, 0])), (1, 1.5, True)):
+        ours, theirs = filled(3, n_envs, (3,))
+        for buffer in (ours, theirs):
+            buffer.add(np.ones((n_envs, 3)), np.ones((n_envs, 3)), np.ones((n_envs, 2)), reward, done, [{}] * n_envs)
+        assert_same([getattr(ours, name) for name in ARRAYS], [getattr(theirs, name) for name in ARRAYS])
+
+
 def as_networks_get_them(samples: list[np.ndarray]) -> list[np.ndarray]:
     """SB3 casts what it has stored when a network is called."""
     return [*(x.astype(np.float32) for x in samples[:-1]), samples[-1]]

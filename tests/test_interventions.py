@@ -299,6 +299,11 @@ def hook_of_the_second_critic(model: Model, calls: Calls) -> None:
     second(model.critic).register_forward_hook(lambda *_: calls.append("second"))
 
 
+def assign_q_networks_as_a_tuple(model: Model, _: Calls) -> None:
+    for critic in (model.critic, model.critic_target):
+        critic.q_networks = tuple(critic.q_networks)
+
+
 # --- LayerNorm ---
 
 
@@ -785,6 +790,7 @@ TABLE: dict[str, Row] = {
     "critic and target are one": Row(let_target_and_critic_be_one, "share weights"),
     "q_networks replaced": Row(replace_in_q_networks, "q_networks"),
     "q_networks assigned": Row(assign_q_networks, "q_networks"),
+    "q_networks as a tuple": Row(assign_q_networks_as_a_tuple, matters=False),
     "two outputs of a critic": Row(two_outputs, "sizes"),
     "weights beside the layers": Row(add_what_only_follows, "weights that are not in"),
     "a layer used twice": Row(use_a_layer_twice, "share weights"),

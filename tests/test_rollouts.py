@@ -168,6 +168,14 @@ def test_an_action_that_is_not_a_number_stays_none(with_noise: bool) -> None:
     assert np.isnan(scaled_actions).all()
 
 
+def test_an_environment_that_is_not_vectorized_is_refused_as_in_sb3() -> None:
+    for cls in (DDPG, CustomDDPG):
+        model = cls("MlpPolicy", "Pendulum-v1", learning_starts=0, policy_kwargs={"net_arch": [8]})
+        _, callback = model._setup_learn(1)
+        with pytest.raises(AssertionError, match="You must pass a VecEnv"):
+            model.collect_rollouts(gym.make("Pendulum-v1"), callback, model.train_freq, model.replay_buffer)
+
+
 @pytest.mark.parametrize("where", ["class", "object"])
 def test_a_policy_that_sets_its_mode_itself_is_asked_at_each_rollout(where: str) -> None:
     modes: list[bool] = []

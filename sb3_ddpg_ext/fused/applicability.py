@@ -239,7 +239,7 @@ class Snapshot:
 
 
 def _watch(
-    *modules: nn.Module, lists: Iterable[list[Any]] = (), optimizers: Sequence[th.optim.Optimizer] = ()
+    *modules: nn.Module, lists: Iterable[Sequence[Any]] = (), optimizers: Sequence[th.optim.Optimizer] = ()
 ) -> Watch:
     return Watch(
         [*lists, *[optimizer.param_groups for optimizer in optimizers]],

@@ -2,8 +2,10 @@
    count of each: at small networks that took a fifth of a step, because little of this memory is in the cache.
 
    The functions below belong to Python's stable ABI. They are declared here, so that Python's headers are not needed. */
+#include <stddef.h>
+
 typedef struct _object PyObject;
-typedef long Py_ssize_t;
+typedef ptrdiff_t Py_ssize_t;
 extern Py_ssize_t PyTuple_Size(PyObject *);
 extern PyObject *PyTuple_GetItem(PyObject *, Py_ssize_t);
 extern Py_ssize_t PyList_Size(PyObject *);

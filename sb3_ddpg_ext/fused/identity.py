@@ -3,7 +3,7 @@
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from operator import is_
 from pathlib import Path
@@ -37,7 +37,7 @@ class Watch:
 
     def __init__(
         self,
-        lists: Iterable[list[Any]] = (),
+        lists: Iterable[Sequence[Any]] = (),
         dicts: Iterable[dict[Any, Any]] = (),
         sized: Iterable[dict[str, Any]] = (),
     ) -> None:
@@ -46,7 +46,8 @@ class Watch:
         self._sizes = (ctypes.c_ssize_t * len(self._sized))(*map(len, self._sized))
         self.is_current: Callable[[], object] = self._is_current
         """Returns whether nothing has changed"""
-        if (compiled := library()) is not None:
+        # Users may have put other sequences in place of lists, which C does not know
+        if (compiled := library()) is not None and all(isinstance(each, list) for each in self._lists):
             addresses = map(id, (self._lists, self._dicts, self._objects, self._sized))
             self.is_current = functools.partial(compiled.unchanged, *addresses, ctypes.addressof(self._sizes))
 
