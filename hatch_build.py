@@ -30,24 +30,24 @@ class CompileCode(BuildHookInterface):
         if platform.machine() not in ("x86_64", "AMD64"):
             return
         directory = Path(self.root) / "sb3_ddpg_ext" / "fused"
-        compiled = [] if self._compile(directory, "identity", "identity", [[]]) is None else ["identity"]
+        code = {"identity": ("identity.c", [[]])}
         for level in LEVELS:
             flags = [*KERNEL_FLAGS, f"-march={level}"]
-            if self._compile(directory, "kernel", f"kernel-{level}", [["-fopenmp", *flags], flags]) is not None:
-                compiled.append(f"kernel-{level}")
+            code[f"kernel-{level}"] = ("kernel.c", [["-fopenmp", *flags], flags])
+        compiled = [name for name, (source, options) in code.items() if self._compile(directory, source, name, options)]
         if compiled:
             tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data |= {"pure_python": False, "tag": f"py3-none-{tag}"}
             build_data["artifacts"] += [f"sb3_ddpg_ext/fused/compiled/{name}.so" for name in compiled]
 
-    def _compile(self, directory: Path, source: str, name: str, options: list[list[str]]) -> Path | None:
-        """:return: What was compiled, with the first of the options with which that was possible; or None"""
+    def _compile(self, directory: Path, source: str, name: str, options: list[list[str]]) -> bool:
+        """:return: Whether it was compiled, with the first of the options with which that was possible"""
         target = directory / "compiled" / f"{name}.so"
         target.parent.mkdir(exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         compiler = shlex.split(os.environ.get("CC", "cc"))
         for flags in options:
-            command = [*compiler, *FLAGS, str(directory / f"{source}.c"), *flags, "-o", str(partial)]
+            command = [*compiler, *FLAGS, str(directory / source), *flags, "-o", str(partial)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True)
             except (OSError, subprocess.CalledProcessError) as error:
@@ -55,7 +55,7 @@ class CompileCode(BuildHookInterface):
                 reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
             else:
                 partial.replace(target)  # in one step: another process may have it loaded
-                return target
+                return True
         target.unlink(missing_ok=True)  # of an earlier version
         self.app.display_warning(f"{name} is not compiled, Python or PyTorch computes instead: {reason}")
-        return None
+        return False

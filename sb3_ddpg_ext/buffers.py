@@ -22,6 +22,14 @@ def _in_float32(space: spaces.Space[Any]) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, space.shape, np.float32)
 
 
+def _store_timeouts_and_advance(buffer: ReplayBuffer, infos: list[dict[str, Any]]) -> None:
+    if buffer.handle_timeout_termination:
+        buffer.timeouts[buffer.pos] = [info.get("TimeLimit.truncated", False) for info in infos]
+    buffer.pos += 1
+    if buffer.pos == buffer.buffer_size:
+        buffer.full, buffer.pos = True, 0
+
+
 class RowReplayBuffer(ReplayBuffer):
     """
     A :class:`ReplayBuffer` that stores each transition in one row. For the same seed it returns the same samples. Its
@@ -120,14 +128,9 @@ class RowReplayBuffer(ReplayBuffer):
         if shapes != self._shapes or not self.arrays_are_views():
             super().add(obs, next_obs, action, reward, done, infos)
             return
-        row = self._rows[self.pos]
         columns = (obs, action, next_obs, reward[:, None], done[:, None])
-        np.concatenate(columns, axis=1, out=row[:, :-1], casting="unsafe")
-        if self.handle_timeout_termination:
-            row[:, -1] = [info.get("TimeLimit.truncated", False) for info in infos]
-        self.pos += 1
-        if self.pos == self.buffer_size:
-            self.full, self.pos = True, 0
+        np.concatenate(columns, axis=1, out=self._rows[self.pos, :, :-1], casting="unsafe")
+        _store_timeouts_and_advance(self, infos)
 
     def __getstate__(self) -> dict[str, Any]:
         # Views need not be saved. Arrays that a user has assigned are saved
@@ -163,7 +166,7 @@ class RowReplayBuffer(ReplayBuffer):
             timeout) and timeout of each transition
         :return: The discounts of n-step returns, ``[batch, 1]``, or None
         """
-        batch_inds = np.random.randint(0, self._n_positions(), size=len(rows))  # noqa: NPY002 (SB3's generator)
+        batch_inds = np.random.randint(0, self.size(), size=len(rows))  # noqa: NPY002 (SB3's generator)
         return self._gather(batch_inds, rows)
 
     def rows_to_draw(self) -> tuple[np.ndarray, int] | None:
@@ -173,10 +176,7 @@ class RowReplayBuffer(ReplayBuffer):
         :return: All rows, ``[buffer_size, n_envs, n]``, float32, as in :meth:`sample_rows`, and how many positions have
             been filled; None if there are none yet
         """
-        return (self._rows, n) if (n := self._n_positions()) else None
-
-    def _n_positions(self) -> int:
-        return self.buffer_size if self.full else self.pos
+        return (self._rows, n) if (n := self.size()) else None
 
     def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
         indices = batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds))
@@ -313,11 +313,7 @@ class CompactReplayBuffer(ReplayBuffer):
         self._places()[: self.n_envs] = np.reshape(next_obs, (self.n_envs, -1))
         self.actions[position] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[position], self.dones[position] = reward, done
-        if self.handle_timeout_termination:
-            self.timeouts[position] = [info.get("TimeLimit.truncated", False) for info in infos]
-        self.pos += 1
-        if self.pos == self.buffer_size:
-            self.full, self.pos = True, 0
+        _store_timeouts_and_advance(self, infos)
 
     def _places(self) -> np.ndarray:
         """:return: ``[n_places, n]``, a view"""

@@ -20,12 +20,7 @@ from sb3_ddpg_ext.checkpoint import resume, save_checkpoint
 from sb3_ddpg_ext.divergence import check_losses, check_weights
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
 from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
-from sb3_ddpg_ext.fast_path import (
-    plain_rows,
-    shares_observations,
-    weights_trained_by_actor_loss,
-    why_no_rows,
-)
+from sb3_ddpg_ext.fast_path import plain_rows, shares_observations, weights_trained_by_actor_loss, why_no_rows
 from sb3_ddpg_ext.noise import NoiseSpec
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ddpg_ext.rollouts import ExploringAlgorithm

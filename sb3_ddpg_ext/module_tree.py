@@ -1,10 +1,11 @@
 """Remembers the modules of a network, to find out quickly whether any of them was replaced."""
 
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Any
 
 from torch import nn
+
+from sb3_ddpg_ext.fused.identity import Watch
 
 
 class ModuleTree:
@@ -17,19 +18,12 @@ class ModuleTree:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.modules = list(modules)
         self._attributes = [vars(module) for module in self.modules]
-        self._containers = [module._modules for module in self.modules if module._modules]
-        self._old_contents = self._contents()
-
-    def _contents(self) -> list[object]:
-        return [
-            *chain.from_iterable(map(dict.values, self._containers)),
-            # A method that is replaced on the object itself (`actor.forward = ...`) is one more attribute
-            *map(len, self._attributes),
-        ]
+        # A method that is replaced on the object itself (`actor.forward = ...`) is one more attribute
+        self._watch = Watch(dicts=[module._modules for module in self.modules], sized=self._attributes)
 
     def is_current(self) -> bool:
         """:return: Whether all modules still have the same children and the same number of attributes"""
-        return self._contents() == self._old_contents
+        return bool(self._watch.is_current())
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -180,7 +180,7 @@ class Kernel:
         """Memory for :meth:`step_on_rows`"""
         self._no_timeouts = th.zeros(batch_size, 1)
         self._all_of_them, self._drawn = np.arange(batch_size), np.empty((2, batch_size), dtype=np.int64)
-        self._drawn_address = self._drawn.ctypes.data
+        self._all_of_them_address, self._drawn_address = _addresses(self._all_of_them, self._drawn)
 
     @th.no_grad()
     def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
@@ -206,7 +206,7 @@ class Kernel:
         :param tau: The soft update coefficient
         """
         discounts_or_none = None if discounts is None else discounts.ctypes.data
-        everything = rows.ctypes.data, None, 0, 1, self._all_of_them.ctypes.data, discounts_or_none
+        everything = rows.ctypes.data, None, 0, 1, self._all_of_them_address, discounts_or_none
         self._take_steps(1, *everything, gamma, tau)
 
     def draw_and_step(self, rows: np.ndarray, n_positions: int, n_steps: int, gamma: float, tau: float) -> None:

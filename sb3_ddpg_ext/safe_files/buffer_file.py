@@ -26,10 +26,10 @@ from sb3_ddpg_ext.safe_files.plain import NotPlainError, integer
 _FORMAT = 1
 _JSON = "buffer.json"
 _DIGEST = "buffer.sha256"
-_SETTINGS = ("buffer_size", "n_envs", "pos", "full", "n_steps", "gamma", "handle_timeout_termination")
-_COMPACT_SETTINGS = ("_kept", "_free")
-_HER_SETTINGS = ("n_sampled_goal", "her_ratio", "goal_selection_strategy", "_current_ep_start")
-_ALL_SETTINGS = (*_SETTINGS, *_COMPACT_SETTINGS, *_HER_SETTINGS)
+_SETTINGS = (  # as far as a class has them
+    *("buffer_size", "n_envs", "pos", "full", "n_steps", "gamma", "handle_timeout_termination", "_kept", "_free"),
+    *("n_sampled_goal", "her_ratio", "goal_selection_strategy", "_current_ep_start"),
+)
 _MAX_DICTS = 10**7  # HER has one for each transition
 _CHUNK = 2**24  # bytes that are read at once
 
@@ -63,7 +63,7 @@ def write_buffer(buffer: ReplayBuffer, file: BinaryIO) -> None:
     if not classes.is_allowed(type(buffer)):
         raise NotPlainError("the replay buffer", f"of {type(buffer)!r}")
     encode = Encoder()
-    settings = {n: encode(state[n], f"replay_buffer.{n}") for n in _ALL_SETTINGS if n in state}
+    settings = {n: encode(state[n], f"replay_buffer.{n}") for n in _SETTINGS if n in state}
     rows = list(_rows(state))
     if any(array.dtype.kind not in "biuf" for _, _, array in rows) or "infos" in state:
         raise NotPlainError("the replay buffer", "one with objects in it, such as copies of infos")
@@ -116,7 +116,7 @@ def _read(archive: SafeArchive, content: Any, like: ReplayBuffer) -> ReplayBuffe
         raise ValueError(f"it is a {str(content['class'])[:200]}, and the model has a {classes.path_of(type(like))}")
     state = _state(like)
     settings = Decoder()(content["settings"])
-    if set(settings) != {name for name in _ALL_SETTINGS if name in state}:
+    if set(settings) != {name for name in _SETTINGS if name in state}:
         raise ValueError("its settings are not those of its class")
     own_rows = list(_rows(state))
     _check_settings(settings)
