@@ -34,7 +34,14 @@ _RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "gradient_steps": ("0 or more, or -1 for as many as environment steps", lambda value: value >= -1),
     "gamma": ("between 0 and 1", lambda value: 0 <= value <= 1),
     "tau": ("above 0 and at most 1", lambda value: 0 < value <= 1),
-    "learning_rate": ("above 0", lambda value: 0 < value < math.inf),
+    **dict.fromkeys(
+        ("learning_rate", "critic_learning_rate", "qf_learning_rate", "max_grad_norm", "huber_delta"),
+        ("above 0", lambda value: 0 < value < math.inf),
+    ),
+    **dict.fromkeys(
+        ("pre_activation_coef", "target_policy_noise", "target_noise_clip"),
+        ("0 or more", lambda value: 0 <= value < math.inf),
+    ),
     "noise_std": ("0 or more", lambda value: 0 <= value < math.inf),
     "train_freq": (
         "1 or more steps, or [1 or more, step or episode]",
@@ -99,7 +106,7 @@ def _with_classes(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
 def _parse_text(name: str, text: str, not_from: Path | None) -> Any:
     if EXPONENT_NUMBER.match(text):
         return float(text)
-    if name == "learning_rate" and text.startswith("lin_"):
+    if name.endswith("learning_rate") and text.startswith("lin_"):
         try:
             return LinearSchedule(float(text.removeprefix("lin_")), 0.0, 1.0)
         except ValueError:

@@ -1,5 +1,6 @@
 """Deep Deterministic Policy Gradient as a Stable-Baselines3 algorithm."""
 
+import math
 import warnings
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,18 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, update_learning_rate
 from stable_baselines3.td3.policies import TD3Policy
+from torch import nn
 
 from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.checkpoint import resume, save_checkpoint
 from sb3_ddpg_ext.divergence import check_losses, check_weights
-from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_target
 from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
 from sb3_ddpg_ext.fast_path import plain_rows, shares_observations, weights_trained_by_actor_loss, why_no_rows
+from sb3_ddpg_ext.fused import Hyperparameters
 from sb3_ddpg_ext.noise import NoiseSpec
 from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ddpg_ext.rollouts import ExploringAlgorithm
@@ -89,9 +92,20 @@ class CustomDDPG(ExploringAlgorithm):
         with Adam or AdamW on the CPU; with ``verbose=1`` the log says when it is not possible, and why. ``True``:
         always; raises an error if it is not possible. ``False``: never, so that results are bit for bit those of SB3's
         DDPG.
+    :param critic_learning_rate: Learning rate of the critic's optimizer, a number or a function as for
+        ``learning_rate``, which is then the actor's; None for the same
+    :param qf_learning_rate: SBX's name for ``critic_learning_rate``
+    :param max_grad_norm: The norm to which the gradients of actor and critic are clipped, each by itself
+    :param huber_delta: TD errors above it count in proportion in the critic's loss, and not squared (Huber loss)
+    :param pre_activation_coef: Coefficient of a penalty on the actor, the mean square of its outputs before tanh, which
+        keeps actions from getting stuck at their bounds (Fujimoto et al. 2025, https://arxiv.org/abs/2501.16142: 1e-5)
+    :param target_policy_noise: Standard deviation of Gaussian noise that is added to the target's actions, as in TD3
+        (target policy smoothing, there 0.2)
+    :param target_noise_clip: Limit for the absolute value of that noise
     :raises AssertionError: For an action space other than ``Box``, or a ``Box`` without finite bounds
     :raises ValueError: For a ``Box`` of integers or with equal bounds; for an unknown policy, noise or ``train_freq``
-        unit; for ``fused=True`` or ``optimize_memory_usage=True`` where that is not possible
+        unit; for ``fused=True`` or ``optimize_memory_usage=True`` where that is not possible; for an option that is out
+        of range
     :raises TypeError: For an ``action_noise`` of another type
     """
 
@@ -127,6 +141,13 @@ class CustomDDPG(ExploringAlgorithm):
         *,
         stats_window_size: int = 100,
         fused: bool | Literal["auto"] = "auto",
+        critic_learning_rate: float | Schedule | None = None,
+        qf_learning_rate: float | Schedule | None = None,
+        max_grad_norm: float | None = None,
+        huber_delta: float | None = None,
+        pre_activation_coef: float = 0.0,
+        target_policy_noise: float = 0.0,
+        target_noise_clip: float = 0.5,
     ) -> None:
         super().__init__(
             policy,
@@ -155,6 +176,22 @@ class CustomDDPG(ExploringAlgorithm):
             support_multi_env=True,
             fused=fused,
         )
+        if critic_learning_rate is not None and qf_learning_rate is not None:
+            raise ValueError("critic_learning_rate and qf_learning_rate are the same: leave one of them out")
+        self.critic_learning_rate = qf_learning_rate if critic_learning_rate is None else critic_learning_rate
+        self.max_grad_norm, self.huber_delta = max_grad_norm, huber_delta
+        self.pre_activation_coef = pre_activation_coef
+        self.target_policy_noise, self.target_noise_clip = target_policy_noise, target_noise_clip
+        for name, value, least in (
+            ("max_grad_norm", max_grad_norm, "above 0"),
+            ("huber_delta", huber_delta, "above 0"),
+            ("pre_activation_coef", pre_activation_coef, "0 or more"),
+            ("target_policy_noise", target_policy_noise, "0 or more"),
+            ("target_noise_clip", target_noise_clip, "0 or more"),
+        ):
+            in_range = value is None or (0 < value < math.inf) or (value == 0 and least == "0 or more")
+            if not in_range:
+                raise ValueError(f"{name}={value}: expected {least}")
         if _init_setup_model:
             self._setup_model()
 
@@ -208,28 +245,45 @@ class CustomDDPG(ExploringAlgorithm):
             trained_by_actor_loss = weights_trained_by_actor_loss(self.actor, self.critic)
 
         losses = []
+        hyperparameters = Hyperparameters(
+            self.gamma,
+            self.tau,
+            self.huber_delta,
+            self.max_grad_norm,
+            self.pre_activation_coef,
+            self.target_policy_noise,
+            self.target_noise_clip,
+        )
         if fused is not None and rows is not None:  # the same steps as below in closed form
-            fused.steps_on_rows(rows, gradient_steps, batch_size, self.gamma, self.tau)
+            fused.steps_on_rows(rows, gradient_steps, batch_size, hyperparameters)
         for _ in range(gradient_steps if rows is None else 0):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             if fused is not None and fused.accepts(batch):
-                fused.step(batch, self.gamma, self.tau)
+                fused.step(batch, hyperparameters)
                 continue
             discounts = self.gamma if batch.discounts is None else batch.discounts
 
             # Critic: reduce the squared distance to the TD target
             target_q_values = td_target(
-                batch.rewards, batch.dones, discounts, batch.next_observations, self.actor_target, self.critic_target
+                batch.rewards,
+                batch.dones,
+                discounts,
+                batch.next_observations,
+                self.actor_target,
+                self.critic_target,
+                self._smoothing_noise(batch.actions),
             )
-            q_loss = critic_loss(self.critic(batch.observations, batch.actions), target_q_values)
+            q_loss = critic_loss(self.critic(batch.observations, batch.actions), target_q_values, self.huber_delta)
             self.critic.optimizer.zero_grad()
             q_loss.backward()
+            self._clip_gradients(self.critic)
             self.critic.optimizer.step()
 
             # Actor: increase the critic's value of its actions
             mu_loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
             self.actor.optimizer.zero_grad()
-            mu_loss.backward(inputs=trained_by_actor_loss)
+            (mu_loss + self._penalty(batch.observations)).backward(inputs=trained_by_actor_loss)
+            self._clip_gradients(self.actor)
             self.actor.optimizer.step()
 
             # Targets: follow actor and critic slowly
@@ -250,6 +304,32 @@ class CustomDDPG(ExploringAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/actor_loss", actor_total / gradient_steps)
         self.logger.record("train/critic_loss", critic_total / gradient_steps)
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        if self.critic_learning_rate is not None:
+            rate = FloatSchedule(self.critic_learning_rate)(self._current_progress_remaining)
+            self.logger.record("train/critic_learning_rate", rate)
+            update_learning_rate(self.critic.optimizer, rate)
+
+    def _smoothing_noise(self, actions: th.Tensor) -> th.Tensor | float:
+        if self.target_policy_noise == 0:
+            return 0.0
+        return smoothing_noise(actions, self.target_policy_noise, self.target_noise_clip)
+
+    def _penalty(self, observations: PyTorchObs) -> th.Tensor | float:
+        """:return: The penalty on the actor's outputs before tanh, which is part of its loss, but is not logged"""
+        if self.pre_activation_coef == 0:
+            return 0.0
+        if not (isinstance(self.actor.mu, nn.Sequential) and isinstance(self.actor.mu[-1], nn.Tanh)):
+            raise ValueError("pre_activation_coef needs an actor that ends in Tanh; set it to 0")
+        features = self.actor.extract_features(observations, self.actor.features_extractor)
+        pre_activations: th.Tensor = self.actor.mu[:-1](features)
+        return self.pre_activation_coef * pre_activations.square().mean()
+
+    def _clip_gradients(self, network: nn.Module) -> None:
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
 
     def learn(
         self: SelfCustomDDPG,

@@ -24,6 +24,7 @@ def td_target(
     next_observations: Observations,
     actor_target: Callable[[Observations], th.Tensor],
     critic_target: Callable[[Observations, th.Tensor], tuple[th.Tensor, ...]],
+    noise: th.Tensor | float = 0.0,
 ) -> th.Tensor:
     """
     Temporal-difference target ``y = r + g (1 - d) Q'(s', mu'(s'))`` (equation 5 of the paper).
@@ -41,15 +42,32 @@ def td_target(
     :param next_observations: s'
     :param actor_target: mu', its actions in [-1, 1]
     :param critic_target: Q'
+    :param noise: ``[batch, n_actions]``: is added to the actions, see :func:`smoothing_noise`
     :return: ``[batch, 1]``, without a gradient
     """
-    # Changes nothing unless an actor's output is not squashed
-    next_actions = actor_target(next_observations).clamp(-1, 1)
+    # Without noise this changes nothing, unless an actor's output is not squashed
+    next_actions = (actor_target(next_observations) + noise).clamp(-1, 1)
     next_q_values = th.cat(critic_target(next_observations, next_actions), dim=1).amin(dim=1, keepdim=True)
     return rewards + (1 - dones) * discounts * next_q_values
 
 
-def critic_loss(q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor) -> th.Tensor:
+def smoothing_noise(actions: th.Tensor, std: float, clip: float) -> th.Tensor:
+    """
+    Noise for the target's actions, ``clip(N(0, std), -clip, clip)``, so that similar actions get similar values
+    (target policy smoothing of TD3, Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477, equation 14). It is drawn
+    with PyTorch's generator, as in Stable-Baselines3's ``TD3``.
+
+    :param actions: ``[batch, n_actions]``: noise is drawn for as many
+    :param std: Standard deviation before clipping, where actions are in [-1, 1]
+    :param clip: Largest absolute value
+    :return: ``[batch, n_actions]``
+    """
+    return th.empty_like(actions).normal_(0, std).clamp_(-clip, clip)
+
+
+def critic_loss(
+    q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor, huber_delta: float | None = None
+) -> th.Tensor:
     """
     Mean squared error ``L(Q) = mean (Q(s, a) - y)^2``, summed over the critic's networks (algorithm 1, line "L =").
 
@@ -58,9 +76,15 @@ def critic_loss(q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor) -> 
 
     :param q_values: Q(s, a), one ``[batch, 1]`` tensor for each network of the critic
     :param target_q_values: y, ``[batch, 1]``
+    :param huber_delta: Errors e above delta count as ``delta (2 |e| - delta)`` instead of ``e^2``. That is twice the
+        Huber loss, so that small errors count as without it
     :return: scalar, to be minimised
     """
-    return th.stack([F.mse_loss(q, target_q_values) for q in q_values]).sum()
+    if huber_delta is None:
+        losses = [F.mse_loss(q, target_q_values) for q in q_values]
+    else:
+        losses = [2 * F.huber_loss(q, target_q_values, delta=huber_delta) for q in q_values]
+    return th.stack(losses).sum()
 
 
 def actor_loss(

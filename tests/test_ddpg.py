@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
-from stable_baselines3 import DDPG, HerReplayBuffer
+from stable_baselines3 import DDPG, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -24,7 +24,7 @@ from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.utils import LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
@@ -56,7 +56,8 @@ def test_signature_is_sb3s() -> None:
     assert differing == {"action_noise"}
     assert ours["action_noise"].default == "ou"
     extras = list(ours)[len(theirs) :]
-    assert extras == ["stats_window_size", "fused"]
+    options = ["critic_learning_rate", "qf_learning_rate", "max_grad_norm", "huber_delta", "pre_activation_coef"]
+    assert extras == ["stats_window_size", "fused", *options, "target_policy_noise", "target_noise_clip"]
     assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in extras)
 
 
@@ -218,6 +219,103 @@ def test_an_actor_that_is_frozen_as_a_whole() -> None:
     before = model.actor.mu[0].weight.clone()
     assert model.learn(30)._n_updates == 10
     assert th.equal(model.actor.mu[0].weight, before)
+
+
+# --- Options ---
+
+OPTIONS: dict[str, Any] = {
+    "critic_learning_rate": LinearSchedule(1e-2, 0, 1),
+    "max_grad_norm": 0.1,
+    "huber_delta": 0.5,
+    "pre_activation_coef": 0.3,
+    "target_policy_noise": 1.0,
+}
+
+
+def weights(model: Any) -> th.Tensor:
+    return nn.utils.parameters_to_vector(model.policy.parameters()).detach()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_two_critics_and_target_policy_smoothing_are_td3_without_delay(fused: bool) -> None:
+    """SB3's TD3 has the two, and delayed updates of the actor."""
+    policy_kwargs = {"net_arch": [8], "n_critics": 2}
+    noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
+    options = {"target_policy_noise": 0.3, "target_noise_clip": 0.4, "action_noise": noise}
+    ours = small(policy_kwargs=policy_kwargs, fused=fused, **options).learn(80)
+    kwargs = {**SMALL, "policy_kwargs": policy_kwargs, "policy_delay": 1, **options}
+    theirs = TD3("MlpPolicy", "Pendulum-v1", **kwargs).learn(80)
+    assert th.allclose(weights(ours), weights(theirs), rtol=0, atol=1e-4 if fused else 0)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_counts_from_the_next_step_on(name: str) -> None:
+    """In closed form as with autograd, also if a callback sets it."""
+
+    class SetIt(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 40:
+                setattr(self.model, name, OPTIONS[name])
+            return True
+
+    def ending(fused: bool, callback: Any, **options: Any) -> th.Tensor:
+        return weights(small(fused=fused, learning_rate=5e-3, tau=0.5, **options).learn(80, callback))
+
+    plain, given, set_later = ({}, None), ({name: OPTIONS[name]}, None), ({}, SetIt())
+    endings = [ending(True, callback, **options) for options, callback in (plain, given, set_later)]
+    for ours, (options, callback) in zip(endings, (plain, given, set_later), strict=True):
+        assert th.allclose(ours, ending(False, callback, **options), rtol=0, atol=2e-4)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (endings[one] - endings[other]).abs().max() > 2e-3
+
+
+def test_options_are_saved(tmp_path: Path) -> None:
+    model = small(**OPTIONS).learn(40)
+    model.save(tmp_path / "model")
+    loaded = CustomDDPG.load(tmp_path / "model")
+    for name in OPTIONS:
+        assert str(vars(loaded)[name]) == str(vars(model)[name])
+    assert loaded.critic_learning_rate(0.5) == 5e-3
+
+
+def test_learning_rates_of_actor_and_critic() -> None:
+    model = small(learning_rate=LinearSchedule(1e-3, 0, 1), qf_learning_rate=0.1).learn(50)
+    rates = [network.optimizer.param_groups[0]["lr"] for network in (model.actor, model.critic)]
+    assert rates == pytest.approx([0, 0.1])
+    assert model.logger.name_to_value["train/critic_learning_rate"] == 0.1
+    assert "train/critic_learning_rate" not in small().learn(50).logger.name_to_value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_grad_norm": 0}, "max_grad_norm=0: expected above 0"),
+        ({"huber_delta": float("nan")}, "huber_delta=nan: expected above 0"),
+        ({"pre_activation_coef": -1}, "pre_activation_coef=-1: expected 0 or more"),
+        ({"target_policy_noise": -0.1}, "target_policy_noise=-0.1: expected 0 or more"),
+        ({"target_noise_clip": float("inf")}, "target_noise_clip=inf: expected 0 or more"),
+        ({"critic_learning_rate": 1e-3, "qf_learning_rate": 1e-3}, "are the same: leave one of them out"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+def test_a_penalty_before_tanh_needs_tanh() -> None:
+    model = small(pre_activation_coef=1e-3)
+    model.actor.mu[-1] = nn.Hardtanh()
+    with pytest.raises(ValueError, match="pre_activation_coef needs an actor that ends in Tanh"):
+        model.learn(40)
+
+
+def test_the_penalty_by_hand() -> None:
+    model = small(pre_activation_coef=0.5)
+    for param in model.actor.mu.parameters():
+        param.data.fill_(1.0)
+    # Pendulum's three numbers sum up to 0 and to 3: eight units have relu(0 + 1) and relu(3 + 1), z = 8 + 1 and 32 + 1
+    observations = th.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    assert model._penalty(observations).item() == pytest.approx(0.5 * (9**2 + 33**2) / 2)
 
 
 def test_same_seed_same_result_and_another_seed_another() -> None:

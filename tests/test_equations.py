@@ -5,7 +5,7 @@ import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_target
 
 
 def column(*values: float) -> th.Tensor:
@@ -48,6 +48,20 @@ def test_td_target_clips_the_actions_of_an_actor_that_leaves_the_bounds() -> Non
     assert th.equal(target, column(1, -1))
 
 
+def test_td_target_with_noise_on_the_actions() -> None:
+    noise = column(0.25, 0.25)
+    target = td_target(column(0, 0), column(0, 0), 1.0, column(0.5, 0.9), lambda s: s, lambda s, a: (a,), noise)
+    assert th.equal(target, column(0.75, 1))  # the second is clipped
+
+
+def test_smoothing_noise() -> None:
+    th.manual_seed(0)
+    noise = smoothing_noise(th.zeros(100_000, 2), std=0.2, clip=0.3)
+    th.manual_seed(0)
+    assert th.equal(noise, (0.2 * th.randn(100_000, 2)).clamp(-0.3, 0.3))
+    assert (noise.abs() == 0.3).float().mean() == pytest.approx(0.1336, abs=0.003)  # beyond 1.5 standard deviations
+
+
 def test_td_target_has_no_gradient() -> None:
     weight = th.ones(1, dtype=th.float64, requires_grad=True)
     target = td_target(column(0), column(0), 1.0, column(1), lambda s: weight * s, lambda s, a: (weight * a,))
@@ -61,6 +75,15 @@ def test_critic_loss_by_hand() -> None:
     assert loss.item() == 2.5
     loss.backward()
     assert th.equal(q.grad, column(-2, 1))
+
+
+def test_critic_loss_with_a_limit_for_large_errors() -> None:
+    # Errors -2 and 0.5: (1 (2 * 2 - 1) + 0.25) / 2, and the gradient 2 / batch times the limited error
+    q = column(1, 4.5).requires_grad_()
+    loss = critic_loss((q,), column(3, 4), huber_delta=1.0)
+    assert loss.item() == pytest.approx(1.625)
+    loss.backward()
+    assert th.allclose(q.grad, column(-1, 0.5))  # type: ignore[arg-type]
 
 
 def test_critic_loss_adds_up_over_the_networks() -> None:

@@ -30,12 +30,13 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
-from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
-from sb3_ddpg_ext.fused import FusedUpdate, identity, kernel, recording, update, why_not
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_target
+from sb3_ddpg_ext.fused import FusedUpdate, Hyperparameters, identity, kernel, recording, update, why_not
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
 GAMMA, TAU = 0.97, 0.1
+PLAIN = Hyperparameters(GAMMA, TAU)
 
 # What computes the closed form: PyTorch, and the kernel as it was compiled for each processor that this one can be
 PYTORCH = "PyTorch"
@@ -82,28 +83,47 @@ def make_batch(policy: MlpPolicy, n: int, discounts: bool) -> ReplayBufferSample
     )
 
 
-def autograd_step(policy: MlpPolicy, batch: ReplayBufferSamples) -> list[float]:
+def autograd_step(
+    policy: MlpPolicy, batch: ReplayBufferSamples, hyperparameters: Hyperparameters = PLAIN
+) -> list[float]:
     """The reference: the equations, differentiated by PyTorch."""
 
     def q(critic: Any) -> Any:
         return lambda s, a: tuple(net(th.cat([s, a], dim=1)) for net in critic.q_networks)
 
-    discounts = GAMMA if batch.discounts is None else batch.discounts
+    gamma, tau, huber_delta, max_grad_norm, coef, std, clip = hyperparameters
+    discounts = gamma if batch.discounts is None else batch.discounts
     target = td_target(
-        batch.rewards, batch.dones, discounts, batch.next_observations, policy.actor_target.mu, q(policy.critic_target)
+        batch.rewards,
+        batch.dones,
+        discounts,
+        batch.next_observations,
+        policy.actor_target.mu,
+        q(policy.critic_target),
+        smoothing_noise(batch.actions, std, clip) if std > 0 else 0.0,
     )
     losses = []
-    for network, loss in (
-        (policy.critic, lambda: critic_loss(q(policy.critic)(batch.observations, batch.actions), target)),
-        (policy.actor, lambda: actor_loss(batch.observations, policy.actor.mu, lambda s, a: q(policy.critic)(s, a)[0])),
+    for network, loss, penalty in (
+        (
+            policy.critic,
+            lambda: critic_loss(q(policy.critic)(batch.observations, batch.actions), target, huber_delta),
+            lambda: 0,
+        ),
+        (
+            policy.actor,
+            lambda: actor_loss(batch.observations, policy.actor.mu, lambda s, a: q(policy.critic)(s, a)[0]),
+            lambda: coef * policy.actor.mu[:-1](batch.observations).square().mean(),
+        ),
     ):
         network.optimizer.zero_grad()
         value = loss()
-        value.backward(inputs=list(network.parameters()))
+        (value + penalty()).backward(inputs=list(network.parameters()))
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
         network.optimizer.step()
         losses.insert(0, value.item())
-    soft_update(policy.critic.parameters(), policy.critic_target.parameters(), TAU)
-    soft_update(policy.actor.parameters(), policy.actor_target.parameters(), TAU)
+    soft_update(policy.critic.parameters(), policy.critic_target.parameters(), tau)
+    soft_update(policy.actor.parameters(), policy.actor_target.parameters(), tau)
     return losses
 
 
@@ -155,6 +175,17 @@ widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     weight_decay=st.sampled_from([0.0, 0.1]),
     optimizer_class=st.sampled_from([th.optim.Adam, th.optim.AdamW]),
+    hyperparameters=st.just(PLAIN)
+    | st.builds(
+        Hyperparameters,
+        gamma=st.just(GAMMA),
+        tau=st.just(TAU),
+        huber_delta=st.none() | st.sampled_from([0.1, 1.0, 10.0]),
+        max_grad_norm=st.none() | st.sampled_from([1e-3, 0.5, 1e3]),
+        pre_activation_coef=st.sampled_from([0.0, 1.0]),
+        target_policy_noise=st.sampled_from([0.0, 0.2]),
+        target_noise_clip=st.sampled_from([0.1, 0.5]),
+    ),
     computation=st.sampled_from(
         [(PYTORCH, th.float64, 1e-12), (PYTORCH, th.float32, 1e-6), *[(level, th.float32, 1e-6) for level in KERNELS]]
     ),
@@ -174,6 +205,7 @@ def test_one_step_is_autograds(
     betas: tuple[float, float],
     weight_decay: float,
     optimizer_class: type[th.optim.Adam],
+    hyperparameters: Hyperparameters,
     computation: tuple[str, th.dtype, float],
 ) -> None:
     by, dtype, tolerance = computation
@@ -196,8 +228,10 @@ def test_one_step_is_autograds(
     batch = make_batch(ours, n, discounts)
     with computed_by(by):
         fused = FusedUpdate(ours)
-    fused.step(batch, GAMMA, TAU)
-    losses = autograd_step(theirs, batch)
+    th.manual_seed(seed)
+    fused.step(batch, hyperparameters)
+    th.manual_seed(seed)
+    losses = autograd_step(theirs, batch, hyperparameters)
     assert_close(ours, theirs, tolerance)
     assert fused.pop_losses() == pytest.approx(tuple(losses), rel=10 * tolerance, abs=10 * tolerance)
     assert fused.pop_losses() == (0, 0)
@@ -215,7 +249,7 @@ def test_a_minibatch_of_views(computation: str) -> None:
     )
     with computed_by(computation):
         FusedUpdate(ours).step(
-            ReplayBufferSamples(*[part.clone().requires_grad_() for part in batch[:5]], batch[5]), GAMMA, TAU
+            ReplayBufferSamples(*[part.clone().requires_grad_() for part in batch[:5]], batch[5]), PLAIN
         )
     autograd_step(theirs, batch)
     assert_close(ours, theirs, 1e-6)
@@ -239,7 +273,7 @@ def test_the_optimizers_hyperparameters_may_change_between_steps(computation: st
         for policy in (ours, theirs):
             getattr(policy, network).optimizer.param_groups[0].update(change)
         batch = make_batch(ours, 16, discounts=False)
-        fused.step(batch, GAMMA, TAU)
+        fused.step(batch, PLAIN)
         autograd_step(theirs, batch)
         assert_close(ours, theirs, 1e-6)
 
@@ -261,7 +295,7 @@ def test_many_steps_with_batches_of_changing_size(kwargs: dict[str, Any], kernel
     theirs, fused = twin(ours), FusedUpdate(ours)
     for i in range(200):
         batch = make_batch(ours, (8, 16, 5)[i // 70], discounts=i % 2 == 0)
-        fused.step(batch, GAMMA, TAU)
+        fused.step(batch, PLAIN)
         autograd_step(theirs, batch)
     assert_close(ours, theirs, 1e-4 if kernel else 1e-8)
 
@@ -276,7 +310,7 @@ def test_a_target_that_is_not_finite_counts(computation: str) -> None:
             ours.critic_target.q_networks[i][-1].bias.fill_(th.nan)
         with computed_by(computation):
             fused = FusedUpdate(ours)
-        fused.step(make_batch(ours, 4, discounts=False)._replace(dones=th.zeros(4, 1)), GAMMA, TAU)
+        fused.step(make_batch(ours, 4, discounts=False)._replace(dones=th.zeros(4, 1)), PLAIN)
         assert np.isnan(fused.pop_losses()[1])
 
 
@@ -286,10 +320,10 @@ def test_no_allocation(computation: str, n_critics: int) -> None:
     policy = make_policy(3, 1, th.float32, net_arch=[32, 32], n_critics=n_critics)
     with computed_by(computation):
         fused, batch = FusedUpdate(policy), make_batch(policy, 16, discounts=False)
-    fused.step(batch, GAMMA, TAU)
+    fused.step(batch, PLAIN)
     with th.profiler.profile(activities=[th.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         for _ in range(10):
-            fused.step(batch, GAMMA, TAU)
+            fused.step(batch, PLAIN)
     allocated = {event.key: event.self_cpu_memory_usage for event in profile.key_averages()}
     # Numbers of a few bytes that PyTorch wraps scalars in; the smallest buffer of the batch has 64 bytes
     assert sum(max(size, 0) for size in allocated.values()) < 10 * 64, allocated
@@ -318,7 +352,7 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
             policy.critic.optimizer.param_groups[0]["eps"] = 1e-8 if i < 8 else 1e-2
             policy.critic.optimizer.param_groups[0]["decoupled_weight_decay"] = i >= 10
         batch = make_batch(ours, 16 if i < 4 else 9, discounts)
-        fused.step(batch, GAMMA, TAU)
+        fused.step(batch, PLAIN)
         losses = autograd_step(theirs, batch)
         assert fused.pop_losses() == pytest.approx(tuple(losses), rel=1e-9)
     assert_close(ours, theirs, 1e-9)
@@ -416,6 +450,7 @@ def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -
         {"policy_kwargs": {"n_critics": 2}, "n_steps": 3},
         {"policy": NormalizedPolicy},
         {"train_freq": 4, "gradient_steps": 3},
+        {"gradient_steps": 3, "target_policy_noise": 0.2, "max_grad_norm": 0.1, "critic_learning_rate": 3e-3},
         {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
         {"env": gym.make("MountainCarContinuous-v0")},
         {"env": gym.make("Pendulum-v1", max_episode_steps=15)},  # episodes are cut off, and do not terminate
@@ -841,7 +876,7 @@ def test_the_kernel_draws_the_minibatches_of_the_buffer(n_envs: int, full: bool)
     mtrand.seed(3)
     for _ in range(4):
         batch = trained.replay_buffer.sample(16)
-        trained._fast_path.update.step(batch, trained.gamma, trained.tau)
+        trained._fast_path.update.step(batch, Hyperparameters(trained.gamma, trained.tau))
     assert mtrand.random() == after
     for name, value in weights(trained).items():
         assert np.array_equal(value, weights(copied)[name])

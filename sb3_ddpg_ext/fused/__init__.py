@@ -11,6 +11,7 @@ same as autograd.
 """
 
 from sb3_ddpg_ext.fused.applicability import why_not
+from sb3_ddpg_ext.fused.hyperparameters import Hyperparameters
 from sb3_ddpg_ext.fused.update import FusedUpdate
 
-__all__ = ["FusedUpdate", "why_not"]
+__all__ = ["FusedUpdate", "Hyperparameters", "why_not"]

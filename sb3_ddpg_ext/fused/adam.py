@@ -101,8 +101,16 @@ class FlatAdam:
         """The optimizer's learning rate"""
         return float(self._group["lr"])
 
-    def step(self) -> None:
-        """Take one step. In a CUDA graph, only :attr:`constants` cannot change afterwards."""
+    def step(self, max_grad_norm: float | None) -> None:
+        """
+        Take one step. In a CUDA graph, only :attr:`constants` and the norm cannot change afterwards.
+
+        :param max_grad_norm: Norm to which the gradient is shortened before, as PyTorch's ``clip_grad_norm_`` does it;
+            None for any
+        """
+        if max_grad_norm is not None:
+            (grads,) = self._grads
+            grads.mul_((max_grad_norm / (th.linalg.vector_norm(grads) + 1e-6)).clamp_(max=1))
         beta1, beta2, eps, weight_decay, decoupled = self.constants
         step = th._fused_adamw_ if decoupled else th._fused_adam_
         step(

@@ -18,7 +18,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from sb3_ddpg_ext.equations import smoothing_noise
 from sb3_ddpg_ext.fused.adam import FlatAdam
+from sb3_ddpg_ext.fused.hyperparameters import Hyperparameters
 from sb3_ddpg_ext.fused.layers import Mlp
 from sb3_ddpg_ext.fused.memory import PolicyMemory
 from sb3_ddpg_ext.fused.recording import Recording
@@ -101,54 +103,58 @@ class ClosedForm:
         return actions
 
     @th.inference_mode()
-    def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
+    def step(self, batch: ReplayBufferSamples, hyperparameters: Hyperparameters) -> None:
         """
         Take one gradient step.
 
         :param batch: A minibatch
-        :param gamma: The discount, for a minibatch without discounts of its own
-        :param tau: The soft update coefficient
+        :param hyperparameters: Gamma is for a minibatch without discounts of its own
         """
         th.cat((batch.observations.flatten(1), batch.actions), 1, out=self._online_inputs)
         self._next.copy_(batch.next_observations.flatten(1))
         self._y.copy_(batch.rewards)
-        self._step(batch.dones, batch.discounts, gamma, tau)
+        self._step(batch.dones, batch.discounts, hyperparameters)
 
     @th.inference_mode()
-    def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, gamma: float, tau: float) -> None:
+    def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, hyperparameters: Hyperparameters) -> None:
         """
         Take one gradient step on a minibatch in rows, without splitting it into separate tensors first.
 
         :param rows: ``[batch, n]``: observation, action, next observation, reward, done (0 after a timeout) and one
             more number, which is ignored
-        :param discounts: ``[batch, 1]``, or None for ``gamma``
-        :param gamma: The discount
-        :param tau: The soft update coefficient
+        :param discounts: ``[batch, 1]``, or None for gamma
+        :param hyperparameters: Of the step
         """
         inputs, next_observations, rewards, dones, _ = th.from_numpy(rows).split(self._widths, dim=1)
         self._online_inputs.copy_(inputs)
         self._next.copy_(next_observations)
         self._y.copy_(rewards)
-        self._step(dones, None if discounts is None else th.from_numpy(discounts), gamma, tau)
+        self._step(dones, None if discounts is None else th.from_numpy(discounts), hyperparameters)
 
-    def _step(self, dones: th.Tensor, discounts: th.Tensor | None, gamma: float, tau: float) -> None:
+    def _step(self, dones: th.Tensor, discounts: th.Tensor | None, hyperparameters: Hyperparameters) -> None:
         """Take the step on s, a, s' and r, which are in the buffers already."""
         if self._recording is not None:
             dones, discounts = dones.to(self._y.device), None if discounts is None else discounts.to(self._y.device)
-        discounts, gamma = (self._ones, gamma) if discounts is None else (discounts, 1)
+        if discounts is None:
+            discounts = self._ones
+        else:
+            hyperparameters = hyperparameters._replace(gamma=1.0)
         th.addcmul(discounts, discounts, dones, value=-1, out=self._bootstrap)
         if self._recording is None:
-            self._compute(gamma, tau)
+            self._compute(hyperparameters)
         else:
-            self._replay(self._recording, gamma, tau)
+            self._replay(self._recording, hyperparameters)
 
-    def _compute(self, gamma: float, tau: float) -> None:
+    def _compute(self, hyperparameters: Hyperparameters) -> None:
         """The step on the minibatch in the buffers: s, a, s', r (in y) and 1 - d or g (1 - d) (in bootstrap)."""
+        gamma, tau, huber_delta, max_grad_norm, coef, noise, noise_clip = hyperparameters
         n, actor, (first, *others) = self.batch_size, self._actor, self._critics
 
         # y = r + g (1 - d) min Q'(s', mu'(s')); mu(s) and Q(s, a) are computed along with it
         actor.forward_both(self._observations)
         self._next_action.copy_(actor.target_output)
+        if noise > 0:
+            self._next_action.add_(smoothing_noise(actor.target_output, noise, noise_clip)).clamp_(-1, 1)
         first.forward_both(self._critic_inputs)
         next_q_values = first.target_output
         for critic in others:
@@ -159,11 +165,16 @@ class ClosedForm:
         # L(Q) = mean (Q - y)^2 for each critic, dL / dQ = 2 (Q - y) / n
         for critic in self._critics:
             th.sub(critic.online_output, self._y, out=critic.delta)
-            self._critic_loss.addmm_(critic.delta_t, critic.delta, alpha=1 / n)
+            if huber_delta is None:
+                self._critic_loss.addmm_(critic.delta_t, critic.delta, alpha=1 / n)
+            else:  # the error e becomes d, limited to [-delta, delta], and counts as d (2 e - d)
+                twice = 2 * critic.delta
+                critic.delta.clamp_(-huber_delta, huber_delta)
+                self._critic_loss.addmm_(critic.delta_t, twice.sub_(critic.delta), alpha=1 / n)
             critic.delta.mul_(self._two_nths)
             critic.backward(self._online_inputs)
         self._step_counts.add_(self._one)
-        self._critic_adam.step()
+        self._critic_adam.step(max_grad_norm)
 
         # L(mu) = -mean Q(s, mu(s)) of the first critic, dL / dQ = -1 / n, then dL / da through its first layer
         self._action.copy_(actor.online_output)
@@ -171,19 +182,21 @@ class ClosedForm:
         self._actor_loss.addmm_(first.ones, first.online_output, alpha=-1 / n)
         first.delta.fill_(-1 / n)
         th.mm(first.backward(None), self._action_weights, out=actor.delta)
-        actor.backward(self._now)
-        self._actor_adam.step()
+        # The penalty coef mean z^2, where z are the actor's outputs before tanh
+        penalty = actor.pre_activations(self._now).mul_(2 * coef / actor.delta.numel()) if coef > 0 else None
+        actor.backward(self._now, penalty)
+        self._actor_adam.step(max_grad_norm)
 
         # theta' <- tau theta + (1 - tau) theta'
         self._memory.target.lerp_(self._memory.online, tau)
 
-    def _replay(self, recording: Recording, gamma: float, tau: float) -> None:
+    def _replay(self, recording: Recording, hyperparameters: Hyperparameters) -> None:
         """:meth:`_compute` as a CUDA graph"""
         self._actor_adam.update_learning_rate()
         self._critic_adam.update_learning_rate()
         recording.run(
-            lambda: self._compute(gamma, tau),
-            constants=(gamma, tau, self._actor_adam.constants, self._critic_adam.constants),
+            lambda: self._compute(hyperparameters),
+            constants=(hyperparameters, self._actor_adam.constants, self._critic_adam.constants),
             state=[
                 self._memory.stacked,
                 self._moments,

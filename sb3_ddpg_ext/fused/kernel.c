@@ -40,6 +40,8 @@ struct layer {
   float *norm_weight[2], *norm_bias[2]; /* [n_out] */
   float *norm_weight_grad, *norm_bias_grad;
   float *normalized, *scales; /* [batch, stride], [batch]: before weight and bias; 1 / standard deviation of each row */
+  double penalty;
+  float *pre_activations; /* [batch, stride], or null: z, whose gradient gets penalty z */
 };
 
 struct network {
@@ -61,6 +63,7 @@ struct update {
   float *inputs, *next_inputs;                      /* [batch, stride]: (s, a) and (s', mu'(s')) */
   float *rewards, *bootstrap;                       /* [batch]: r and then y; g (1 - d) */
   float *losses;                                    /* [2]: of actor and critic, summed */
+  double gamma, tau, huber_delta, max_grad_norm;    /* the last two may be infinite */
 };
 
 /* --- Products of matrices --- */
@@ -341,6 +344,8 @@ static void forward(const struct network *net, int which, integer batch, const f
     product(batch, n, layer->n_in, inputs, inputs_row, 1, layer->transposed, stride, layer->bias[which],
             has_norm ? layer->normalized : layer->kept, stride);
     if (has_norm) normalize_rows(layer, which, batch);
+    if (layer->pre_activations && which == ONLINE)
+      memcpy(layer->pre_activations, layer->kept, sizeof(float) * batch * stride);
     float parameter = layer->parameter;
     const float *z = layer->kept;
     float *h = layer->output; /* the same memory as z if the derivative is computed from f(z) */
@@ -365,6 +370,10 @@ static void backward(const struct network *net, integer batch, const float *inpu
 #define DERIVATIVES(activation) \
   for (integer q = 0; q < batch * stride; q++) delta[q] *= derivative(activation, kept[q], parameter)
     FOR(layer->activation, DERIVATIVES)
+    if (layer->pre_activations) {
+      float penalty = layer->penalty;
+      for (integer q = 0; q < batch * stride; q++) delta[q] += penalty * layer->pre_activations[q];
+    }
     if (layer->norm_weight[ONLINE]) normalize_backward(layer, batch, inputs != 0);
     if (inputs) {
       const float *x = below ? below->output : inputs;
@@ -375,6 +384,14 @@ static void backward(const struct network *net, integer batch, const float *inpu
     }
     if (below) product(batch, n_in, n, delta, stride, 1, layer->weight[ONLINE], n_in, 0, below->delta, below->stride);
   }
+}
+
+/* Shorten the gradient to a norm, as PyTorch's clip_grad_norm_ does it */
+static void clip_gradient(const struct adam *adam, double max_norm)
+{
+  float *grads = adam->grads, scale = max_norm / (sqrtf(dot(adam->n_params, grads, grads)) + 1e-6f);
+  if (scale >= 1) return;
+  for (integer i = 0; i < adam->n_params; i++) grads[i] *= scale;
 }
 
 /* Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019) as PyTorch does it, then theta' <- tau theta + (1 - tau) theta' */
@@ -405,6 +422,8 @@ static void adam_and_soft_update(const struct adam *adam, double tau)
 
 INLINE const struct layer *last(const struct network *net) { return &net->layers[net->n_layers - 1]; }
 
+INLINE float clipped(float x, float limit) { return x < -limit ? -limit : x > limit ? limit : x; /* NaN stays NaN */ }
+
 INLINE float q_value(const struct network *critic, integer i) { return last(critic)->output[i * last(critic)->stride]; }
 
 /* One row of a replay buffer has s, a, s', r, d and whether the episode was cut off: then it has not terminated */
@@ -420,15 +439,22 @@ static void gather(struct update *u, const float *rows, const integer *indices, 
   }
 }
 
-static void step(struct update *u, double tau)
+/* noise[batch, n_actions], or null, is added to the target's actions */
+static void step(struct update *u, const float *noise)
 {
   integer n = u->batch;
   float *actions = u->inputs + u->n_observations, *next_actions = u->next_inputs + u->n_observations, *y = u->rewards;
   const struct network *first = u->critics, *end = first + u->n_critics;
+  const float huber_delta = u->huber_delta;
   double loss = 0;
 
   /* y = r + g (1 - d) min Q'(s', mu'(s')) */
   forward(&u->actor, TARGET, n, u->next_inputs, u->stride, next_actions, u->stride);
+  for (integer i = 0; noise && i < n; i++)
+    for (integer j = 0; j < u->n_actions; j++) {
+      float *action = next_actions + i * u->stride + j;
+      *action = clipped(*action + noise[i * u->n_actions + j], 1);
+    }
   for (const struct network *critic = first; critic < end; critic++)
     forward(critic, TARGET, n, u->next_inputs, u->stride, 0, 0);
   for (integer i = 0; i < n; i++) {
@@ -440,19 +466,21 @@ static void step(struct update *u, double tau)
     y[i] += u->bootstrap[i] * least;
   }
 
-  /* L(Q) = mean (Q - y)^2 for each critic, dL / dQ = 2 (Q - y) / n */
+  /* L(Q) = mean e^2 for each critic, e = Q - y, dL / dQ = 2 e / n. With the limit of Huber's loss, e becomes d there */
   for (const struct network *critic = first; critic < end; critic++) {
     const struct layer *top = last(critic);
     forward(critic, ONLINE, n, u->inputs, u->stride, 0, 0);
     for (integer i = 0; i < n; i++) {
       float error = q_value(critic, i) - y[i];
-      loss += (double)error * error;
-      top->delta[i * top->stride] = 2 * error / n;
+      float limited = clipped(error, huber_delta);
+      loss += (double)limited * (2 * error - limited);
+      top->delta[i * top->stride] = 2 * limited / n;
     }
     backward(critic, n, u->inputs, u->stride);
   }
   u->losses[1] += loss / n;
-  adam_and_soft_update(&u->critic_adam, tau);
+  if (u->max_grad_norm < INFINITY) clip_gradient(&u->critic_adam, u->max_grad_norm);
+  adam_and_soft_update(&u->critic_adam, u->tau);
 
   /* L(mu) = -mean Q(s, mu(s)) of the first critic, dL / dQ = -1 / n, then dL / da through its first layer */
   const struct layer *top = last(first), *bottom = first->layers, *actor_top = last(&u->actor);
@@ -468,7 +496,8 @@ static void step(struct update *u, double tau)
   product(n, u->n_actions, bottom->n_out, bottom->delta, bottom->stride, 1, bottom->weight[ONLINE] + u->n_observations,
           bottom->n_in, 0, actor_top->delta, actor_top->stride);
   backward(&u->actor, n, u->inputs, u->stride);
-  adam_and_soft_update(&u->actor_adam, tau);
+  if (u->max_grad_norm < INFINITY) clip_gradient(&u->actor_adam, u->max_grad_norm);
+  adam_and_soft_update(&u->actor_adam, u->tau);
 }
 
 /* NumPy's interface to a bit generator, as in numpy/random/bitgen.h */
@@ -494,9 +523,10 @@ void draw(const struct bit_generator *bits, integer n, integer bound, integer *d
 }
 
 /* A replay buffer's rows[n_positions, n_envs, n]. With bits, minibatches are drawn as SB3 draws them: positions, then
-   environments. Else they are indices[n_steps, batch] of rows. discounts[n_steps, batch], or null for gamma */
+   environments. Else they are indices[n_steps, batch] of rows. discounts[n_steps, batch], or null for gamma.
+   noise[n_steps, batch, n_actions] of the target's actions, or null */
 void steps(struct update *u, integer n_steps, const float *rows, const struct bit_generator *bits, integer n_positions,
-           integer n_envs, integer *indices, const float *discounts, double gamma, double tau, integer threads)
+           integer n_envs, integer *indices, const float *discounts, const float *noise, integer threads)
 {
   n_threads = threads;
   for (integer k = 0; k < n_steps; k++) {
@@ -505,8 +535,8 @@ void steps(struct update *u, integer n_steps, const float *rows, const struct bi
       draw(bits, u->batch, n_envs, indices + u->batch);
       for (integer i = 0; i < u->batch; i++) indices[i] = indices[i] * n_envs + indices[u->batch + i];
     }
-    gather(u, rows, indices, discounts, gamma);
-    step(u, tau);
+    gather(u, rows, indices, discounts, u->gamma);
+    step(u, noise ? noise + k * u->batch * u->n_actions : 0);
   }
 }
 
@@ -533,7 +563,7 @@ void act(const struct network *net, integer n, const float *inputs, const float 
     }
     for (integer j = 0, i = k * n_outputs; j < n_outputs; j++, i++) {
       float action = noise ? x[j] + noise[i] : x[j];
-      scaled[i] = action < -1 ? -1 : action > 1 ? 1 : action; /* NaN stays NaN */
+      scaled[i] = clipped(action, 1);
       actions[i] = low[j] + 0.5f * (high[j] - low[j]) * (scaled[i] + 1);
     }
   }

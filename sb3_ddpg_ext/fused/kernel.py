@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from numpy.random.mtrand import get_bit_generator
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
+from sb3_ddpg_ext.equations import smoothing_noise
 from sb3_ddpg_ext.fused.adam import FlatAdam
+from sb3_ddpg_ext.fused.hyperparameters import Hyperparameters
 from sb3_ddpg_ext.fused.layers import LayerMemory, Weight
 from sb3_ddpg_ext.fused.memory import NetworkMemory, PolicyMemory
 
@@ -53,6 +56,8 @@ class _Layer(ctypes.Structure):
         ("norm_weight", ctypes.c_void_p * 2),
         ("norm_bias", ctypes.c_void_p * 2),
         *((name, ctypes.c_void_p) for name in ("norm_weight_grad", "norm_bias_grad", "normalized", "scales")),
+        ("penalty", ctypes.c_double),
+        ("pre_activations", ctypes.c_void_p),
     ]
 
 
@@ -77,6 +82,7 @@ class _Update(ctypes.Structure):
         ("critic_adam", _Adam),
         *((name, ctypes.c_int64) for name in ("n_critics", "batch", "n_observations", "n_actions", "stride")),
         *((name, ctypes.c_void_p) for name in ("inputs", "next_inputs", "rewards", "bootstrap", "losses")),
+        *((name, ctypes.c_double) for name in ("gamma", "tau", "huber_delta", "max_grad_norm")),
     ]
 
 
@@ -106,9 +112,8 @@ class Kernel:
         self, compiled: ctypes.CDLL, memory: PolicyMemory, optimizers: Sequence[FlatAdam], losses: th.Tensor
     ) -> None:
         self.name, self._steps, self._act = Path(compiled._name).stem, compiled.steps, compiled.act
-        pointer, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-        self._steps.argtypes = (pointer, integer, pointer, pointer, integer, integer, pointer, pointer)
-        self._steps.argtypes += (number, number, integer)
+        pointer, integer = ctypes.c_void_p, ctypes.c_int64
+        self._steps.argtypes = (pointer, integer, pointer, pointer, integer, integer, *3 * [pointer], integer)
         self._act.argtypes = (pointer, integer, *5 * [pointer], integer, pointer, pointer)
         self._steps.restype = self._act.restype = None
         self._memory, self._optimizers = memory, optimizers
@@ -125,7 +130,8 @@ class Kernel:
         )
         self._scratch = np.zeros((2, max(layer.n_out for layer in actor_layers)), dtype=np.float32)
         self._address = ctypes.addressof(update)
-        self._hyperparameters: list[tuple[float, ...]] = []
+        self._of_optimizers: list[tuple[float, ...]] = []
+        self._hyperparameters: Hyperparameters | None = None
         self.batch_size = 0
         # Addresses are kept, since `ndarray.ctypes` takes almost a microsecond
         self._last_rows: Callable[[], np.ndarray | None] = lambda: None
@@ -156,7 +162,7 @@ class Kernel:
 
         :param batch_size: Transitions in a minibatch
         """
-        self.batch_size = batch_size
+        self.batch_size, self._hyperparameters = batch_size, None
         update, memory = self._update, list[th.Tensor]()
 
         def new(*shape: int) -> int:
@@ -183,33 +189,31 @@ class Kernel:
         self._all_of_them_address, self._drawn_address = _addresses(self._all_of_them, self._drawn)
 
     @th.no_grad()
-    def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
+    def step(self, batch: ReplayBufferSamples, hyperparameters: Hyperparameters) -> None:
         """
         Take one gradient step.
 
         :param batch: A minibatch
-        :param gamma: The discount, for a minibatch without discounts of its own
-        :param tau: The soft update coefficient
+        :param hyperparameters: Gamma is for a minibatch without discounts of its own
         """
         columns = batch.observations.flatten(1), batch.actions, batch.next_observations.flatten(1), batch.rewards
         th.cat((*columns, batch.dones, self._no_timeouts), 1, out=self._rows)
         discounts = None if batch.discounts is None else np.ascontiguousarray(batch.discounts.detach().numpy())
-        self.step_on_rows(self.rows, discounts, gamma, tau)
+        self.step_on_rows(self.rows, discounts, hyperparameters)
 
-    def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, gamma: float, tau: float) -> None:
+    def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, hyperparameters: Hyperparameters) -> None:
         """
         Take one gradient step on a minibatch in rows.
 
         :param rows: ``[batch, n]``, as a replay buffer has them
-        :param discounts: ``[batch, 1]``, or None for ``gamma``
-        :param gamma: The discount
-        :param tau: The soft update coefficient
+        :param discounts: ``[batch, 1]``, or None for gamma
+        :param hyperparameters: Of the step
         """
         discounts_or_none = None if discounts is None else discounts.ctypes.data
         everything = rows.ctypes.data, None, 0, 1, self._all_of_them_address, discounts_or_none
-        self._take_steps(1, *everything, gamma, tau)
+        self._take_steps(1, *everything, hyperparameters)
 
-    def draw_and_step(self, rows: np.ndarray, n_positions: int, n_steps: int, gamma: float, tau: float) -> None:
+    def draw_and_step(self, rows: np.ndarray, n_positions: int, n_steps: int, hyperparameters: Hyperparameters) -> None:
         """
         Take gradient steps on minibatches that are drawn from a replay buffer, with NumPy's global generator: the same
         ones that Stable-Baselines3 draws.
@@ -218,23 +222,44 @@ class Kernel:
             done and timeout of each transition
         :param n_positions: Number of positions that have been filled, 1 or more
         :param n_steps: Number of gradient steps
-        :param gamma: The discount
-        :param tau: The soft update coefficient
+        :param hyperparameters: Of the steps
         """
         if rows is not self._last_rows():
             self._last_rows, self._rows_address = weakref.ref(rows), rows.ctypes.data
         bits = get_bit_generator()
         minibatches = self._rows_address, bits.ctypes.bit_generator, n_positions, rows.shape[1], self._drawn_address
         with bits.lock:
-            self._take_steps(n_steps, *minibatches, None, gamma, tau)
+            self._take_steps(n_steps, *minibatches, None, hyperparameters)
 
     def _take_steps(self, n_steps: int, *arguments: Any) -> None:
-        hyperparameters = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
-        if hyperparameters != self._hyperparameters:
-            self._hyperparameters = hyperparameters
-            for adam, numbers in zip((self._update.actor_adam, self._update.critic_adam), hyperparameters, strict=True):
+        *minibatches, hyperparameters = arguments
+        of_optimizers = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
+        if of_optimizers != self._of_optimizers:
+            self._of_optimizers = of_optimizers
+            for adam, numbers in zip((self._update.actor_adam, self._update.critic_adam), of_optimizers, strict=True):
                 adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.decoupled = numbers
-        self._steps(self._address, n_steps, *arguments, th.get_num_threads())
+        if hyperparameters != self._hyperparameters:
+            self._set(hyperparameters)
+        noise = self._smoothing_noise(n_steps, hyperparameters) if hyperparameters.target_policy_noise > 0 else None
+        address = None if noise is None else noise.data_ptr()
+        self._steps(self._address, n_steps, *minibatches, address, th.get_num_threads())
+
+    def _set(self, hyperparameters: Hyperparameters) -> None:
+        update, last = self._update, self._networks[0].layers[self._networks[0].n_layers - 1]
+        update.gamma, update.tau, huber_delta, max_grad_norm, coef, *_ = self._hyperparameters = hyperparameters
+        update.huber_delta = math.inf if huber_delta is None else huber_delta
+        update.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
+        # The penalty coef mean z^2, whose derivative is proportional to z
+        last.penalty = 2 * coef / (self.batch_size * update.n_actions)
+        self._pre_activations = th.zeros(self.batch_size, last.stride) if coef > 0 else None
+        last.pre_activations = None if self._pre_activations is None else self._pre_activations.data_ptr()
+
+    def _smoothing_noise(self, n_steps: int, hyperparameters: Hyperparameters) -> th.Tensor:
+        """:return: ``[n_steps, batch, n_actions]``: drawn for each step, as autograd's way draws it"""
+        noise = th.empty(n_steps, self.batch_size, self._update.n_actions)
+        for of_one_step in noise:
+            of_one_step.copy_(smoothing_noise(of_one_step, *hyperparameters[-2:]))
+        return noise
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """

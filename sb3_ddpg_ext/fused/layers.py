@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 aten = th.ops.aten
 
@@ -173,6 +174,11 @@ class _Norm:
         for inputs, outputs in zip(self._inputs[:n_networks], self._outputs[:n_networks], strict=True):
             aten.native_layer_norm.out(*inputs, self._module.eps, **outputs)
 
+    def of(self, z: th.Tensor) -> th.Tensor:
+        """:return: ``[batch, n]``, new: the network's output for other inputs"""
+        _, shape, weight, bias = self._inputs[0]
+        return F.layer_norm(z, shape, weight, bias, self._module.eps)
+
     def backward(self, delta: th.Tensor, to_train: bool) -> None:
         """
         :param delta: ``[batch, n]``: dL / d output, then dL / dz, in place
@@ -303,16 +309,30 @@ class Mlp:
                 activation.forward(kept, h)
             inputs = h
 
-    def backward(self, inputs: th.Tensor | None) -> th.Tensor:
+    def pre_activations(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        Compute the last layer again, whose activation has overwritten its input.
+
+        :param inputs: The inputs of the forward pass, ``[batch, n_in]``
+        :return: ``[batch, n_out]``, new: what the network's last activation was given
+        """
+        bias, weight, _, norm, *_ = self._online[-1]
+        z = th.addmm(bias, self._online[-2][5] if len(self._online) > 1 else inputs, weight)
+        return z if norm is None else norm.of(z)
+
+    def backward(self, inputs: th.Tensor | None, penalty: th.Tensor | None = None) -> th.Tensor:
         """
         Compute gradients by the chain rule, from :attr:`delta` at the output to the first layer.
 
         :param inputs: The inputs of the forward pass, ``[batch, n_in]``; None to skip the gradients of the weights
+        :param penalty: ``[batch, n_out]``: is added to the gradient before the last activation; or None
         :return: dL / dz of the first layer, ``[batch, n_out]``
         """
-        for layer in self._backward_layers:
+        for i, layer in enumerate(self._backward_layers):
             if layer.activation is not None:
                 layer.activation.backward(layer.delta, layer.kept)
+            if i == 0 and penalty is not None:
+                layer.delta.add_(penalty)
             if layer.norm is not None:
                 layer.norm.backward(layer.delta, to_train=inputs is not None)
             if inputs is not None:

@@ -18,6 +18,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from sb3_ddpg_ext.fused.adam import FlatAdam
 from sb3_ddpg_ext.fused.applicability import Snapshot, why_not
 from sb3_ddpg_ext.fused.closed_form import ClosedForm
+from sb3_ddpg_ext.fused.hyperparameters import Hyperparameters
 from sb3_ddpg_ext.fused.kernel import Kernel, library
 from sb3_ddpg_ext.fused.memory import PolicyMemory
 
@@ -184,36 +185,34 @@ class FusedUpdate:
             and (batch.discounts is None or (batch.discounts.shape == column and batch.discounts.dtype == dtype))
         )
 
-    def step(self, batch: ReplayBufferSamples, gamma: float, tau: float) -> None:
+    def step(self, batch: ReplayBufferSamples, hyperparameters: Hyperparameters) -> None:
         """
         Take one gradient step: critic, actor, targets.
 
         :param batch: A minibatch that :meth:`accepts` allows
-        :param gamma: The discount, for a minibatch without discounts of its own
-        :param tau: The soft update coefficient
+        :param hyperparameters: Gamma is for a minibatch without discounts of its own
         """
-        self._prepare(len(batch.rewards)).step(batch, gamma, tau)
+        self._prepare(len(batch.rewards)).step(batch, hyperparameters)
         self._finish(n_steps=1)
 
-    def steps_on_rows(self, rows: Rows, n_steps: int, batch_size: int, gamma: float, tau: float) -> None:
+    def steps_on_rows(self, rows: Rows, n_steps: int, batch_size: int, hyperparameters: Hyperparameters) -> None:
         """
         Take gradient steps on minibatches in rows, without splitting them into separate tensors first.
 
         :param rows: Samples the minibatches
         :param n_steps: Number of gradient steps
         :param batch_size: Transitions in each minibatch
-        :param gamma: The discount, for minibatches without discounts of their own
-        :param tau: The soft update coefficient
+        :param hyperparameters: Gamma is for minibatches without discounts of their own
         """
         while n_steps > 0:
             n = min(n_steps, _STEPS_BETWEEN_CHECKS)
             computation = self._prepare(batch_size)
             if isinstance(computation, Kernel) and (drawn_from := rows.rows_to_draw()) is not None:
-                computation.draw_and_step(*drawn_from, n, gamma, tau)
+                computation.draw_and_step(*drawn_from, n, hyperparameters)
             else:
                 n = 1
                 minibatch = computation.rows
-                computation.step_on_rows(minibatch, rows.sample_rows(minibatch), gamma, tau)
+                computation.step_on_rows(minibatch, rows.sample_rows(minibatch), hyperparameters)
             self._finish(n)
             n_steps -= n
 

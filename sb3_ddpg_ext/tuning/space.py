@@ -118,8 +118,8 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
 
     :param algo: Name of the algorithm
     :param incumbent: The settings before the search
-    :param changes: The content of the ``--space`` file: for each name a list of choices, ``{low, high, log}`` or one
-        value
+    :param changes: The content of the ``--space`` file: for each name a list of choices, ``{low, high, log}``, one
+        value, or ``{}`` for what the table has
     :param fix: ``name=value`` for each setting that is not tuned
     :return: The space
     :raises SettingsError: If a name or a value cannot be used
@@ -130,7 +130,14 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
     base = _plain_entry(incumbent)
     parameters = parameters_of(algorithm_class(algo))
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    rows = {row.name: row for row in TABLE if _fits(row, algo, base, parameters)}
+    named = {*changes, *(name for name, _ in map(parse_override, fix))}
+    rows = {
+        row.name: row
+        for row in TABLE
+        if _fits(row, algo, base, parameters) and (row.by_default or row.name in named or row.path[0] in base)
+    }
+    # An empty mapping is the table's own range
+    changes = {name: change for name, change in changes.items() if change != {} or name not in rows}
     distributions = {n: found for n, change in changes.items() if (found := _distribution(n, change)) is not None}
     # New rows come first, since rows of the table may depend on them: updates_per_step does on n_envs
     rows = {name: Dimension(name, found) for name, found in distributions.items() if name not in rows} | rows

@@ -65,6 +65,7 @@ class Dimension:
     :param active_if: Name of an earlier dimension, and those of its values with which this one has an effect
     :param algos: Algorithms that have it; if None, those whose constructor has a parameter of this name
     :param is_supported: Whether it can be tuned for an entry
+    :param by_default: Whether it is searched in any case; otherwise if the entry has it, or a ``--space`` file names it
     :param default: The value if the entry has none and neither has the constructor
     :param read: Reads the value from an entry that is completed by the constructor's defaults; None means that the
         value cannot be expressed. If not given, the value is looked up by ``key``
@@ -77,6 +78,7 @@ class Dimension:
     active_if: tuple[str, tuple[Value, ...]] | None = None
     algos: frozenset[str] | None = None
     is_supported: Callable[[Entry], bool] = lambda _: True
+    by_default: bool = True
     default: Value = UNSET
     read: Callable[[Entry], Any] | None = None
     write: Callable[[Entry, Any], None] | None = None
@@ -113,6 +115,12 @@ class Dimension:
 def _read_learning_rate(entry: Entry) -> Any:
     rate = entry["learning_rate"]
     return float(rate.removeprefix("lin_")) if isinstance(rate, str) else rate
+
+
+def _read_critic_learning_rate(entry: Entry) -> Any:
+    """That of both networks if the critic has none of its own; None for a schedule."""
+    rate = entry["critic_learning_rate"]
+    return _read_learning_rate(entry) if rate is None else rate if isinstance(rate, int | float) else None
 
 
 def _read_learning_rate_schedule(entry: Entry) -> str:
@@ -250,5 +258,17 @@ TABLE: Sequence[Dimension] = (
         default="constant",
         write=_write_noise_schedule,
     ),
+    # Options that are off by default
+    Dimension(
+        "critic_learning_rate",
+        FloatDistribution(1e-4, 1e-2, log=True),
+        algos=_CUSTOM,
+        by_default=False,
+        read=_read_critic_learning_rate,
+    ),
+    Dimension("max_grad_norm", CategoricalDistribution((None, 0.5, 1.0, 10.0)), algos=_CUSTOM, by_default=False),
+    Dimension("huber_delta", CategoricalDistribution((None, 1.0, 10.0)), by_default=False),
+    Dimension("pre_activation_coef", CategoricalDistribution((0.0, 1e-5, 1e-3)), by_default=False),
+    Dimension("target_policy_noise", CategoricalDistribution((0.0, 0.1, 0.2)), algos=_CUSTOM, by_default=False),
 )
 """All that can be tuned. A row comes after the rows that its ``active_if``, ``read`` and ``write`` depend on."""

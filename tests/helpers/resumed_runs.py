@@ -149,6 +149,13 @@ RUNS: dict[str, Run] = {
         *("Pendulum-v1", 1, False, None),
         {"policy_kwargs": {"net_arch": [8], "n_critics": 2, "optimizer_class": th.optim.AdamW}},
     ),
+    "pendulum target noise": (
+        "Pendulum-v1",
+        1,
+        False,
+        None,
+        {"target_policy_noise": 0.2, "critic_learning_rate": 3e-3},
+    ),
     "pendulum pink": ("Pendulum-v1", 4, False, None, {"action_noise": {"type": "pink", "schedule": "linear"}}),
     "pendulum SB3's noise": ("Pendulum-v1", 1, False, None, {**SB3_NOISE}),
     "pendulum SB3's noise, 4": ("Pendulum-v1", 4, False, None, {**SB3_NOISE, "gradient_steps": 2}),
