@@ -280,6 +280,25 @@ def test_fixed_values_that_other_rows_build_on(fix: str, expected: dict[str, Any
     assert {name: entry[name] for name in expected} == expected
 
 
+OPTIONS = ("critic_learning_rate", "max_grad_norm", "huber_delta", "pre_activation_coef", "target_policy_noise")
+
+
+def test_options_are_searched_where_they_are_named() -> None:
+    assert not {d.name for d in space().dimensions} & {*OPTIONS}
+    (mentioned,) = {d.name for d in space("custom_ddpg", "Pendulum-v1", "max_grad_norm=3.0").dimensions} & {*OPTIONS}
+    assert mentioned == "max_grad_norm"
+
+    found = space(**{name: {} for name in OPTIONS})
+    values = found.incumbent_values()
+    rate = values.pop("critic_learning_rate")
+    assert rate == values["learning_rate"]  # the critic has the actor's until now
+    assert [values[name] for name in OPTIONS[1:]] == ["default", "default", 0.0, 0.0]
+    assert found.settings(values, "").hyperparams.keys().isdisjoint({"max_grad_norm", "huber_delta"})
+    tried = {"critic_learning_rate": 5e-3, "max_grad_norm": 0.5, "huber_delta": 1.0, "target_policy_noise": 0.2}
+    hyperparams = found.settings({**values, **tried}, "").hyperparams
+    assert {name: hyperparams[name] for name in tried} == tried
+
+
 def test_a_file_narrows_and_extends_the_table() -> None:
     given = yaml.safe_load(
         "gamma: [0.98, 0.99]\nlearning_rate: {low: 0.0001, high: 0.001, log: true}\nnet_arch: [[8], [8, 8]]\n"

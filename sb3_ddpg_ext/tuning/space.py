@@ -134,7 +134,7 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
     rows = {
         row.name: row
         for row in TABLE
-        if _fits(row, algo, base, parameters) and (row.by_default or row.name in named or row.path[0] in base)
+        if _fits(row, algo, base, parameters) and (row.by_default or row.name in named or _mentions(base, row.path))
     }
     # An empty mapping is the table's own range
     changes = {name: change for name, change in changes.items() if change != {} or name not in rows}
@@ -165,6 +165,11 @@ def _fits(row: Dimension, algo: str, base: Entry, parameters: Mapping[str, Any])
     """Whether an algorithm has the hyperparameter of a row, and its entry a place to write it to."""
     has_parameter = base_algorithm(algo) in row.algos if row.algos is not None else row.path[0] in parameters
     return has_parameter and (len(row.path) == 1 or isinstance(base.get(row.path[0]) or {}, dict))
+
+
+def _mentions(entry: Entry, path: Sequence[str]) -> bool:
+    inner = entry.get(path[0])
+    return path[0] in entry and (len(path) == 1 or (isinstance(inner, dict) and _mentions(inner, path[1:])))
 
 
 def _distribution(name: str, change: Any) -> BaseDistribution | None:

@@ -123,6 +123,10 @@ def _read_critic_learning_rate(entry: Entry) -> Any:
     return _read_learning_rate(entry) if rate is None else rate if isinstance(rate, int | float) else None
 
 
+def _or_unset(name: str) -> Callable[[Entry], Any]:
+    return lambda entry: UNSET if entry[name] is None else entry[name]
+
+
 def _read_learning_rate_schedule(entry: Entry) -> str:
     return "linear" if str(entry["learning_rate"]).startswith("lin_") else "constant"
 
@@ -266,8 +270,16 @@ TABLE: Sequence[Dimension] = (
         by_default=False,
         read=_read_critic_learning_rate,
     ),
-    Dimension("max_grad_norm", CategoricalDistribution((None, 0.5, 1.0, 10.0)), algos=_CUSTOM, by_default=False),
-    Dimension("huber_delta", CategoricalDistribution((None, 1.0, 10.0)), by_default=False),
+    Dimension(
+        "max_grad_norm",
+        CategoricalDistribution((UNSET, 0.5, 1.0, 10.0)),
+        algos=_CUSTOM,
+        by_default=False,
+        read=_or_unset("max_grad_norm"),
+    ),
+    Dimension(
+        "huber_delta", CategoricalDistribution((UNSET, 1.0, 10.0)), by_default=False, read=_or_unset("huber_delta")
+    ),
     Dimension("pre_activation_coef", CategoricalDistribution((0.0, 1e-5, 1e-3)), by_default=False),
     Dimension("target_policy_noise", CategoricalDistribution((0.0, 0.1, 0.2)), algos=_CUSTOM, by_default=False),
 )
