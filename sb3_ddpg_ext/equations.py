@@ -57,6 +57,9 @@ def smoothing_noise(actions: th.Tensor, std: float, clip: float) -> th.Tensor:
     (target policy smoothing of TD3, Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477, equation 14). It is drawn
     with PyTorch's generator, as in Stable-Baselines3's ``TD3``.
 
+    >>> bool((smoothing_noise(th.zeros(100, 2), std=0.2, clip=0.3).abs() <= 0.3).all())
+    True
+
     :param actions: ``[batch, n_actions]``: noise is drawn for as many
     :param std: Standard deviation before clipping, where actions are in [-1, 1]
     :param clip: Largest absolute value
