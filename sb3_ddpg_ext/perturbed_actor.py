@@ -26,7 +26,7 @@ class PerturbedActor:
     def __init__(self) -> None:
         self._directions: dict[int, tuple[int, list[th.Tensor]]] = {}  # for each environment, with the seed
 
-    def act(
+    def explore(
         self, act: Act, last_obs: Observations, weights: list[th.Tensor], seeds: list[int], sigma: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """

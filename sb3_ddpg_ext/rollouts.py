@@ -279,7 +279,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             observations = draw_observations(buffer, rng, self._vec_normalize_env)
             direction, sigma = draw_direction(weights, rng), noise.parameter_std(action_std)
             noise.adapt(action_distance(act, observations, weights, direction, sigma), action_std)
-        return self._perturbed_actor.act(act, last_obs, weights, noise.seeds, noise.parameter_std(action_std))
+        return self._perturbed_actor.explore(act, last_obs, weights, noise.seeds, noise.parameter_std(action_std))
 
     def _overrides_modes(self) -> bool:
         return getattr(self.policy.set_training_mode, "__func__", None) is not MlpPolicy.set_training_mode

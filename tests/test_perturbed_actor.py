@@ -181,14 +181,14 @@ def test_observations_are_drawn_from_all_that_is_stored_and_nothing_else(n: int)
     buffer = filled(
         ReplayBuffer(20, space, actions, "cpu", n_envs=2),  # ten for each environment
         n,
-        lambda i: np.full((2, 1, 2), i) + np.array([0, 0.5]).reshape(2, 1, 1),
+        lambda i: np.full((2, 1, 2), i + 1) + np.array([0, 0.5]).reshape(2, 1, 1),  # 0 is what is not filled
     )
     state = np.random.get_state()[1].tolist()  # noqa: NPY002 (it is what is tested)
     rng = np.random.default_rng(0)
     drawn: Any = np.concatenate([draw_observations(buffer, rng, None) for _ in range(10)])
     assert drawn.shape == (640, 1, 2)
     stored = range(max(0, n - 10), n)
-    assert {*drawn.ravel().tolist()} == {i + shift for i in stored for shift in (0, 0.5)}
+    assert {*drawn.ravel().tolist()} == {i + shift for i in stored for shift in (1, 1.5)}
     assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
 
 
@@ -493,6 +493,13 @@ def test_other_policies_and_buffers(env: Any, n_envs: int, wrap: Any, kwargs: di
     unperturbed = model.policy.scale_action(model.predict(alike)[0])
     assert scaled.shape == unperturbed.shape
     assert len(np.unique([*scaled, unperturbed[0]], axis=0)) == n_envs + 1
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("fused", [True, False])
+def test_cuda(fused: bool) -> None:
+    model = make(2, device="cuda", fused=fused).learn(60)
+    assert process_of(model).parameter_std(1.0) != 1
 
 
 def test_a_copied_model_explores_alike() -> None:

@@ -13,7 +13,8 @@ class ParameterNoise(NoiseProcess):
 
     From Plappert et al. 2018, Parameter Space Noise for Exploration (https://arxiv.org/abs/1706.01905). At the start of
     an episode a direction e is drawn from N(0, I) for each environment, and the episode's actions are those of an actor
-    with the weights ``theta + sigma e``. The same observation gets the same action throughout an episode.
+    with the weights ``theta + sigma e``. The authors' code keeps these weights for an episode; here the direction is
+    kept, and theta and sigma are those of each step, so that what the actor learns counts at once.
 
     The strength is specified in the space of actions, as for other noise. Every ``adaptation_interval`` steps, the
     distance ``d = sqrt(mean((mu_perturbed(s) - mu(s))^2))`` between the actions of a perturbed and the unperturbed
@@ -33,7 +34,7 @@ class ParameterNoise(NoiseProcess):
 
     :param std: The distance that sigma is adapted to, in the scaled action space [-1, 1]: one number
     :param adaptation_coefficient: The factor by which sigma changes, above 1
-    :param adaptation_interval: Steps (of all environments) between two adaptations
+    :param adaptation_interval: Steps between two adaptations; a step of all environments counts once
     :raises ValueError: If ``std`` is negative, not finite or more than one number, or another argument is too small
     """
 
