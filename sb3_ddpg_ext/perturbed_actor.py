@@ -92,7 +92,8 @@ def perturbed(weights: list[th.Tensor], direction: list[th.Tensor], sigma: float
     if not weights:  # all are frozen
         yield
         return
-    before = [param.detach().clone() for param in weights]
+    with th.no_grad():
+        before = [param.clone() for param in weights]
     try:
         with th.no_grad():
             th._foreach_add_(weights, direction, alpha=sigma)
