@@ -59,7 +59,7 @@ class ParameterNoise(NoiseProcess):
 
     def _allocate(self) -> None:
         # A direction has as many numbers as the actor has weights. Its seed takes less space, and suits any actor
-        self._seeds = np.zeros(len(self._generators), dtype=np.int64)
+        self._seeds = np.zeros(len(self._generators), dtype=np.uint64)
 
     def reset(self, env_indices: Iterable[int]) -> None:
         """
