@@ -65,9 +65,10 @@ class CustomDDPG(ExploringAlgorithm):
     :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``);
         ``-1`` means as many gradient steps as steps done in the environments during the rollout.
     :param action_noise: Exploration noise in the scaled action space [-1, 1]: ``"ou"`` (Ornstein-Uhlenbeck, the
-        default), ``"normal"`` (Gaussian), ``"pink"``, ``"colored"`` or ``"uniform"``; such a name with arguments and
-        optionally a schedule, ``{"type": "pink", "std": 0.3, "schedule": "linear"}``; a process such as
-        ``GaussianNoise(std=0.2)``; a ``ScheduledNoise``; any SB3 ``ActionNoise``; or None for no exploration at all.
+        default), ``"normal"`` (Gaussian), ``"pink"``, ``"colored"``, ``"uniform"``, or ``"parameter"`` (on the actor's
+        weights, see :class:`ParameterNoise`); such a name with arguments and optionally a schedule,
+        ``{"type": "pink", "std": 0.3, "schedule": "linear"}``; a process such as ``GaussianNoise(std=0.2)``; a
+        ``ScheduledNoise``; any SB3 ``ActionNoise``; or None for no exploration at all.
     :param replay_buffer_class: Replay buffer class to use (for instance ``HerReplayBuffer``).
         If ``None``, it will be automatically selected.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.

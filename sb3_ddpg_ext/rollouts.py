@@ -26,13 +26,22 @@ from sb3_ddpg_ext.guards import check_observations, check_transition
 from sb3_ddpg_ext.noise import (
     NOISES,
     NoiseSpec,
+    ParameterNoise,
     ScheduledNoise,
     current_std,
+    find_parameter_noise,
     owns_generator,
     reseed,
     sample_noise,
     setup_action_noise,
     without_reset,
+)
+from sb3_ddpg_ext.perturbed_actor import (
+    PerturbedActor,
+    action_distance,
+    draw_direction,
+    draw_observations,
+    perturbable_weights,
 )
 from sb3_ddpg_ext.policies import MlpPolicy
 from sb3_ddpg_ext.safe_files.algorithm import SafelySavedAlgorithm
@@ -59,6 +68,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         super().__init__(*args, **kwargs)
         self.fused = fused
         self._fast_path = FastPath()
+        self._perturbed_actor = PerturbedActor()
         self._last_finite_weights = LastFiniteWeights()
         self._alarms = Alarms()
         self._logged: set[str] = set()
@@ -238,6 +248,10 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         self._resumption.at_boundary = False
         if isinstance(action_noise, ScheduledNoise):
             action_noise.update(self._current_progress_remaining)
+        if (parameter_noise := find_parameter_noise(action_noise)) is not None:
+            if self.num_timesteps < learning_starts:  # random actions, to which nothing is added
+                return super()._sample_action(learning_starts, None, n_envs)
+            return self._act_with_perturbed_weights(parameter_noise, current_std(action_noise) or 0.0)
         fused = None
         if self.num_timesteps >= learning_starts and not self._overrides_predict():
             fused = self._closed_form(to_train=False)
@@ -246,6 +260,26 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         # The same as `predict`, without the checks that it repeats at every step
         last_obs: Any = self._last_obs
         return fused.act(last_obs.reshape(n_envs, -1), None if action_noise is None else sample_noise(action_noise))
+
+    def _act_with_perturbed_weights(self, noise: ParameterNoise, action_std: float) -> tuple[np.ndarray, np.ndarray]:
+        fused = None if self._overrides_predict() else self._closed_form(to_train=False)
+
+        def act(observations: Any) -> tuple[np.ndarray, np.ndarray]:
+            if fused is not None:
+                return fused.act(observations.reshape(len(observations), -1), None)
+            actions, _ = self.predict(observations)
+            scaled_actions = self.policy.scale_action(actions)
+            return self.policy.unscale_action(scaled_actions), scaled_actions
+
+        last_obs, buffer = self._last_obs, self.replay_buffer
+        assert last_obs is not None
+        assert buffer is not None
+        weights = perturbable_weights(self.policy.actor)
+        if (rng := noise.count_step()) is not None and buffer.size() > 0:
+            observations = draw_observations(buffer, rng, self._vec_normalize_env)
+            direction, sigma = draw_direction(weights, rng), noise.parameter_std(action_std)
+            noise.adapt(action_distance(act, observations, weights, direction, sigma), action_std)
+        return self._perturbed_actor.explore(act, last_obs, weights, noise.seeds, noise.parameter_std(action_std))
 
     def _overrides_modes(self) -> bool:
         return getattr(self.policy.set_training_mode, "__func__", None) is not MlpPolicy.set_training_mode
@@ -290,6 +324,8 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         """Write SB3's log data, the noise's standard deviation, and the share of actions within 1% of a bound."""
         if (std := current_std(self.action_noise)) is not None:
             self.logger.record("rollout/noise_std", std)
+            if (parameter_noise := find_parameter_noise(self.action_noise)) is not None:
+                self.logger.record("rollout/parameter_noise_std", parameter_noise.parameter_std(std))
         self._count_actions()
         if self._n_actions:
             self.logger.record("rollout/action_saturation", self._n_saturated / self._n_actions)
@@ -308,6 +344,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             "_fast_path",
             "_last_finite_weights",
             "_logged",
+            "_perturbed_actor",
             "_resumption",
             "_rollout_noise",
         ]

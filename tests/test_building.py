@@ -10,7 +10,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 
-from sb3_ddpg_ext import OrnsteinUhlenbeckNoise
+from sb3_ddpg_ext import OrnsteinUhlenbeckNoise, ParameterNoise
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.settings import NoiseSettings, Settings, parse_settings
@@ -90,6 +90,18 @@ def test_noise_of_a_strength_for_each_action(algo: str) -> None:
     assert stds.tolist() == [0.1, 0.4]
     with pytest.raises(SettingsError, match="shape"):
         make_model(chosen, algo, make_env("HalfCheetah-v5", chosen, 1, 0))
+
+
+def test_parameter_noise_of_the_settings() -> None:
+    chosen = settings(noise_type="parameter", noise_std=0.3, noise_kwargs={"adaptation_interval": 5})
+    env = make_env("Pendulum-v1", chosen, 1, 0)
+    process = make_model(chosen, "custom_ddpg", env).action_noise.process  # type: ignore[union-attr]
+    assert isinstance(process, ParameterNoise)
+    assert (float(process.std), process.adaptation_interval) == (0.3, 5)
+    with pytest.raises(SettingsError, match="ddpg: the noise 'parameter' is CustomDDPG's; here it is normal or orn"):
+        make_model(chosen, "ddpg", env)
+    with pytest.raises(SettingsError, match=r"std of parameter noise is one number, .*; got \[0.1\]"):
+        make_model(settings(noise_type="parameter", noise_std=[0.1]), "custom_ddpg", env)
 
 
 def test_scheduled_noise_of_the_settings() -> None:

@@ -1122,6 +1122,76 @@ def test_actions_in_the_middle_of_a_long_rollout(name: str) -> None:
     assert difference(auto, reference) < ROUNDING
 
 
+# --- Parameter noise, which SB3 does not have ---
+
+
+def replace_the_policy(model: Model, _: Calls) -> None:
+    model.policy = copy.deepcopy(model.policy)
+    for name in ("actor", "actor_target", "critic", "critic_target"):
+        setattr(model, name, getattr(model.policy, name))
+    edit_in_place(model, _)
+
+
+PARAMETER_NOISE: dict[str, Callable[[Model, Calls], Any]] = {
+    **{
+        name: TABLE[name].act
+        for name in (
+            "weights edited in place",
+            ".data assigned",
+            ".data assigned and edited elsewhere",
+            "load_state_dict",
+            "set_parameters",
+            "one layer frozen",
+            "the actor frozen",
+            "a layer and the optimizer replaced",
+            "the actor's network replaced",
+            "one bias for all units",
+            "batch normalisation inserted",
+            "LayerNorm inserted",
+            "a forward hook",
+            "actor.forward replaced",
+            "policy.predict replaced",
+            "model.predict replaced",
+            "another buffer",
+            "arrays edited in place",
+            "action_noise",
+            "the last observation edited",
+            "the action space's bounds edited",
+        )
+    },
+    "the policy replaced": replace_the_policy,
+    "std": lambda model, _: setattr(model.action_noise.process, "std", 0.8),
+    "std in place": lambda model, _: model.action_noise.process.std.fill(0.8),
+    "adaptation_interval": lambda model, _: setattr(model.action_noise.process, "adaptation_interval", 1),
+    "seeded again": lambda model, _: model.set_random_seed(7),
+    "a reset": lambda model, _: model.action_noise.reset(),
+    "replaced by its name": attribute("action_noise", {"type": "parameter", "std": 0.8}),
+    "scheduled": attribute("action_noise", {"type": "parameter", "schedule": 3.0}),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETER_NOISE)
+def test_what_users_do_counts_with_parameter_noise(name: str) -> None:
+    """Also at the very next action, in the middle of a rollout and of an episode."""
+    kwargs = {"action_noise": {"type": "parameter", "std": 0.2, "adaptation_interval": 4}, "train_freq": 10}
+    untouched, reference, auto = (
+        run(kind, act, **kwargs)
+        for kind, act in (
+            ("auto", nothing),
+            (False, PARAMETER_NOISE[name]),
+            ("auto", PARAMETER_NOISE[name]),
+        )
+    )
+    assert difference(auto.model, reference.model) < ROUNDING
+    assert auto.calls == reference.calls
+    assert auto.calls or difference(auto.model, untouched.model) > 1e-3
+    buffers = [result.model.replay_buffer for result in (auto, untouched)]
+    if name in ("weights edited in place", "the policy replaced", "std", "std in place", "a reset"):
+        actions, without = (buffer.actions[:, 0, 0] for buffer in buffers)
+        assert np.array_equal(actions[:AT], without[:AT])
+        assert actions[AT] != without[AT]
+
+
 def test_what_computes_is_logged(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_ddpg_ext.fused.update.library", lambda: None)
     make("auto", verbose=1).learn(20)

@@ -42,7 +42,7 @@ def test_noises(tmp_path: Path) -> None:
     lines = listed(tmp_path, "noises")
     for name in NOISES:
         assert any(line.split()[0] == name and len(line.split()) > 3 for line in lines)
-    assert "  pink      Pink noise, between white noise and a random walk." in lines
+    assert "  pink        Pink noise, between white noise and a random walk." in lines
 
 
 @pytest.mark.parametrize("arguments", [[], ["all"]])

@@ -52,7 +52,11 @@ MAKERS: list[Any] = [
     pytest.param(lambda std: PinkNoise(std, horizon=16), id="pink"),
     pytest.param(lambda std: ColoredNoise(2, std, horizon=17), id="red"),
 ]
-NAMES: list[Any] = [*(name for name in NOISES if name != "colored"), {"type": "colored", "beta": 0.5}]
+# Of noise that is added to actions; tests/test_perturbed_actor.py has the other one's tests
+NAMES: list[Any] = [
+    *(name for name in NOISES if name not in ("colored", "parameter")),
+    {"type": "colored", "beta": 0.5},
+]
 
 
 def bound(process: NoiseProcess, n_envs: int = 1, shape: tuple[int, ...] = (1,), seed: int | None = 0) -> NoiseProcess:
@@ -547,8 +551,11 @@ def test_a_name_with_arguments() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("norml", "unknown noise 'norml'; did you mean 'normal'? known: colored, normal, ou, pink, uniform"),
-        ({"type": "pnik"}, "unknown noise 'pnik'; did you mean 'pink'? known: colored, normal, ou, pink, uniform"),
+        ("norml", "unknown noise 'norml'; did you mean 'normal'? known: colored, normal, ou, parameter, pink, uniform"),
+        (
+            {"type": "pnik"},
+            "unknown noise 'pnik'; did you mean 'pink'? known: colored, normal, ou, parameter, pink, uniform",
+        ),
         ({"type": "ou", "stdd": 1}, "unknown argument of the noise 'ou' 'stdd'; did you mean 'std'?"),
         ({"std": 1}, "action_noise: expected a mapping such as {'type': name, ...}, got {'std': 1}"),
         ("colored", "the noise 'colored' needs beta, such as {'type': 'colored', 'beta': 0.5}"),

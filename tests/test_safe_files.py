@@ -586,6 +586,24 @@ NOISE_EDITS: dict[str, Callable[[Any], object]] = {
 }
 
 
+PARAMETER_NOISE_EDITS: dict[str, Callable[[Any], object]] = {
+    "many environments": noise_state(_bound={"$": "tuple", "items": [10**6, {"$": "tuple", "items": [1]}]}),
+    "a coefficient below 1": noise_state(adaptation_coefficient=0.5),
+    "an interval of 0": noise_state(adaptation_interval=0),
+    "a negative ratio": noise_state(_ratio=-1.0),
+    "seeds of another type": noise_state(_seeds=array([1], fill=_number(0))),
+    "no seeds": noise_state(_seeds=None),
+}
+
+
+@pytest.mark.parametrize("case", PARAMETER_NOISE_EDITS)
+def test_parameter_noise_is_checked(case: str, tmp_path: Path) -> None:
+    model = CustomDDPG("MlpPolicy", "Pendulum-v1", action_noise="parameter", **SMALL).learn(30)
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(SavedFileError, match="action_noise"):
+        CustomDDPG.load(edited(tmp_path / "model.zip", tmp_path, PARAMETER_NOISE_EDITS[case]))
+
+
 @pytest.mark.parametrize("case", NOISE_EDITS)
 def test_noise_is_checked(case: str, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(SavedFileError, match="action_noise"):

@@ -631,7 +631,7 @@ def test_noise_type(name, expected):
 
 
 def test_unknown_noise_type():
-    known = "known: colored, normal, ornstein-uhlenbeck, ou, pink, uniform"
+    known = "known: colored, normal, ornstein-uhlenbeck, ou, parameter, pink, uniform"
     expected = f"noise_type: unknown noise 'nromal'; did you mean 'normal'? {known}"
     assert error_of(noise_type="nromal") == expected
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 
-from sb3_ddpg_ext.noise import NOISES, setup_action_noise
+from sb3_ddpg_ext.noise import NOISES, ParameterNoise, setup_action_noise
 
 MANY = 64  # environments
 _N_ACTIONS = 6  # as in HalfCheetah-v5
@@ -28,6 +28,8 @@ def _contestants(n_envs: int) -> dict[str, ActionNoise]:
     if n_envs > 1:  # as SB3 does it
         contestants = {name: VectorizedActionNoise(noise, n_envs) for name, noise in contestants.items()}
     for name in NOISES:
+        if NOISES[name] is ParameterNoise:  # is not called: it perturbs weights
+            continue
         arguments: dict[str, Any] = {"type": name, **({"beta": 0.5} if name == "colored" else {})}
         for label, spec in ((f'"{name}"', arguments), (f'"{name}", scheduled', {**arguments, "schedule": "linear"})):
             noise = setup_action_noise(spec, n_envs, (_N_ACTIONS,), seed=0)

@@ -8,6 +8,7 @@ from sb3_ddpg_ext.noise.action_noise import (
     ProcessActionNoise,
     ScheduledNoise,
     current_std,
+    find_parameter_noise,
     owns_generator,
     reseed,
     sample_noise,
@@ -15,6 +16,7 @@ from sb3_ddpg_ext.noise.action_noise import (
     without_reset,
 )
 from sb3_ddpg_ext.noise.base import NoiseProcess
+from sb3_ddpg_ext.noise.parameter_noise import ParameterNoise
 from sb3_ddpg_ext.noise.processes import (
     ColoredNoise,
     GaussianNoise,
@@ -32,11 +34,13 @@ __all__ = [
     "NoiseProcess",
     "NoiseSpec",
     "OrnsteinUhlenbeckNoise",
+    "ParameterNoise",
     "PinkNoise",
     "ProcessActionNoise",
     "ScheduledNoise",
     "UniformNoise",
     "current_std",
+    "find_parameter_noise",
     "owns_generator",
     "reseed",
     "sample_noise",

@@ -13,6 +13,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_ddpg_ext.errors import unknown
 from sb3_ddpg_ext.noise.base import NoiseProcess
+from sb3_ddpg_ext.noise.parameter_noise import ParameterNoise
 from sb3_ddpg_ext.noise.processes import (
     ColoredNoise,
     GaussianNoise,
@@ -27,6 +28,7 @@ NOISES: Mapping[str, Callable[..., NoiseProcess]] = {
     "pink": PinkNoise,
     "colored": ColoredNoise,
     "uniform": UniformNoise,
+    "parameter": ParameterNoise,
 }
 """The names that ``CustomDDPG(action_noise=...)`` and the YAML key ``noise_type`` understand."""
 
@@ -241,6 +243,19 @@ def current_std(action_noise: ActionNoise | None) -> float | None:
         case NormalActionNoise():
             return float(np.mean(action_noise._sigma))
     return 0.0 if action_noise is None else None
+
+
+def find_parameter_noise(action_noise: ActionNoise | None) -> ParameterNoise | None:
+    """
+    :param action_noise: Noise
+    :return: The parameter noise that it is, with or without a schedule; None for other noise
+    """
+    match action_noise:
+        case ScheduledNoise():
+            return find_parameter_noise(action_noise.noise)
+        case ProcessActionNoise(process=ParameterNoise() as noise):
+            return noise
+    return None
 
 
 def owns_generator(action_noise: ActionNoise | None) -> bool:

@@ -43,11 +43,14 @@ class NoiseProcess(ABC):
     @std.setter
     def std(self, std: float | Sequence[float] | np.ndarray) -> None:
         new = np.array(std, dtype=np.float64)  # a copy, so that the caller's array stays independent
-        if not np.all(np.isfinite(new) & (new >= 0)):
-            raise ValueError(f"std must be finite and not negative, got {new.tolist()}")
-        if self._bound is not None:
-            _check_shape(new, self._bound[1])
+        self._check_std(new)
         self._std = new
+
+    def _check_std(self, std: np.ndarray) -> None:
+        if not np.all(np.isfinite(std) & (std >= 0)):
+            raise ValueError(f"std must be finite and not negative, got {std.tolist()}")
+        if self._bound is not None:
+            _check_shape(std, self._bound[1])
 
     @property
     def is_bound(self) -> bool:

@@ -92,6 +92,7 @@ _PROCESSES: Mapping[str, type[noise.NoiseProcess]] = {
         noise.OrnsteinUhlenbeckNoise,
         noise.ColoredNoise,
         noise.PinkNoise,
+        noise.ParameterNoise,
     )
 }
 
@@ -173,6 +174,8 @@ def _decode_process(decode: PlainDecoder, entry: Mapping[str, Any]) -> noise.Noi
             raise ValueError(f"beta cannot be {str(state['beta'])[:100]}")
         if state["horizon"] is not None:
             integer(state["horizon"], 2, 2**31)
+    if issubclass(cls, noise.ParameterNoise):
+        arguments |= {name: state[name] for name in ("adaptation_coefficient", "adaptation_interval")}
     process = cls(**arguments)
     if state["_bound"] is not None:
         n_envs, action_shape = state["_bound"]
@@ -180,7 +183,8 @@ def _decode_process(decode: PlainDecoder, entry: Mapping[str, Any]) -> noise.Noi
         n_numbers = sum(value.size for value in state.values() if isinstance(value, np.ndarray))
         size = integer(n_envs, 1, _MAX_ENVS)
         for length in (*action_shape, arguments.get("horizon") or 1):
-            size *= integer(length, 1, 2**31)
+            length = integer(length, 1, 2**31)
+            size *= 1 if cls is noise.ParameterNoise else length  # which has one number for each environment
         if size > n_numbers:
             raise ValueError(f"noise for {n_envs} environments has {n_numbers} numbers")
         process.bind(n_envs, action_shape, None)

@@ -157,6 +157,10 @@ RUNS: dict[str, Run] = {
         {"target_policy_noise": 0.2, "critic_learning_rate": 3e-3},
     ),
     "pendulum pink": ("Pendulum-v1", 4, False, None, {"action_noise": {"type": "pink", "schedule": "linear"}}),
+    "pendulum parameter noise": (
+        *("Pendulum-v1", 3, False, None),
+        {"action_noise": {"type": "parameter", "schedule": "exponential"}},
+    ),
     "pendulum SB3's noise": ("Pendulum-v1", 1, False, None, {**SB3_NOISE}),
     "pendulum SB3's noise, 4": ("Pendulum-v1", 4, False, None, {**SB3_NOISE, "gradient_steps": 2}),
     "pendulum no seed": ("Pendulum-v1", 2, False, None, {"seed": None}),
