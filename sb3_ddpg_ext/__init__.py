@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         ScheduledNoise,
         UniformNoise,
     )
-    from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+    from sb3_ddpg_ext.policies import CnnPolicy, LayerNormPolicy, MlpPolicy, MultiInputPolicy, SimbaPolicy
     from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize, save_vecnormalize
 
 __version__ = "0.1.0"
@@ -28,12 +28,14 @@ __all__ = [
     "CustomDDPG",
     "ExponentialSchedule",
     "GaussianNoise",
+    "LayerNormPolicy",
     "MlpPolicy",
     "MultiInputPolicy",
     "OrnsteinUhlenbeckNoise",
     "PinkNoise",
     "ResumableCheckpointCallback",
     "ScheduledNoise",
+    "SimbaPolicy",
     "TuningResult",
     "UniformNoise",
     "compare",
@@ -57,7 +59,7 @@ _MODULES = {
         "ScheduledNoise",
         "UniformNoise",
     },
-    "policies": {"CnnPolicy", "MlpPolicy", "MultiInputPolicy"},
+    "policies": {"CnnPolicy", "LayerNormPolicy", "MlpPolicy", "MultiInputPolicy", "SimbaPolicy"},
     "safe_files.statistics": {"load_vecnormalize", "save_vecnormalize"},
 }
 
