@@ -149,6 +149,14 @@ RUNS: dict[str, Run] = {
         *("Pendulum-v1", 1, False, None),
         {"policy_kwargs": {"net_arch": [8], "n_critics": 2, "optimizer_class": th.optim.AdamW}},
     ),
+    "pendulum LayerNorm": (
+        *("Pendulum-v1", 1, False, None),
+        {
+            "policy": "LayerNormPolicy",
+            "policy_kwargs": {"net_arch": [8], "final_layer_init": 3e-3, "critic_optimizer_class": th.optim.AdamW},
+        },
+    ),
+    "pendulum SimBa": ("Pendulum-v1", 2, False, None, {"policy": "SimbaPolicy"}),
     "pendulum pink": ("Pendulum-v1", 4, False, None, {"action_noise": {"type": "pink", "schedule": "linear"}}),
     "pendulum SB3's noise": ("Pendulum-v1", 1, False, None, {**SB3_NOISE}),
     "pendulum SB3's noise, 4": ("Pendulum-v1", 4, False, None, {**SB3_NOISE, "gradient_steps": 2}),
