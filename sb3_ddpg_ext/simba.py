@@ -52,7 +52,7 @@ class RunningNormExtractor(FlattenExtractor):
     @th.no_grad()
     def update(self, observations: th.Tensor) -> None:
         """
-        Take new observations into the mean and the variance (equation 3 of the paper, for several at once).
+        Take new observations into the mean and the variance, exactly, in one step for all of them.
 
         :param observations: ``[n, *observation_shape]``, each of them new
         """

@@ -263,9 +263,10 @@ def test_a_model_comes_back(back: Callable[[CustomDDPG, Path], CustomDDPG], tmp_
     np.testing.assert_array_equal(again.predict(observation)[0], model.predict(observation)[0])
 
 
-def test_a_large_policy_comes_back(tmp_path: Path) -> None:
-    """Nothing larger than its weights is allocated on the way."""
-    policy = SimbaPolicy(spaces.Box(-1, 1, (5,)), spaces.Box(-1, 1, (2,)), lambda _: 1e-4, net_arch=[700, 700])
+@pytest.mark.parametrize("net_arch", [{"pi": [760, 760], "qf": [4]}, {"pi": [4], "qf": [760, 760]}])
+def test_a_large_policy_comes_back(net_arch: dict[str, list[int]], tmp_path: Path) -> None:
+    """Reading a file allocates little more than its weights: no other layers, to be replaced later."""
+    policy = SimbaPolicy(spaces.Box(-1, 1, (5,)), spaces.Box(-1, 1, (2,)), lambda _: 1e-4, net_arch=net_arch)
     update_statistics(policy, np.ones((3, 5), np.float32))
     policy.save(tmp_path / "policy")
     loaded = SimbaPolicy.load(tmp_path / "policy", device="cpu")
