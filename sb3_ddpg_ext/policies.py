@@ -181,13 +181,8 @@ class LayerNormPolicy(MlpPolicy):
 
     >>> from sb3_ddpg_ext import CustomDDPG
     >>> model = CustomDDPG("LayerNormPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [64]})
-    >>> model.policy.critic.q_networks[0]
-    Sequential(
-      (0): Linear(in_features=4, out_features=64, bias=True)
-      (1): LayerNorm((64,), eps=1e-05, elementwise_affine=True)
-      (2): ReLU()
-      (3): Linear(in_features=64, out_features=1, bias=True)
-    )
+    >>> [type(layer).__name__ for layer in model.policy.critic.q_networks[0]]
+    ['Linear', 'LayerNorm', 'ReLU', 'Linear']
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -225,7 +220,7 @@ class SimbaPolicy(MlpPolicy):
     rate: the paper's is ``learning_rate=1e-4``.
 
     >>> from sb3_ddpg_ext import CustomDDPG
-    >>> model = CustomDDPG("SimbaPolicy", "Pendulum-v1", learning_rate=1e-4, learning_starts=10).learn(15)
+    >>> model = CustomDDPG("SimbaPolicy", "Pendulum-v1", learning_rate=1e-4).learn(15)
     >>> model.actor.features_extractor.n_observations
     tensor(15)
 
