@@ -57,11 +57,10 @@ class RunningNormExtractor(FlattenExtractor):
         :param observations: ``[n, *observation_shape]``, each of them new
         """
         new = super().forward(observations)
+        mean, var = new.mean(dim=0), new.var(dim=0, correction=0)
         share = len(new) / (self.n_observations + len(new))  # of the new ones
-        distance = new.mean(dim=0) - self.running_mean
-        new_var = new.var(dim=0, correction=0) + (1 - share) * distance.square()
-        self.running_var.lerp_(new_var, share)
-        self.running_mean.lerp_(new.mean(dim=0), share)
+        self.running_var.lerp_(var + (1 - share) * (mean - self.running_mean).square(), share)
+        self.running_mean.lerp_(mean, share)
         self.n_observations.add_(len(new))
 
 
