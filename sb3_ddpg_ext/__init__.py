@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         ScheduledNoise,
         UniformNoise,
     )
-    from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+    from sb3_ddpg_ext.policies import CnnPolicy, LayerNormPolicy, MlpPolicy, MultiInputPolicy, SimbaPolicy
     from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize, save_vecnormalize
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ __all__ = [
     "CustomDDPG",
     "ExponentialSchedule",
     "GaussianNoise",
+    "LayerNormPolicy",
     "MlpPolicy",
     "MultiInputPolicy",
     "OrnsteinUhlenbeckNoise",
@@ -36,6 +37,7 @@ __all__ = [
     "PinkNoise",
     "ResumableCheckpointCallback",
     "ScheduledNoise",
+    "SimbaPolicy",
     "TuningResult",
     "UniformNoise",
     "compare",
@@ -60,7 +62,7 @@ _MODULES = {
         "ScheduledNoise",
         "UniformNoise",
     },
-    "policies": {"CnnPolicy", "MlpPolicy", "MultiInputPolicy"},
+    "policies": {"CnnPolicy", "LayerNormPolicy", "MlpPolicy", "MultiInputPolicy", "SimbaPolicy"},
     "safe_files.statistics": {"load_vecnormalize", "save_vecnormalize"},
 }
 

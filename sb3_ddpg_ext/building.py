@@ -249,7 +249,8 @@ def _classes(algorithm: type[OffPolicyAlgorithm], settings: Settings) -> list[An
     return [
         algorithm.policy_aliases.get(policy, policy),
         settings.hyperparams.get("replay_buffer_class") or ReplayBuffer,
-        *(kwargs.get(key, default) for key, default in (("features_extractor_class", None), ("optimizer_class", Adam))),
+        *(kwargs.get(key) for key in ("features_extractor_class", "critic_optimizer_class")),
+        kwargs.get("optimizer_class", Adam),
         *SB3_NOISES.values(),
     ]
 

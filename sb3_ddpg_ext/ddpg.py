@@ -25,7 +25,7 @@ from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
 from sb3_ddpg_ext.fast_path import plain_rows, shares_observations, weights_trained_by_actor_loss, why_no_rows
 from sb3_ddpg_ext.fused import Hyperparameters
 from sb3_ddpg_ext.noise import NoiseSpec
-from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ddpg_ext.policies import CnnPolicy, LayerNormPolicy, MlpPolicy, MultiInputPolicy, SimbaPolicy
 from sb3_ddpg_ext.rollouts import ExploringAlgorithm
 
 SelfCustomDDPG = TypeVar("SelfCustomDDPG", bound="CustomDDPG")
@@ -51,7 +51,8 @@ class CustomDDPG(ExploringAlgorithm):
     >>> actions.shape
     (1, 1)
 
-    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a ``TD3Policy`` class)
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, LayerNormPolicy, SimbaPolicy, or a
+        ``TD3Policy`` class)
     :param env: The environment to learn from (if registered in Gymnasium, can be str), with a continuous action space
     :param learning_rate: Learning rate of both optimizers (actor and critic);
         it can be a function of the current progress remaining (from 1 to 0)
@@ -114,6 +115,8 @@ class CustomDDPG(ExploringAlgorithm):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+        "LayerNormPolicy": LayerNormPolicy,
+        "SimbaPolicy": SimbaPolicy,
     }
 
     def __init__(

@@ -45,6 +45,7 @@ from sb3_ddpg_ext.perturbed_actor import (
 )
 from sb3_ddpg_ext.policies import MlpPolicy
 from sb3_ddpg_ext.safe_files.algorithm import SafelySavedAlgorithm
+from sb3_ddpg_ext.simba import RunningNormExtractor, update_statistics
 
 _ACTIONS_PER_COUNT = 500  # counting one action takes as long as counting many
 
@@ -300,6 +301,8 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         squares = check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
         if squares > LARGE_SQUARES:
             self._alarms.check_observations(cast(np.ndarray, new_obs), self.num_timesteps)
+        if isinstance(getattr(self.actor, "features_extractor", None), RunningNormExtractor):
+            update_statistics(self.policy, cast(np.ndarray, new_obs))
         self._actions.append(buffer_action)
         if len(self._actions) == _ACTIONS_PER_COUNT:
             self._count_actions()

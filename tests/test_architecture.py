@@ -41,7 +41,7 @@ def test_each_module_has_its_tests() -> None:
     modules = {p.stem for p in package.glob("*.py")} | {p.parent.name for p in package.glob("*/__init__.py")}
     tests = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")}
     tested_elsewhere = {
-        *("policies", "fast_path"),  # with the algorithm
+        "fast_path",  # with the algorithm
         *("arguments", "run_arguments", "protocol", "evaluation", "callbacks", "episodes"),  # with training runs
         "progress",  # on a terminal, with the user's own environments
         *("conversion", "expressions"),  # with the settings

@@ -164,6 +164,13 @@ def test_an_environment_that_cannot_be_rendered_is_built_without_a_warning() -> 
         ("custom_ddpg", {"policy_kwargs": {"net_arhc": [8]}}, "an unexpected keyword argument 'net_arhc'", "net_arch"),
         ("sac", {"policy_kwargs": {"n_critic": 1}}, "'n_critic'", "n_critics"),
         ("ddpg", {"policy_kwargs": {"optimizer_kwargs": {"betas_": [0, 0]}}}, "'betas_'", "betas"),
+        (
+            "custom_ddpg",
+            {"policy_kwargs": {"critic_optimizer_class": "th.optim.SGD", "critic_optimizer_kwargs": {"momentun": 0.9}}},
+            "'momentun'",
+            "momentum",
+        ),
+        ("custom_ddpg", {"policy_kwargs": {"critic_layernorm": True}}, "'critic_layernorm'", "critic_layer_norm"),
         ("ddpg", {"replay_buffer_kwargs": {"handle_timeout": 1}}, "'handle_timeout'", "handle_timeout_"),
         ("ddpg", {"noise_type": "normal", "noise_kwargs": {"mea": 0}}, "'mea'", "mean"),
         ("ddpg", {"env_kwargs": {"gg": 9.0}}, "'gg'", "g"),

@@ -53,7 +53,7 @@ def trained(
     env: Any = make_vec_env(lambda: Anything(space), seed=0)
     if normalize is not None:
         env = VecNormalize(env, **normalize)
-    kwargs = {"net_arch": [16], **({"normalize_images": True} if policy != "MlpPolicy" else {})}
+    kwargs = {"net_arch": [16], **({"normalize_images": True} if policy in ("CnnPolicy", "MultiInputPolicy") else {})}
     model = cls(policy, env, policy_kwargs=kwargs, learning_starts=20, buffer_size=100, batch_size=8, seed=0)
     model.learn(40)
     if normalize is not None:
@@ -66,6 +66,7 @@ IMAGES = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 DICT = spaces.Dict({"z": spaces.Box(-5, 5, (3,)), "picture": IMAGES, "a": spaces.Discrete(3)})
 CASES = {
     "flat": (CustomDDPG, "MlpPolicy", FLAT, None),
+    "simba": (CustomDDPG, "SimbaPolicy", FLAT, None),
     "normalized": (CustomDDPG, "MlpPolicy", FLAT, {}),
     "normalized-rewards-only": (CustomDDPG, "MlpPolicy", FLAT, {"norm_obs": False}),
     "td3": (TD3, "MlpPolicy", FLAT, {"clip_obs": 2.0}),

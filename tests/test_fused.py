@@ -20,7 +20,6 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from normalized_policy import NormalizedPolicy
 from numpy.random import mtrand
 from stable_baselines3 import DDPG
 from stable_baselines3.common.env_util import make_vec_env
@@ -37,6 +36,7 @@ ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
 GAMMA, TAU = 0.97, 0.1
 PLAIN = Hyperparameters(GAMMA, TAU)
+LAYER_NORM: dict[str, Any] = {"actor_layer_norm": True, "critic_layer_norm": True}
 
 # What computes the closed form: PyTorch, and the kernel as it was compiled for each processor that this one can be
 PYTORCH = "PyTorch"
@@ -58,12 +58,15 @@ def test_the_kernel_was_compiled_for_this_processor() -> None:
     assert Path(compiled._name) == kernel.file_of(KERNELS[0])
 
 
-def make_policy(
-    n_obs: int, n_actions: int, dtype: th.dtype = th.float64, policy_class: type[MlpPolicy] = MlpPolicy, **kwargs: Any
-) -> MlpPolicy:
+def make_policy(n_obs: int, n_actions: int, dtype: th.dtype = th.float64, **kwargs: Any) -> MlpPolicy:
     bounds = spaces.Box(-1, 1, (n_actions,))
-    policy = policy_class(spaces.Box(-1, 1, (n_obs,)), bounds, lambda _: 1e-2, **kwargs).to(dtype)
-    with th.no_grad():  # targets of their own, so that it matters which network is asked
+    policy = MlpPolicy(spaces.Box(-1, 1, (n_obs,)), bounds, lambda _: 1e-2, **kwargs).to(dtype)
+    with th.no_grad():
+        for norm in (module for module in policy.modules() if isinstance(module, nn.LayerNorm)):
+            norm.eps = 0.1  # rounding errors are divided by its root
+            norm.weight.normal_(1, 0.3)  # not as it is at first, when it multiplies by 1 and adds 0
+            norm.bias.normal_(0, 0.3)
+        # Targets of their own, so that it matters which network is asked
         for target in (policy.actor_target, policy.critic_target):
             for param in target.parameters():
                 param.add_(0.1 * th.randn_like(param))
@@ -129,13 +132,7 @@ def autograd_step(
 
 def twin(policy: MlpPolicy) -> MlpPolicy:
     """A policy with the same weights, and optimizers of its own."""
-    dtype = next(policy.parameters()).dtype
-    other = type(policy)(**policy._get_constructor_parameters()).to(dtype)
-    other.load_state_dict(policy.state_dict())
-    for name in ("actor", "critic"):
-        optimizer = getattr(policy, name).optimizer
-        getattr(other, name).optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    return other
+    return copy.deepcopy(policy)
 
 
 def assert_close(ours: Any, theirs: Any, tolerance: float) -> None:
@@ -170,11 +167,11 @@ widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
     n=st.integers(1, 7),
     activation=st.sampled_from([*ACTIVATIONS, *ODD_ACTIVATIONS]),
     n_critics=st.integers(1, 3),
-    policy_class=st.sampled_from([MlpPolicy, NormalizedPolicy]),
+    normalized=st.booleans(),
     discounts=st.booleans(),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     weight_decay=st.sampled_from([0.0, 0.1]),
-    optimizer_class=st.sampled_from([th.optim.Adam, th.optim.AdamW]),
+    optimizer_classes=st.tuples(*2 * [st.sampled_from([th.optim.Adam, th.optim.AdamW])]),
     hyperparameters=st.just(PLAIN)
     | st.builds(
         Hyperparameters,
@@ -200,27 +197,29 @@ def test_one_step_is_autograds(
     n: int,
     activation: Any,
     n_critics: int,
-    policy_class: type[MlpPolicy],
+    normalized: bool,
     discounts: bool,
     betas: tuple[float, float],
     weight_decay: float,
-    optimizer_class: type[th.optim.Adam],
+    optimizer_classes: tuple[type[th.optim.Adam], type[th.optim.Adam]],
     hyperparameters: Hyperparameters,
     computation: tuple[str, th.dtype, float],
 ) -> None:
     by, dtype, tolerance = computation
-    if policy_class is NormalizedPolicy:
+    if normalized:
         tolerance *= 10  # gradients of one or two units that are normalised cancel
     th.manual_seed(seed)
     ours = make_policy(
         n_obs,
         n_actions,
         dtype,
-        policy_class,
         net_arch={"pi": pi, "qf": qf},
+        actor_layer_norm=normalized,
+        critic_layer_norm=normalized,
         activation_fn=activation,
         n_critics=n_critics,
-        optimizer_class=optimizer_class,
+        optimizer_class=optimizer_classes[0],
+        critic_optimizer_class=optimizer_classes[1],
         # Adam divides by the gradient's size: its eps decides how much of a rounding error comes through
         optimizer_kwargs={"betas": betas, "weight_decay": weight_decay, "eps": 1e-2},
     )
@@ -285,7 +284,7 @@ def test_the_optimizers_hyperparameters_may_change_between_steps(computation: st
         {"n_critics": 2},
         {"n_critics": 3},
         # With ReLU, float32 autograd itself leaves float64 autograd by 3% here
-        {"policy_class": NormalizedPolicy, "activation_fn": nn.Tanh},
+        {**LAYER_NORM, "activation_fn": nn.Tanh},
     ],
 )
 @pytest.mark.parametrize("kernel", [False, True])
@@ -365,7 +364,7 @@ def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call(
         th.set_num_threads(threads)
         try:
             result = model(
-                True, net_arch=[160, 160], policy=NormalizedPolicy, policy_kwargs={"n_critics": 2}, learning_starts=100
+                True, net_arch=[160, 160], policy_kwargs={**LAYER_NORM, "n_critics": 2}, learning_starts=100
             ).learn(100)
             for n in gradient_steps:
                 result.train(n, 64)  # 1.6 million multiplications in the largest products
@@ -448,7 +447,7 @@ def assert_same(ours: CustomDDPG, theirs: CustomDDPG, tolerance: float = 5e-5) -
         {"learning_rate": LinearSchedule(3e-3, 0, 1)},
         {"policy_kwargs": {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.5}}},
         {"policy_kwargs": {"n_critics": 2}, "n_steps": 3},
-        {"policy": NormalizedPolicy},
+        {"policy_kwargs": LAYER_NORM},
         {"train_freq": 4, "gradient_steps": 3},
         {"gradient_steps": 3, "target_policy_noise": 0.2, "max_grad_norm": 0.1, "critic_learning_rate": 3e-3},
         {"env": make_vec_env("Pendulum-v1", n_envs=3, seed=0), "gradient_steps": -1},
@@ -468,15 +467,13 @@ def test_both_paths_learn_the_same(kwargs: dict[str, Any], computation: str) -> 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"policy": NormalizedPolicy, "policy_kwargs": {"n_critics": 2, "optimizer_class": th.optim.AdamW}}],
+    [{}, {**LAYER_NORM, "n_critics": 2, "critic_optimizer_class": th.optim.AdamW}],
 )
 def test_a_model_saved_by_one_path_goes_on_with_the_other(first: bool, kwargs: dict[str, Any], tmp_path: Path) -> None:
-    model(first, **kwargs).learn(60).save(tmp_path / "model")
+    model(first, policy_kwargs=kwargs).learn(60).save(tmp_path / "model")
 
     def go_on(fused: bool) -> CustomDDPG:
-        loaded = CustomDDPG.load(
-            tmp_path / "model", env=gym.make("Pendulum-v1"), fused=fused, trusted="policy" in kwargs
-        )
+        loaded = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"), fused=fused)
         assert (loaded._fast_path.update is not None) is fused
         return loaded.learn(60, reset_num_timesteps=False)
 
@@ -626,11 +623,11 @@ def replace_networks(trained: CustomDDPG) -> None:
     trained.actor.optimizer = th.optim.Adam(trained.actor.parameters())
 
 
-@pytest.mark.parametrize("policy", [MlpPolicy, NormalizedPolicy])
+@pytest.mark.parametrize("kwargs", [{}, LAYER_NORM])
 @pytest.mark.parametrize("computation", [PYTORCH, KERNELS[0]])
-def test_gradients_are_there_for_whoever_looks_at_them(policy: type[MlpPolicy], computation: str) -> None:
+def test_gradients_are_there_for_whoever_looks_at_them(kwargs: dict[str, Any], computation: str) -> None:
     def gradients(fused: bool) -> list[th.Tensor]:
-        trained = model(fused, policy=policy, policy_kwargs={"n_critics": 2}).learn(30)
+        trained = model(fused, policy_kwargs={**kwargs, "n_critics": 2}).learn(30)
         trained.actor.optimizer.zero_grad()
         trained.critic.optimizer.zero_grad()
         trained.learn(5, reset_num_timesteps=False)

@@ -15,7 +15,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from normalized_policy import NormalizedPolicy, insert_layer_norm
 from numpy.random import mtrand
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -28,7 +27,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.lr_scheduler import StepLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, LayerNormPolicy
 
 Model = Any
 """SB3's DDPG or ours"""
@@ -308,9 +307,9 @@ def assign_q_networks_as_a_tuple(model: Model, _: Calls) -> None:
 
 
 def insert_layer_norm_everywhere(model: Model, _: Calls) -> None:
-    th.manual_seed(0)
     for network in networks(model):
-        insert_layer_norm(network.mu if hasattr(network, "mu") else network.q_networks[0])
+        for i in (3, 1):
+            (network.mu if hasattr(network, "mu") else network.q_networks[0]).insert(i, nn.LayerNorm(16))
     for network in networks(model)[::2]:
         network.optimizer = th.optim.Adam(network.parameters())
 
@@ -831,7 +830,12 @@ TABLE: dict[str, Row] = {
     "LayerNorm inserted": Row(insert_layer_norm_everywhere),
     "LayerNorm inserted after the activation": Row(insert_layer_norm_after_the_activation, "not a plain MLP"),
     **{
-        f"LayerNorm: {name}": Row(act, why_autograd, matters, {"policy": NormalizedPolicy})
+        f"LayerNorm: {name}": Row(
+            act,
+            why_autograd,
+            matters,
+            {"policy": LayerNormPolicy, "policy_kwargs": {"net_arch": [16, 16], "actor_layer_norm": True}},
+        )
         for name, act, why_autograd, matters in (
             ("nothing", nothing, None, False),
             ("load_state_dict", load_state_dict, None, True),

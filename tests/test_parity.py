@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, LayerNormPolicy
 
 MIN_UPDATES = 500
 
@@ -162,6 +162,13 @@ CASES: dict[str, Case] = {
         {"policy_kwargs": {**SMALL, "features_extractor_class": SquashedBatchNormExtractor}},
     ),
     "custom policy class": (pendulum, {"policy": UnsquashedPolicy}),
+    "LayerNorm, a small last layer, two optimizers": (
+        pendulum,
+        {
+            "policy": LayerNormPolicy,
+            "policy_kwargs": {**SMALL, "final_layer_init": 3e-3, "critic_optimizer_kwargs": {"weight_decay": 1e-2}},
+        },
+    ),
     "episodic train_freq": (pendulum, {"train_freq": (1, "episode"), "gradient_steps": -1}),
     "train_freq 4, gradient_steps 2": (pendulum, {"train_freq": 4, "gradient_steps": 5}),
     "optimize_memory_usage": (

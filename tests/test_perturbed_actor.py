@@ -12,7 +12,6 @@ import pytest
 import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
-from normalized_policy import NormalizedPolicy
 from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -270,10 +269,11 @@ class Recorder(BaseCallback):
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("policy", ["MlpPolicy", NormalizedPolicy])
-def test_the_actions_are_those_of_the_perturbed_actor(n_envs: int, fused: bool, policy: Any) -> None:
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_actions_are_those_of_the_perturbed_actor(n_envs: int, fused: bool, layer_norm: bool) -> None:
     """Of the actor as it is at each step, in each environment with the direction of its episode."""
-    model, recorder = make(n_envs, fused=fused, policy=policy), Recorder()
+    policy_kwargs = {"net_arch": [16, 16], "actor_layer_norm": layer_norm}
+    model, recorder = make(n_envs, fused=fused, policy_kwargs=policy_kwargs), Recorder()
     model.learn(30 * n_envs, recorder)
     taken, seen = saw_actions(model), last_observations(model)
     actor = copy.deepcopy(model.actor)
@@ -281,7 +281,7 @@ def test_the_actions_are_those_of_the_perturbed_actor(n_envs: int, fused: bool, 
         for i in range(n_envs):
             actor.load_state_dict(recorder.weights[step])
             names = [name for name, _ in actor.named_parameters() if "mu.1." not in name and "mu.4." not in name]
-            if policy == "MlpPolicy":
+            if not layer_norm:
                 names = [name for name, _ in actor.named_parameters()]
             params = dict(actor.named_parameters())
             numbers = np.random.default_rng(recorder.seeds[step][i]).standard_normal(

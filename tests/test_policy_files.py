@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.td3 import policies as td3
 
-from sb3_ddpg_ext import CnnPolicy, CustomDDPG, MlpPolicy, MultiInputPolicy
+from sb3_ddpg_ext import CnnPolicy, CustomDDPG, LayerNormPolicy, MlpPolicy, MultiInputPolicy, SimbaPolicy
 from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError
 
 ACTIONS = spaces.Box(-2, 2, (2,))
@@ -31,6 +31,11 @@ POLICIES: dict[str, tuple[type[Any], spaces.Space[Any], dict[str, Any]]] = {
     "cnn": (CnnPolicy, spaces.Box(0, 255, (3, 36, 36), np.uint8), {"features_extractor_kwargs": {"features_dim": 4}}),
     "dict": (MultiInputPolicy, spaces.Dict({name: spaces.Box(-1, 1, (2,)) for name in "ab"}), {}),
 }
+WITHOUT_SB3: dict[str, tuple[type[Any], spaces.Space[Any], dict[str, Any]]] = {
+    "layer norm": (LayerNormPolicy, spaces.Box(-1, 1, (3,)), {"critic_optimizer_class": th.optim.AdamW}),
+    "simba": (SimbaPolicy, spaces.Box(-1, 1, (3,)), {}),
+}
+"""Networks that SB3's own policies do not have"""
 
 
 class OwnActivation(th.nn.Tanh):
@@ -38,7 +43,7 @@ class OwnActivation(th.nn.Tanh):
 
 
 def policy_of(case: str) -> Any:
-    policy_class, observations, kwargs = POLICIES[case]
+    policy_class, observations, kwargs = {**POLICIES, **WITHOUT_SB3}[case]
     return policy_class(observations, ACTIONS, lambda _: 1e-3, **{"net_arch": [8], **kwargs})
 
 
@@ -53,7 +58,7 @@ def assert_same_weights(a: Any, b: Any) -> None:
     assert all(th.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize("case", POLICIES)
+@pytest.mark.parametrize("case", [*POLICIES, *WITHOUT_SB3])
 def test_a_policy_comes_back(case: str, tmp_path: Path) -> None:
     policy, file = policy_of(case), tmp_path / "policy"
     policy.save(str(file))

@@ -143,6 +143,27 @@ def test_a_standard_deviation_for_each_action_stays_as_it_is() -> None:
     assert found.settings(found.incumbent_values(), "").noise.std == [0.2]
 
 
+@pytest.mark.parametrize(("policy", "by_name"), [("MlpPolicy", False), ("LayerNormPolicy", True)])
+def test_layer_norm_is_tuned(policy: str, by_name: bool) -> None:
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=[f"policy={policy}"])
+    found = make_space("custom_ddpg", previous, {}, ())
+    values = found.incumbent_values()
+    assert values["critic_layer_norm"] is by_name
+    assert "critic_layer_norm" not in found.entry(values)["policy_kwargs"]
+    entry = found.entry({**values, "critic_layer_norm": not by_name})
+    assert entry["policy_kwargs"]["critic_layer_norm"] is not by_name
+
+
+def test_simba_has_layer_norm_and_blocks_of_one_width_already() -> None:
+    kwargs = "policy_kwargs={net_arch: {pi: [32], qf: [64]}}"
+    previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["policy=SimbaPolicy", kwargs])
+    found = make_space("custom_ddpg", previous, {}, ())
+    names = {dimension.name for dimension in found.dimensions}
+    assert not {"critic_layer_norm", "net_arch"} & names
+    assert "activation_fn" in names
+    assert found.incumbent_entry()["policy_kwargs"]["net_arch"] == {"pi": [32], "qf": [64]}
+
+
 def test_n_steps_is_tuned_where_the_buffer_supports_it() -> None:
     def names(*overrides: str) -> set[str]:
         previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_steps=1", *overrides])

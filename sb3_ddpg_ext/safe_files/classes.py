@@ -23,14 +23,14 @@ from torch import nn
 from sb3_ddpg_ext import buffers
 
 
-def _defined(modules: Iterable[ModuleType], base: type) -> list[type]:
+def _defined(modules: Iterable[ModuleType], *bases: type) -> list[type]:
     return [
         item
         for module in modules
         for item in vars(module).values()
         # Python 3.10 takes a name for a type, such as `list[int]`, for a class, but not as one
         if inspect.isclass(item) and not isinstance(item, GenericAlias)
-        if issubclass(item, base) and not inspect.isabstract(item)
+        if issubclass(item, bases) and not inspect.isabstract(item)
     ]
 
 
@@ -58,10 +58,13 @@ def _core() -> Mapping[str, type]:
 
 
 def _imported() -> Mapping[str, type]:
-    """The policies of this package, which itself imports this module, and of sb3-contrib, once they are imported."""
+    """
+    The policies of this package, which itself imports this module, and of sb3-contrib, and their features extractors,
+    once they are imported.
+    """
     names = ("sb3_ddpg_ext.policies", "sb3_contrib.tqc.policies", "sb3_contrib.crossq.policies")
     modules = [sys.modules[name] for name in names if name in sys.modules]
-    return {path_of(cls): cls for cls in _defined(modules, sb3_policies.BasePolicy)}
+    return {path_of(cls): cls for cls in _defined(modules, sb3_policies.BasePolicy, torch_layers.BaseFeaturesExtractor)}
 
 
 def is_allowed(cls: type) -> bool:

@@ -180,6 +180,30 @@ def _write_noise_schedule(entry: Entry, value: Any) -> None:
         set_value(entry, ("noise_kwargs", "schedule"), value)
 
 
+def _has_layer_norm(entry: Entry) -> bool:
+    """Whether the critic of the entry's policy has LayerNorm if ``policy_kwargs`` do not say so."""
+    return entry.get("policy") == "LayerNormPolicy"
+
+
+def _read_critic_layer_norm(entry: Entry) -> Any:
+    return (entry.get("policy_kwargs") or {}).get("critic_layer_norm", _has_layer_norm(entry))
+
+
+def _write_critic_layer_norm(entry: Entry, value: bool) -> None:
+    if value != _has_layer_norm(entry):
+        set_value(entry, ("policy_kwargs", "critic_layer_norm"), value)
+
+
+def _takes_layer_norm(entry: Entry) -> bool:
+    names = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "LayerNormPolicy")
+    return entry.get("policy", "MlpPolicy") in names
+
+
+def _takes_layers_of_any_size(entry: Entry) -> bool:
+    """The residual blocks of SimBa's networks have one width."""
+    return entry.get("policy") != "SimbaPolicy"
+
+
 def _supports_n_steps(entry: Entry) -> bool:
     """SB3 computes n-step returns with its standard replay buffer only."""
     kwargs = entry.get("replay_buffer_kwargs") or {}  # a mapping, or a string dict(...) as in RL Zoo
@@ -215,7 +239,10 @@ TABLE: Sequence[Dimension] = (
     Dimension("policy_delay", CategoricalDistribution((1, 2, 4))),
     Dimension("ent_coef", CategoricalDistribution(("auto", 0.1, 0.03, 0.01, 0.003))),
     Dimension(
-        "net_arch", CategoricalDistribution(("[64, 64]", "[256, 256]", "[400, 300]")), key="policy_kwargs.net_arch"
+        "net_arch",
+        CategoricalDistribution(("[64, 64]", "[256, 256]", "[400, 300]")),
+        key="policy_kwargs.net_arch",
+        is_supported=_takes_layers_of_any_size,
     ),
     Dimension(
         "activation_fn",
@@ -223,6 +250,15 @@ TABLE: Sequence[Dimension] = (
         key="policy_kwargs.activation_fn",
         algos=_TORCH,
         default="nn.ReLU",
+    ),
+    Dimension(
+        "critic_layer_norm",
+        CategoricalDistribution((False, True)),
+        key="policy_kwargs.critic_layer_norm",
+        algos=_CUSTOM,
+        is_supported=_takes_layer_norm,
+        read=_read_critic_layer_norm,
+        write=_write_critic_layer_norm,
     ),
     Dimension(
         "noise_type",

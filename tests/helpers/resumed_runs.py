@@ -156,6 +156,14 @@ RUNS: dict[str, Run] = {
         None,
         {"target_policy_noise": 0.2, "critic_learning_rate": 3e-3},
     ),
+    "pendulum LayerNorm": (
+        *("Pendulum-v1", 1, False, None),
+        {
+            "policy": "LayerNormPolicy",
+            "policy_kwargs": {"net_arch": [8], "final_layer_init": 3e-3, "critic_optimizer_class": th.optim.AdamW},
+        },
+    ),
+    "pendulum SimBa": ("Pendulum-v1", 2, False, None, {"policy": "SimbaPolicy"}),
     "pendulum pink": ("Pendulum-v1", 4, False, None, {"action_noise": {"type": "pink", "schedule": "linear"}}),
     "pendulum parameter noise": (
         *("Pendulum-v1", 3, False, None),
