@@ -796,7 +796,7 @@ TABLE: dict[str, Row] = {
     "one bias for all units": Row(one_bias_for_all, "sizes"),
     "an activation exchanged": Row(exchange_an_activation),
     "an activation of one network exchanged": Row(exchange_an_activation_of_one_network, "different layers"),
-    "a network's class changed": Row(change_the_class_of_a_layer, "but another class"),
+    "a network's class changed": Row(change_the_class_of_a_layer, "is not SB3's Actor or ContinuousCritic"),
     "batch normalisation inserted": Row(insert_batch_norm, "not a plain MLP"),
     # Two critics
     **{

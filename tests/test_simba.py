@@ -236,8 +236,8 @@ def test_the_soft_update_reaches_all_weights_of_the_targets() -> None:
 
 def test_the_log_says_that_autograd_computes_it(capsys: pytest.CaptureFixture[str]) -> None:
     simba(verbose=1).learn(25)
-    assert "Gradient steps are computed by autograd: actor or critic is not SB3's" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="fused=True is not possible here: actor or critic is not SB3's"):
+    assert "Gradient steps are computed by autograd: SimbaActor is not SB3's" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="fused=True is not possible here: SimbaActor is not SB3's"):
         simba(fused=True)
 
 

@@ -53,9 +53,9 @@ def _spaces(policy: TD3Policy) -> Iterator[str]:
 
 
 def _methods(policy: TD3Policy) -> Iterator[str]:
-    networks = (policy.actor, policy.actor_target, policy.critic, policy.critic_target)
-    if any(type(network) not in (Actor, ContinuousCritic) for network in networks):
-        yield "actor or critic is not SB3's Actor or ContinuousCritic, but another class"
+    for network in (policy.actor, policy.actor_target, policy.critic, policy.critic_target):
+        if type(network) not in (Actor, ContinuousCritic):
+            yield f"{type(network).__name__} is not SB3's Actor or ContinuousCritic"
     overridden = [name for name, method in _POLICY_METHODS.items() if getattr(type(policy), name) is not method]
     if overridden:
         yield f"{type(policy).__name__} overrides {overridden[0]}"
