@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         UniformNoise,
     )
     from sb3_ddpg_ext.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+    from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
     from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize, save_vecnormalize
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "MultiInputPolicy",
     "OrnsteinUhlenbeckNoise",
     "PinkNoise",
+    "PrioritizedReplayBuffer",
     "ResumableCheckpointCallback",
     "ScheduledNoise",
     "TuningResult",
@@ -58,6 +60,7 @@ _MODULES = {
         "UniformNoise",
     },
     "policies": {"CnnPolicy", "MlpPolicy", "MultiInputPolicy"},
+    "prioritized": {"PrioritizedReplayBuffer"},
     "safe_files.statistics": {"load_vecnormalize", "save_vecnormalize"},
 }
 

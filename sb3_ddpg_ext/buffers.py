@@ -66,7 +66,8 @@ class RowReplayBuffer(ReplayBuffer):
         **kwargs: Any,
     ) -> None:
         if (reason := self.why_not(observation_space, action_space)) is not None:
-            raise ValueError(f"RowReplayBuffer cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
+            name = type(self).__name__
+            raise ValueError(f"{name} cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
         super().__init__(buffer_size, _in_float32(observation_space), action_space, *args, **kwargs)
         if self.optimize_memory_usage:
             raise ValueError("RowReplayBuffer has no optimize_memory_usage; use stable_baselines3's ReplayBuffer")
@@ -143,10 +144,20 @@ class RowReplayBuffer(ReplayBuffer):
         vars(self).update({name: view for name, view in self._views.items() if name not in state})
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        if env is not None or not self.arrays_are_views():
+        if not self.arrays_are_views():
             return super()._get_samples(batch_inds, env)
+        return self._samples_at(batch_inds, self._draw_env_indices(len(batch_inds)), env)
+
+    def _samples_at(
+        self, batch_inds: np.ndarray, env_indices: np.ndarray | int, env: VecNormalize | None
+    ) -> ReplayBufferSamples:
         rows = np.empty((len(batch_inds), self._rows.shape[2]), dtype=np.float32)
-        discounts = self._gather(batch_inds, rows)
+        discounts = self._gather(batch_inds, env_indices, rows, env)
+        if env is not None:
+            columns = np.split(rows, np.cumsum(self._widths[:-1]), axis=1)
+            for stored in (columns[0], columns[2]):  # observations and next observations
+                normalized: Any = env.normalize_obs(stored.reshape(-1, *self.obs_shape))
+                stored[:] = normalized.reshape(stored.shape)
         split: Any = th.split_with_sizes_copy  # which PyTorch declares to return nothing
         observations, actions, next_observations, rewards, terminals, _ = split(
             th.as_tensor(rows, device=self.device), self._widths, 1
@@ -167,7 +178,7 @@ class RowReplayBuffer(ReplayBuffer):
         :return: The discounts of n-step returns, ``[batch, 1]``, or None
         """
         batch_inds = np.random.randint(0, self.size(), size=len(rows))  # noqa: NPY002 (SB3's generator)
-        return self._gather(batch_inds, rows)
+        return self._gather(batch_inds, self._draw_env_indices(len(rows)), rows)
 
     def rows_to_draw(self) -> tuple[np.ndarray, int] | None:
         """
@@ -178,10 +189,14 @@ class RowReplayBuffer(ReplayBuffer):
         """
         return (self._rows, n) if (n := self.size()) else None
 
-    def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-        indices = batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds))
+    def _gather(
+        self, batch_inds: np.ndarray, env_indices: np.ndarray | int, rows: np.ndarray, env: VecNormalize | None = None
+    ) -> np.ndarray | None:
+        indices = batch_inds * self.n_envs + env_indices
         all_rows = self._rows.reshape(-1, self._rows.shape[2])
         all_rows.take(indices, axis=0, out=rows, mode="clip")  # other modes make another copy
+        if env is not None:
+            rows[:, -3] = self._normalize_reward(rows[:, -3], env)
         self._ignore_timeouts(rows)
         return None
 
@@ -220,17 +235,20 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
     def rows_to_draw(self) -> None:
         """:return: None, since n-step returns are sums over several rows"""
 
-    def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+    def _gather(
+        self, batch_inds: np.ndarray, env_indices: np.ndarray | int, rows: np.ndarray, env: VecNormalize | None = None
+    ) -> np.ndarray | None:
         n = len(batch_inds)
         steps = np.arange(self.n_steps)
         positions = (batch_inds[:, None] + steps) % self.buffer_size
-        env_indices = np.broadcast_to(self._draw_env_indices(n), n)
+        env_indices = np.broadcast_to(env_indices, n)
         sequences = self._rows[positions, env_indices[:, None]]  # [batch, n_steps, sum(widths)]
         rewards, dones, timeouts = np.moveaxis(sequences[:, :, -3:], 2, 0)
         # The return ends with the episode, with the newest transition, or after n steps
         ends = (dones + timeouts > 0) | (positions == (self.pos - 1) % self.buffer_size)
         ends[:, -1] = True
         last = ends.argmax(axis=1)
+        rewards = self._normalize_reward(rewards, env)
         discounts = self.gamma ** steps.astype(np.float32)
         # Observation and action from the first transition, everything else from the last one
         rows[:] = sequences[np.arange(n), last]

@@ -49,18 +49,43 @@ def td_target(
     return rewards + (1 - dones) * discounts * next_q_values
 
 
-def critic_loss(q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor) -> th.Tensor:
+def critic_loss(
+    q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor, weights: th.Tensor | None = None
+) -> th.Tensor:
     """
     Mean squared error ``L(Q) = mean (Q(s, a) - y)^2``, summed over the critic's networks (algorithm 1, line "L =").
+    With importance weights w, ``L(Q) = mean w (Q(s, a) - y)^2`` (Schaul et al. 2016,
+    https://arxiv.org/abs/1511.05952, section 3.4).
 
     >>> critic_loss((th.tensor([[1.0], [3.0]]),), target_q_values=th.tensor([[1.0], [1.0]]))
     tensor(2.)
+    >>> weights = th.tensor([[1.0], [0.5]])
+    >>> critic_loss((th.tensor([[1.0], [3.0]]),), target_q_values=th.tensor([[1.0], [1.0]]), weights=weights)
+    tensor(1.)
 
     :param q_values: Q(s, a), one ``[batch, 1]`` tensor for each network of the critic
     :param target_q_values: y, ``[batch, 1]``
+    :param weights: w, ``[batch, 1]``, of the transitions; None for 1
     :return: scalar, to be minimised
     """
-    return th.stack([F.mse_loss(q, target_q_values) for q in q_values]).sum()
+    if weights is None:
+        return th.stack([F.mse_loss(q, target_q_values) for q in q_values]).sum()
+    return th.stack([(weights * F.mse_loss(q, target_q_values, reduction="none")).mean() for q in q_values]).sum()
+
+
+@th.no_grad()
+def td_errors(q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor) -> th.Tensor:
+    """
+    Absolute TD errors ``|Q(s, a) - y|``, averaged over the critic's networks.
+
+    >>> td_errors((th.tensor([[1.0]]), th.tensor([[4.0]])), target_q_values=th.tensor([[2.0]]))
+    tensor([[1.5000]])
+
+    :param q_values: Q(s, a), one ``[batch, 1]`` tensor for each network of the critic
+    :param target_q_values: y, ``[batch, 1]``
+    :return: ``[batch, 1]``, without a gradient
+    """
+    return (th.stack(q_values) - target_q_values).abs().mean(dim=0)
 
 
 def actor_loss(

@@ -177,11 +177,16 @@ def test_a_restored_buffer_goes_on() -> None:
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
-def test_normalized_samples(kwargs: dict[str, Any]) -> None:
-    env = VecNormalize(make_vec_env("Pendulum-v1"))
-    env.obs_rms.mean += 0.5  # type: ignore[union-attr]
-    ours, theirs = filled(12, 1, (3,), **kwargs)
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("only", [{}, {"norm_obs": False}, {"norm_reward": False}])
+def test_normalized_samples(n_envs: int, only: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    env = VecNormalize(make_vec_env("Pendulum-v1"), clip_reward=0.5, **only)
+    if env.norm_obs:
+        env.obs_rms.mean += 0.5  # type: ignore[union-attr]
+    ours, theirs = filled(12, n_envs, (3,), **kwargs)
+    before = ours._rows.copy()
     assert_same(sample(ours, 5, env), sample(theirs, 5, env))
+    np.testing.assert_array_equal(ours._rows, before)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_target
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_errors, td_target
 
 
 def column(*values: float) -> th.Tensor:
@@ -52,6 +52,22 @@ def test_td_target_has_no_gradient() -> None:
     weight = th.ones(1, dtype=th.float64, requires_grad=True)
     target = td_target(column(0), column(0), 1.0, column(1), lambda s: weight * s, lambda s, a: (weight * a,))
     assert not target.requires_grad
+
+
+def test_critic_loss_with_weights_by_hand() -> None:
+    # (1 * (1 - 3)^2 + 1/2 * (5 - 4)^2) / 2 = 2.25, and its gradient 2 w (Q - y) / batch; a second network: 2 / 2
+    q = column(1, 5).requires_grad_()
+    loss = critic_loss((q, column(3, 6)), column(3, 4), weights=column(1, 0.5))
+    assert loss.item() == 2.25 + 1
+    loss.backward()
+    assert th.equal(q.grad, column(-2, 0.5))
+    assert critic_loss((q,), column(3, 4), weights=column(1, 1)) == critic_loss((q,), column(3, 4))
+
+
+def test_td_errors_by_hand() -> None:
+    errors = td_errors((column(1, 5).requires_grad_(), column(4, 5)), column(3, 4))
+    assert th.equal(errors, column(1.5, 1))
+    assert not errors.requires_grad
 
 
 def test_critic_loss_by_hand() -> None:

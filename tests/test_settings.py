@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecCheckNan
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn, optim
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, PrioritizedReplayBuffer
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.settings import (
     ALGORITHMS,
@@ -579,6 +579,7 @@ def test_bad_value(name, value, message):
         ("ddpg", "train_freq", 8.0, 8),
         ("ddpg", "policy", "stable_baselines3.td3.policies.TD3Policy", TD3Policy),
         ("ddpg", "replay_buffer_class", "HerReplayBuffer", HerReplayBuffer),
+        ("custom_ddpg", "replay_buffer_class", "sb3_ddpg_ext.PrioritizedReplayBuffer", PrioritizedReplayBuffer),
         ("sac", "ent_coef", "auto", "auto"),
         ("sac", "ent_coef", "auto_0.1", "auto_0.1"),
         ("sac", "ent_coef", 0.1, 0.1),
