@@ -544,6 +544,7 @@ def test_zoo_keys_may_be_null():
         ("train_freq", [1, "epoch"], "expected 1 or more steps, or [1 or more, step or episode], got [1, 'epoch']"),
         ("optimize_memory_usage", 1, "expected bool, got 1"),
         ("optimize_memory_usage", "true", "expected bool, got 'true'"),
+        ("replay_buffer_class", "sb3_ddpg_ext.PrioritizedReplayBuffer", "ddpg updates no priorities; PrioritizedR"),
         ("replay_buffer_class", 3, "expected type[ReplayBuffer] | None, got 3"),
         ("replay_buffer_class", "nn.Tanh", "expected type[ReplayBuffer] | None, got 'nn.Tanh'"),
         ("policy_kwargs", [1], "expected dict[str, Any] | None, got [1]"),
