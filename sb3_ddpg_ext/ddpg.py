@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.buffers import CompactReplayBuffer, DictNStepReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.checkpoint import resume, save_checkpoint
 from sb3_ddpg_ext.divergence import check_losses, check_weights
 from sb3_ddpg_ext.equations import actor_loss, critic_loss, soft_update, td_errors, td_target
@@ -73,8 +73,8 @@ class CustomDDPG(ExploringAlgorithm):
         of the memory, and is slower to sample; not for n-step returns or Dict observations. With
         ``replay_buffer_kwargs={"handle_timeout_termination": False}`` it is SB3's own variant
     :param n_steps: When n_steps > 1, uses n-step returns when updating the critic. Only for
-        ``replay_buffer_class=None`` or :class:`PrioritizedReplayBuffer`, and not for Dict observations; another class
-        is configured with ``replay_buffer_kwargs={"n_steps": ..., "gamma": ...}`` instead.
+        ``replay_buffer_class=None`` or :class:`PrioritizedReplayBuffer`; another class is configured with
+        ``replay_buffer_kwargs={"n_steps": ..., "gamma": ...}`` instead.
     :param tensorboard_log: The log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used), 2 for
@@ -167,7 +167,10 @@ class CustomDDPG(ExploringAlgorithm):
             self.replay_buffer_class = CompactReplayBuffer
         elif self.replay_buffer_class is None and why_no_rows(self) is None:
             self.replay_buffer_class = RowReplayBuffer if self.n_steps == 1 else RowNStepReplayBuffer
-        if self.n_steps > 1 and issubclass(self.replay_buffer_class or ReplayBuffer, RowNStepReplayBuffer):
+        elif self.replay_buffer_class is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
+            self.replay_buffer_class = DictNStepReplayBuffer
+        with_n_steps = (RowNStepReplayBuffer, DictNStepReplayBuffer)
+        if self.n_steps > 1 and issubclass(self.replay_buffer_class or ReplayBuffer, with_n_steps):
             self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "n_steps": self.n_steps, "gamma": self.gamma}
         policy_kwargs = self.policy_kwargs
         # One critic, also for SB3's `TD3Policy`, as in SB3's DDPG. The model keeps and saves what the user passed

@@ -62,6 +62,7 @@ BUFFERS: dict[str, dict[str, Any]] = {
     "prioritized": {"replay_buffer_class": PrioritizedReplayBuffer, "replay_buffer_kwargs": {"alpha": 0.5, "eps": 0.1}},
     "prioritized, full": {"replay_buffer_class": PrioritizedReplayBuffer, "buffer_size": 80, "n_envs": 2, "n_steps": 3},
     "Dict": {"goals": True},
+    "Dict, n-step": {"goals": True, "n_steps": 3, "n_envs": 2},
     "HER": {"goals": True, "replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}},
 }
 

@@ -169,6 +169,7 @@ RUNS: dict[str, Run] = {
     "her 4": (bits, 4, True, rewards_normalized, {**HER, "fused": False}),
     "her infos": (bits, 1, False, None, {**HER, "replay_buffer_kwargs": {"copy_info_dict": True}}),
     "dict": (bits, 1, False, None, {"policy": "MultiInputPolicy"}),
+    "dict n-step": (bits, 2, False, rewards_normalized, {"policy": "MultiInputPolicy", "n_steps": 3}),
     "wandering": (Wandering, 1, False, None, {}),
     "wandering 4": (Wandering, 4, True, normalized, {"n_steps": 2}),
     "offering": (Offering, 2, True, None, {}),
