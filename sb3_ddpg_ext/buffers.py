@@ -32,10 +32,10 @@ def _store_timeouts_and_advance(buffer: ReplayBuffer, infos: list[dict[str, Any]
 
 def _n_step_returns(rewards: np.ndarray, ends: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Returns of sequences of transitions, each up to the first end.
+    Returns of sequences of transitions. Each ends with the episode, with the newest transition, or after n steps.
 
     :param rewards: ``[batch, n_steps]``, float32
-    :param ends: ``[batch, n_steps]``: where the episode ends, and at the newest transition
+    :param ends: ``[batch, n_steps]``: True where an episode has ended, and at the newest transition
     :param gamma: The discount of one step
     :return: The step with which each return ends, from 0, ``[batch]``; the returns, ``[batch]``; and the discounts of
         what follows, ``[batch, 1]``
@@ -173,7 +173,7 @@ class RowReplayBuffer(ReplayBuffer):
         if env is not None:
             columns = np.split(rows, np.cumsum(self._widths[:-1]), axis=1)
             for stored in (columns[0], columns[2]):  # observations and next observations
-                normalized: Any = env.normalize_obs(stored.reshape(-1, *self.obs_shape))
+                normalized: Any = self._normalize_obs(stored.reshape(-1, *self.obs_shape), env)
                 stored[:] = normalized.reshape(stored.shape)
         split: Any = th.split_with_sizes_copy  # which PyTorch declares to return nothing
         observations, actions, next_observations, rewards, terminals, _ = split(

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -17,8 +18,6 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from test_buffers import as_networks_get_them, assert_same
-from test_safe_data import Goals
 
 from sb3_ddpg_ext import CustomDDPG, PrioritizedReplayBuffer
 from sb3_ddpg_ext.prioritized import SumTree
@@ -204,9 +203,8 @@ def test_samples_are_sb3s_of_the_same_transitions(
     for i, index in enumerate(samples.indices.tolist()):
         position, env_index = divmod(index, n_envs)
         expected = theirs[env_index]._get_samples(np.array([position]), env)
-        got = [x[i : i + 1].numpy() for x in samples[:5]]
-        for a, b in zip(got, as_networks_get_them([np.asarray(x) for x in expected])[:5], strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
+        for ours_of_all, theirs_of_one in zip(samples[:5], expected[:5], strict=True):
+            np.testing.assert_allclose(ours_of_all[i : i + 1], theirs_of_one, rtol=1e-6)
         if n_steps == 1:
             assert samples.discounts is None
         else:
@@ -214,18 +212,15 @@ def test_samples_are_sb3s_of_the_same_transitions(
 
 
 def normalizing() -> VecNormalize:
-    venv = DummyVecEnv([lambda: Simple()])
-    env = VecNormalize(venv, clip_obs=1.5, clip_reward=0.5)
+    env = VecNormalize(DummyVecEnv([Simple]), clip_obs=1.5, clip_reward=0.5)
     env.obs_rms.mean += 0.5  # type: ignore[union-attr]
     return env
 
 
-class Simple(Goals):
-    """An environment with such transitions."""
+class Simple(gym.Env[np.ndarray, np.ndarray]):
+    """An environment for such transitions, in which nothing is done."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.observation_space, self.action_space = BOX, ACTIONS
+    observation_space, action_space = BOX, ACTIONS
 
 
 def test_copies_and_pickles_go_on() -> None:
@@ -240,7 +235,7 @@ def test_copies_and_pickles_go_on() -> None:
         for each in (other, expected):
             add(each, 4)
             update(each, 3.0)
-        assert_same([other.scaled_priorities], [expected.scaled_priorities])
+        np.testing.assert_array_equal(other.scaled_priorities, expected.scaled_priorities)
         assert seeded(other, 20).indices.tolist() == seeded(expected, 20).indices.tolist()
     assert len(pickle.dumps(original())) < 3_000  # without the sums
 
@@ -271,15 +266,17 @@ def test_what_cannot_be_sampled_is_said() -> None:
         buffer.sample(1)
 
 
-@pytest.mark.parametrize(("policy", "env"), [("MultiInputPolicy", Goals), ("CnnPolicy", None)])
-def test_observations_that_it_does_not_store(policy: str, env: Any) -> None:
-    if env is None:
-        env = make_vec_env("Pendulum-v1")
-        env.observation_space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+@pytest.mark.parametrize(
+    ("policy", "space"),
+    [("MultiInputPolicy", spaces.Dict({"a": BOX})), ("CnnPolicy", spaces.Box(0, 255, (3, 36, 36), np.uint8))],
+)
+def test_observations_that_it_does_not_store(policy: str, space: Any) -> None:
+    env = make_vec_env("Pendulum-v1")
+    env.observation_space = space
     with pytest.raises(
         ValueError, match=r"^PrioritizedReplayBuffer cannot store this: the observations are (Dict|Box)"
     ):
-        CustomDDPG(policy, env if policy == "CnnPolicy" else env(), replay_buffer_class=PrioritizedReplayBuffer)
+        CustomDDPG(policy, env, replay_buffer_class=PrioritizedReplayBuffer)
 
 
 # --- Training ---
@@ -402,7 +399,7 @@ def test_beta_follows_training(beta: Any, expected: list[float]) -> None:
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_training(n_steps: int, n_envs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kwargs = {"alpha": 0.7}
+    kwargs = {"alpha": 0.7, "beta": ConstantSchedule(0.5)}
     models = []
     for seed in (0, 0, 1):
         env = VecNormalize(make_vec_env("Pendulum-v1", n_envs, seed=seed))
@@ -415,14 +412,14 @@ def test_training(n_steps: int, n_envs: int, tmp_path: Path, capsys: pytest.Capt
     a, b, c = (th.cat([x.flatten() for x in model.policy.parameters()]) for model in models)
     assert th.equal(a, b)
     assert not th.equal(a, c)
-    assert kwargs == {"alpha": 0.7}  # the user's own
+    assert kwargs.keys() == {"alpha", "beta"}  # the user's own
     buffer: Any = models[0].replay_buffer
     assert (buffer.n_steps, buffer.gamma if n_steps > 1 else 0.9, buffer.alpha) == (n_steps, 0.9, 0.7)
     assert len(np.unique(buffer.scaled_priorities)) > 50
     models[0].save(tmp_path / "model")
     loaded = CustomDDPG.load(tmp_path / "model", env=models[0].get_env())
     assert type(loaded.replay_buffer) is PrioritizedReplayBuffer
-    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.alpha) == (n_steps, 0.7)
+    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.alpha, loaded.replay_buffer.beta) == (n_steps, 0.7, 0.5)
     loaded.learn(60)
 
 
