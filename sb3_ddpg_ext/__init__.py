@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         UniformNoise,
     )
     from sb3_ddpg_ext.policies import CnnPolicy, LayerNormPolicy, MlpPolicy, MultiInputPolicy, SimbaPolicy
+    from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
     from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize, save_vecnormalize
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "OrnsteinUhlenbeckNoise",
     "ParameterNoise",
     "PinkNoise",
+    "PrioritizedReplayBuffer",
     "ResumableCheckpointCallback",
     "ScheduledNoise",
     "SimbaPolicy",
@@ -63,6 +65,7 @@ _MODULES = {
         "UniformNoise",
     },
     "policies": {"CnnPolicy", "LayerNormPolicy", "MlpPolicy", "MultiInputPolicy", "SimbaPolicy"},
+    "prioritized": {"PrioritizedReplayBuffer"},
     "safe_files.statistics": {"load_vecnormalize", "save_vecnormalize"},
 }
 

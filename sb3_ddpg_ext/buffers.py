@@ -1,6 +1,6 @@
 """
 SB3's replay buffers in other memory: with each transition in one row, so that sampling a minibatch needs one gather
-operation instead of five to eight; or with each observation only once.
+operation instead of five to eight; or with each observation only once. And SB3's n-step returns for Dict observations.
 """
 
 from operator import is_, itemgetter
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 _ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones", "timeouts")
@@ -28,6 +28,23 @@ def _store_timeouts_and_advance(buffer: ReplayBuffer, infos: list[dict[str, Any]
     buffer.pos += 1
     if buffer.pos == buffer.buffer_size:
         buffer.full, buffer.pos = True, 0
+
+
+def _n_step_returns(rewards: np.ndarray, ends: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Returns of sequences of transitions. Each ends with the episode, with the newest transition, or after n steps.
+
+    :param rewards: ``[batch, n_steps]``, float32
+    :param ends: ``[batch, n_steps]``: True where an episode has ended, and at the newest transition
+    :param gamma: The discount of one step
+    :return: The step with which each return ends, from 0, ``[batch]``; the returns, ``[batch]``; and the discounts of
+        what follows, ``[batch, 1]``
+    """
+    steps = np.arange(rewards.shape[1])
+    last = np.where(ends.any(axis=1), ends.argmax(axis=1), steps[-1])
+    discounts = gamma ** steps.astype(np.float32)
+    returns = (rewards * discounts * (steps <= last[:, None])).sum(axis=1)
+    return last, returns, gamma ** (last[:, None] + 1).astype(np.float32)
 
 
 class RowReplayBuffer(ReplayBuffer):
@@ -66,7 +83,8 @@ class RowReplayBuffer(ReplayBuffer):
         **kwargs: Any,
     ) -> None:
         if (reason := self.why_not(observation_space, action_space)) is not None:
-            raise ValueError(f"RowReplayBuffer cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
+            name = type(self).__name__
+            raise ValueError(f"{name} cannot store this: {reason}; use stable_baselines3's ReplayBuffer")
         super().__init__(buffer_size, _in_float32(observation_space), action_space, *args, **kwargs)
         if self.optimize_memory_usage:
             raise ValueError("RowReplayBuffer has no optimize_memory_usage; use stable_baselines3's ReplayBuffer")
@@ -143,10 +161,20 @@ class RowReplayBuffer(ReplayBuffer):
         vars(self).update({name: view for name, view in self._views.items() if name not in state})
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        if env is not None or not self.arrays_are_views():
+        if not self.arrays_are_views():
             return super()._get_samples(batch_inds, env)
+        return self._samples_at(batch_inds, self._draw_env_indices(len(batch_inds)), env)
+
+    def _samples_at(
+        self, batch_inds: np.ndarray, env_indices: np.ndarray | int, env: VecNormalize | None
+    ) -> ReplayBufferSamples:
         rows = np.empty((len(batch_inds), self._rows.shape[2]), dtype=np.float32)
-        discounts = self._gather(batch_inds, rows)
+        discounts = self._gather(batch_inds, env_indices, rows, env)
+        if env is not None:
+            columns = np.split(rows, np.cumsum(self._widths[:-1]), axis=1)
+            for stored in (columns[0], columns[2]):  # observations and next observations
+                normalized: Any = self._normalize_obs(stored.reshape(-1, *self.obs_shape), env)
+                stored[:] = normalized.reshape(stored.shape)
         split: Any = th.split_with_sizes_copy  # which PyTorch declares to return nothing
         observations, actions, next_observations, rewards, terminals, _ = split(
             th.as_tensor(rows, device=self.device), self._widths, 1
@@ -167,7 +195,7 @@ class RowReplayBuffer(ReplayBuffer):
         :return: The discounts of n-step returns, ``[batch, 1]``, or None
         """
         batch_inds = np.random.randint(0, self.size(), size=len(rows))  # noqa: NPY002 (SB3's generator)
-        return self._gather(batch_inds, rows)
+        return self._gather(batch_inds, self._draw_env_indices(len(rows)), rows)
 
     def rows_to_draw(self) -> tuple[np.ndarray, int] | None:
         """
@@ -178,10 +206,14 @@ class RowReplayBuffer(ReplayBuffer):
         """
         return (self._rows, n) if (n := self.size()) else None
 
-    def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-        indices = batch_inds * self.n_envs + self._draw_env_indices(len(batch_inds))
+    def _gather(
+        self, batch_inds: np.ndarray, env_indices: np.ndarray | int, rows: np.ndarray, env: VecNormalize | None = None
+    ) -> np.ndarray | None:
+        indices = batch_inds * self.n_envs + env_indices
         all_rows = self._rows.reshape(-1, self._rows.shape[2])
         all_rows.take(indices, axis=0, out=rows, mode="clip")  # other modes make another copy
+        if env is not None:
+            rows[:, -3] = self._normalize_reward(rows[:, -3], env)
         self._ignore_timeouts(rows)
         return None
 
@@ -220,26 +252,77 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
     def rows_to_draw(self) -> None:
         """:return: None, since n-step returns are sums over several rows"""
 
-    def _gather(self, batch_inds: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+    def _gather(
+        self, batch_inds: np.ndarray, env_indices: np.ndarray | int, rows: np.ndarray, env: VecNormalize | None = None
+    ) -> np.ndarray | None:
         n = len(batch_inds)
-        steps = np.arange(self.n_steps)
-        positions = (batch_inds[:, None] + steps) % self.buffer_size
-        env_indices = np.broadcast_to(self._draw_env_indices(n), n)
+        positions = (batch_inds[:, None] + np.arange(self.n_steps)) % self.buffer_size
+        env_indices = np.broadcast_to(env_indices, n)
         sequences = self._rows[positions, env_indices[:, None]]  # [batch, n_steps, sum(widths)]
         rewards, dones, timeouts = np.moveaxis(sequences[:, :, -3:], 2, 0)
-        # The return ends with the episode, with the newest transition, or after n steps
         ends = (dones + timeouts > 0) | (positions == (self.pos - 1) % self.buffer_size)
-        ends[:, -1] = True
-        last = ends.argmax(axis=1)
-        discounts = self.gamma ** steps.astype(np.float32)
+        last, returns, discounts = _n_step_returns(self._normalize_reward(rewards, env), ends, self.gamma)
         # Observation and action from the first transition, everything else from the last one
         rows[:] = sequences[np.arange(n), last]
         n_first = sum(self._widths[:2])
         rows[:, :n_first] = sequences[:, 0, :n_first]
-        rows[:, -3] = (rewards * discounts * (steps <= last[:, None])).sum(axis=1)
+        rows[:, -3] = returns
         self._ignore_timeouts(rows)
-        discounts_at_end: np.ndarray = self.gamma ** (last[:, None] + 1).astype(np.float32)
-        return discounts_at_end
+        return discounts
+
+
+class DictNStepReplayBuffer(DictReplayBuffer):
+    """
+    A :class:`DictReplayBuffer` whose samples have n-step returns, like those of :class:`NStepReplayBuffer`, which takes
+    no Dict observations.
+
+    >>> import numpy as np
+    >>> from gymnasium import spaces
+    >>> observation_space = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "speed": spaces.Box(-1, 1, (1,))})
+    >>> buffer = DictNStepReplayBuffer(100, observation_space, spaces.Box(-1, 1, (1,)), "cpu", n_steps=2, gamma=0.5)
+    >>> observation = {"position": np.zeros((1, 2)), "speed": np.ones((1, 1))}
+    >>> for done in (False, True):
+    ...     buffer.add(observation, observation, np.zeros((1, 1)), np.array([1.0]), np.array([done]), [{}])
+    >>> samples = buffer._get_samples(np.array([0, 1]))  # both transitions; `sample` draws them at random
+    >>> samples.rewards.T, samples.discounts.T
+    (tensor([[1.5000, 1.0000]]), tensor([[0.2500, 0.5000]]))
+
+    :param args: As for :class:`DictReplayBuffer`
+    :param n_steps: Over how many steps rewards are summed, at most: returns end with the episode
+    :param gamma: The discount of one step
+    :param kwargs: As for :class:`DictReplayBuffer`
+    """
+
+    def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_steps, self.gamma = n_steps, gamma
+
+    def _get_samples(  # type: ignore[override]  # as in DictReplayBuffer
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> DictReplayBufferSamples:
+        env_indices = np.random.randint(0, self.n_envs, size=len(batch_inds))  # noqa: NPY002 (SB3's generator)
+        positions = (batch_inds[:, None] + np.arange(self.n_steps)) % self.buffer_size
+        sequences = (positions, env_indices[:, None])
+        rewards = self._normalize_reward(self.rewards[sequences], env)
+        ends = (self.dones[sequences] + self.timeouts[sequences] > 0) | (positions == (self.pos - 1) % self.buffer_size)
+        last, returns, discounts = _n_step_returns(rewards, ends, self.gamma)
+        at_first = (batch_inds, env_indices)
+        at_last = ((batch_inds + last) % self.buffer_size, env_indices)
+        terminals = self.dones[at_last] * (1 - self.timeouts[at_last])
+        return DictReplayBufferSamples(
+            observations=self._observations_at(at_first, self.observations, env),
+            actions=self.to_torch(self.actions[at_first]),
+            next_observations=self._observations_at(at_last, self.next_observations, env),
+            dones=self.to_torch(terminals[:, None]),
+            rewards=self.to_torch(returns[:, None]),
+            discounts=self.to_torch(discounts),
+        )
+
+    def _observations_at(
+        self, where: tuple[np.ndarray, np.ndarray], arrays: dict[str, np.ndarray], env: VecNormalize | None
+    ) -> dict[str, th.Tensor]:
+        observations: Any = self._normalize_obs({key: array[where] for key, array in arrays.items()}, env)
+        return {key: self.to_torch(array) for key, array in observations.items()}
 
 
 class CompactReplayBuffer(ReplayBuffer):

@@ -17,15 +17,16 @@ from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.buffers import CompactReplayBuffer, DictNStepReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.checkpoint import resume, save_checkpoint
 from sb3_ddpg_ext.divergence import check_losses, check_weights
-from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_target
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_errors, td_target
 from sb3_ddpg_ext.errors import NonFiniteError, unusable_action_space
 from sb3_ddpg_ext.fast_path import plain_rows, shares_observations, weights_trained_by_actor_loss, why_no_rows
 from sb3_ddpg_ext.fused import Hyperparameters
 from sb3_ddpg_ext.noise import NoiseSpec
 from sb3_ddpg_ext.policies import CnnPolicy, LayerNormPolicy, MlpPolicy, MultiInputPolicy, SimbaPolicy
+from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 from sb3_ddpg_ext.rollouts import ExploringAlgorithm
 
 SelfCustomDDPG = TypeVar("SelfCustomDDPG", bound="CustomDDPG")
@@ -70,14 +71,14 @@ class CustomDDPG(ExploringAlgorithm):
         weights, see :class:`ParameterNoise`); such a name with arguments and optionally a schedule,
         ``{"type": "pink", "std": 0.3, "schedule": "linear"}``; a process such as ``GaussianNoise(std=0.2)``; a
         ``ScheduledNoise``; any SB3 ``ActionNoise``; or None for no exploration at all.
-    :param replay_buffer_class: Replay buffer class to use (for instance ``HerReplayBuffer``).
-        If ``None``, it will be automatically selected.
+    :param replay_buffer_class: Replay buffer class to use (for instance ``HerReplayBuffer``, or
+        :class:`PrioritizedReplayBuffer`). If ``None``, it will be automatically selected.
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
     :param optimize_memory_usage: Store each observation once, see :class:`CompactReplayBuffer`, which takes up to half
         of the memory, and is slower to sample; not for n-step returns or Dict observations. With
         ``replay_buffer_kwargs={"handle_timeout_termination": False}`` it is SB3's own variant
     :param n_steps: When n_steps > 1, uses n-step returns when updating the critic. Only for
-        ``replay_buffer_class=None``, and not for Dict observations; a custom class is configured with
+        ``replay_buffer_class=None`` or :class:`PrioritizedReplayBuffer`; another class is configured with
         ``replay_buffer_kwargs={"n_steps": ..., "gamma": ...}`` instead.
     :param tensorboard_log: The log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation
@@ -207,8 +208,11 @@ class CustomDDPG(ExploringAlgorithm):
             self.replay_buffer_class = CompactReplayBuffer
         elif self.replay_buffer_class is None and why_no_rows(self) is None:
             self.replay_buffer_class = RowReplayBuffer if self.n_steps == 1 else RowNStepReplayBuffer
-            if self.n_steps > 1:
-                self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
+        elif self.replay_buffer_class is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
+            self.replay_buffer_class = DictNStepReplayBuffer
+        with_n_steps = (RowNStepReplayBuffer, DictNStepReplayBuffer)
+        if self.n_steps > 1 and issubclass(self.replay_buffer_class or ReplayBuffer, with_n_steps):
+            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "n_steps": self.n_steps, "gamma": self.gamma}
         policy_kwargs = self.policy_kwargs
         # One critic, also for SB3's `TD3Policy`, as in SB3's DDPG. The model keeps and saves what the user passed
         self.policy_kwargs = {"n_critics": 1, **policy_kwargs}
@@ -241,6 +245,8 @@ class CustomDDPG(ExploringAlgorithm):
         assert self.replay_buffer is not None
         self._last_finite_weights.keep(self)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        if isinstance(self.replay_buffer, PrioritizedReplayBuffer):
+            self.replay_buffer.update_beta(self._current_progress_remaining)
         fused = self._closed_form(to_train=True)
         rows = None if fused is None else plain_rows(self)
         trained_by_actor_loss = None
@@ -277,11 +283,14 @@ class CustomDDPG(ExploringAlgorithm):
                 self.critic_target,
                 self._smoothing_noise(batch.actions),
             )
-            q_loss = critic_loss(self.critic(batch.observations, batch.actions), target_q_values, self.huber_delta)
+            q_values = self.critic(batch.observations, batch.actions)
+            q_loss = critic_loss(q_values, target_q_values, self.huber_delta, getattr(batch, "weights", None))
             self.critic.optimizer.zero_grad()
             q_loss.backward()
             self._clip_gradients(self.critic)
             self.critic.optimizer.step()
+            if isinstance(batch, PrioritizedReplayBufferSamples):
+                self.replay_buffer.update_priorities(batch.indices, td_errors(q_values, target_q_values))
 
             # Actor: increase the critic's value of its actions
             mu_loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
@@ -301,7 +310,7 @@ class CustomDDPG(ExploringAlgorithm):
             actor_sum, critic_sum = th.stack(losses).sum(dim=0).tolist()
             actor_total, critic_total = actor_total + actor_sum, critic_total + critic_sum
             if fused is not None:
-                self._log_once("Gradient steps are computed by autograd: samples differ from SB3's in shape or type")
+                self._log_once("Gradient steps are computed by autograd: samples are weighted, or differ from SB3's")
         self._n_updates += gradient_steps
         check_losses(actor_total, critic_total, self.num_timesteps)
         self._alarms.mean_value = -actor_total / gradient_steps

@@ -69,25 +69,52 @@ def smoothing_noise(actions: th.Tensor, std: float, clip: float) -> th.Tensor:
 
 
 def critic_loss(
-    q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor, huber_delta: float | None = None
+    q_values: tuple[th.Tensor, ...],
+    target_q_values: th.Tensor,
+    huber_delta: float | None = None,
+    weights: th.Tensor | None = None,
 ) -> th.Tensor:
     """
     Mean squared error ``L(Q) = mean (Q(s, a) - y)^2``, summed over the critic's networks (algorithm 1, line "L =").
+    With importance weights w, ``L(Q) = mean w (Q(s, a) - y)^2`` (Schaul et al. 2016,
+    https://arxiv.org/abs/1511.05952, section 3.4).
 
     >>> critic_loss((th.tensor([[1.0], [3.0]]),), target_q_values=th.tensor([[1.0], [1.0]]))
     tensor(2.)
+    >>> weights = th.tensor([[1.0], [0.5]])
+    >>> critic_loss((th.tensor([[1.0], [3.0]]),), target_q_values=th.tensor([[1.0], [1.0]]), weights=weights)
+    tensor(1.)
 
     :param q_values: Q(s, a), one ``[batch, 1]`` tensor for each network of the critic
     :param target_q_values: y, ``[batch, 1]``
     :param huber_delta: Errors e above delta count as ``delta (2 |e| - delta)`` instead of ``e^2``. That is twice the
         Huber loss, so that small errors count as without it
+    :param weights: w, ``[batch, 1]``, of the transitions; None for 1
     :return: scalar, to be minimised
     """
+    reduction = "mean" if weights is None else "none"
     if huber_delta is None:
-        losses = [F.mse_loss(q, target_q_values) for q in q_values]
+        losses = [F.mse_loss(q, target_q_values, reduction=reduction) for q in q_values]
     else:
-        losses = [2 * F.huber_loss(q, target_q_values, delta=huber_delta) for q in q_values]
+        losses = [2 * F.huber_loss(q, target_q_values, reduction=reduction, delta=huber_delta) for q in q_values]
+    if weights is not None:
+        losses = [(weights * loss).mean() for loss in losses]
     return th.stack(losses).sum()
+
+
+@th.no_grad()
+def td_errors(q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor) -> th.Tensor:
+    """
+    Absolute TD errors ``|Q(s, a) - y|``, averaged over the critic's networks.
+
+    >>> td_errors((th.tensor([[1.0]]), th.tensor([[4.0]])), target_q_values=th.tensor([[2.0]]))
+    tensor([[1.5000]])
+
+    :param q_values: Q(s, a), one ``[batch, 1]`` tensor for each network of the critic
+    :param target_q_values: y, ``[batch, 1]``
+    :return: ``[batch, 1]``, without a gradient
+    """
+    return (th.stack(q_values) - target_q_values).abs().mean(dim=0)
 
 
 def actor_loss(

@@ -16,6 +16,7 @@ from stable_baselines3.common import buffers, torch_layers
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn, optim
 
+from sb3_ddpg_ext import prioritized
 from sb3_ddpg_ext.errors import SettingsError
 
 _ACTIVATIONS = "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign Tanh Hardtanh Sigmoid Identity"
@@ -27,6 +28,7 @@ _NAMES: Mapping[str, Any] = {
         (("th.optim.", "optim.", "torch.optim."), optim, "Adam AdamW Adamax NAdam RAdam Adagrad RMSprop SGD"),
         (("",), torch_layers, "FlattenExtractor NatureCNN CombinedExtractor"),
         (("",), buffers, "ReplayBuffer DictReplayBuffer NStepReplayBuffer"),
+        (("sb3_ddpg_ext.",), prioritized, "PrioritizedReplayBuffer"),
     )
     for prefix in prefixes
     for name in names.split()

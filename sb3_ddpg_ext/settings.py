@@ -15,9 +15,11 @@ from typing import Any
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ddpg_ext.conversion import Paths, convert
+from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.errors import SettingsError, unknown
 from sb3_ddpg_ext.expressions import MAX_BYTES, as_data, evaluate, parse_yaml
 from sb3_ddpg_ext.imports import import_class, load_attribute, parameters_of
+from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
 
 ALGORITHMS: Mapping[str, str] = {
     "custom_ddpg": "sb3_ddpg_ext.ddpg:CustomDDPG",
@@ -307,6 +309,10 @@ def _check_combinations(
     kwargs = hyperparams.get("policy_kwargs") or {}
     if algo.startswith("sbx_") and (classes := [key for key, value in kwargs.items() if isinstance(value, type)]):
         raise SettingsError(f"policy_kwargs: {classes[0]} is a class of PyTorch, which SBX cannot use; leave it out")
+    if hyperparams.get("replay_buffer_class") is PrioritizedReplayBuffer and not issubclass(algorithm, CustomDDPG):
+        raise SettingsError(
+            f"replay_buffer_class: {algo} updates no priorities; PrioritizedReplayBuffer needs custom_ddpg"
+        )
     if isinstance(train_freq, tuple) and train_freq[1] == "episode" and run_values.get("n_envs", 1) > 1:
         raise SettingsError(f"train_freq in episodes needs n_envs: 1, got {run_values['n_envs']}; count it in steps")
 

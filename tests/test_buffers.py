@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -16,7 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_ext import CustomDDPG
-from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
+from sb3_ddpg_ext.buffers import CompactReplayBuffer, DictNStepReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
 
 ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
@@ -177,11 +178,16 @@ def test_a_restored_buffer_goes_on() -> None:
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}])
-def test_normalized_samples(kwargs: dict[str, Any]) -> None:
-    env = VecNormalize(make_vec_env("Pendulum-v1"))
-    env.obs_rms.mean += 0.5  # type: ignore[union-attr]
-    ours, theirs = filled(12, 1, (3,), **kwargs)
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("only", [{}, {"norm_obs": False}, {"norm_reward": False}])
+def test_normalized_samples(n_envs: int, only: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    env = VecNormalize(make_vec_env("Pendulum-v1"), clip_reward=0.5, **only)
+    if env.norm_obs:
+        env.obs_rms.mean += 0.5  # type: ignore[union-attr]
+    ours, theirs = filled(12, n_envs, (3,), **kwargs)
+    before = ours._rows.copy()
     assert_same(sample(ours, 5, env), sample(theirs, 5, env))
+    np.testing.assert_array_equal(ours._rows, before)
 
 
 @pytest.mark.parametrize(
@@ -382,3 +388,148 @@ def test_sb3s_variant_is_taken_where_it_is_asked_for() -> None:
     model = CustomDDPG("CnnPolicy", images, optimize_memory_usage=True, buffer_size=10)
     assert type(model.replay_buffer) is CompactReplayBuffer
     assert model.replay_buffer.observations.dtype == np.uint8
+
+
+# --- n-step returns for Dict observations ---
+
+
+def filled_dicts(
+    n_add: int, n_envs: int, n_steps: int, gamma: float, handle: bool, size: int = 12
+) -> tuple[DictNStepReplayBuffer, NStepReplayBuffer]:
+    """A buffer of Dict observations, and SB3's with the same observations as one vector."""
+    observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (1,))})
+    arguments: Any = (spaces.Box(-1, 1, (2,)), "cpu", n_envs)
+    kwargs: Any = {"n_steps": n_steps, "gamma": gamma, "handle_timeout_termination": handle}
+    ours = DictNStepReplayBuffer(size * n_envs, observation_space, *arguments, **kwargs)
+    theirs = NStepReplayBuffer(size * n_envs, spaces.Box(-1, 1, (3,)), *arguments, **kwargs)
+    rng = np.random.default_rng(0)
+    for _ in range(n_add):
+        obs, next_obs = rng.normal(size=(2, n_envs, 3)).astype(np.float32)
+        done = rng.random(n_envs) < 0.3
+        infos = [{"TimeLimit.truncated": bool(d and rng.random() < 0.5)} for d in done]
+        rest = (rng.normal(size=(n_envs, 2)), rng.normal(size=n_envs), done, infos)
+        ours.add(*({"a": x[:, :2], "b": x[:, 2:]} for x in (obs, next_obs)), *rest)
+        theirs.add(obs, next_obs, *rest)
+    return ours, theirs
+
+
+def sample_as_vectors(buffer: ReplayBuffer, n: int, env: VecNormalize | None = None) -> list[np.ndarray]:
+    np.random.seed(1)  # noqa: NPY002 (SB3's buffers draw from it)
+    batch = buffer.sample(n, env)
+    flat = [th.cat([x["a"], x["b"]], dim=1) if isinstance(x, dict) else x for x in batch]
+    return [*(x.numpy() for x in flat), np.random.random(1)]  # noqa: NPY002 (and leave it in the same state)
+
+
+@given(
+    n_add=st.integers(1, 40),
+    n_envs=st.integers(1, 3),
+    n=st.integers(1, 20),
+    n_steps=st.integers(1, 5),
+    gamma=st.sampled_from([0.9, 0.99, 1.0]),
+    handle=st.booleans(),
+    size=st.sampled_from([1, 2, 12]),
+)
+@settings(max_examples=150, deadline=None)
+def test_n_step_samples_of_dicts_are_those_of_vectors(
+    n_add: int, n_envs: int, n: int, n_steps: int, gamma: float, handle: bool, size: int
+) -> None:
+    ours, theirs = filled_dicts(n_add, n_envs, n_steps, gamma, handle, size)
+    for _ in range(2):  # neither left a mark
+        assert_same(sample_as_vectors(ours, n), sample_as_vectors(theirs, n))
+
+
+def test_n_step_samples_of_dicts_by_hand() -> None:
+    observation_space = spaces.Dict({"a": spaces.Box(-9, 9, (1,))})
+    buffer = DictNStepReplayBuffer(5, observation_space, spaces.Box(-1, 1, (1,)), "cpu", n_steps=3, gamma=0.5)
+    # Reward and end of each step: a termination, then a timeout; the buffer begins again after five
+    steps = [(1, ""), (2, "terminated"), (4, ""), (8, "truncated"), (16, ""), (32, ""), (64, "")]
+    for i, (reward, end) in enumerate(steps):
+        obs, next_obs = ({"a": np.full((1, 1), float(x))} for x in (i, i + 0.5))
+        infos = [{"TimeLimit.truncated": end == "truncated"}]
+        buffer.add(obs, next_obs, np.zeros((1, 1)), np.array([reward]), np.array([bool(end)]), infos)
+    batch = buffer._get_samples(np.arange(5))  # which hold the steps 5, 6, 2, 3, 4
+    assert batch.observations["a"].flatten().tolist() == [5, 6, 2, 3, 4]
+    assert batch.rewards.flatten().tolist() == [32 + 32, 64, 4 + 4, 8, 16 + 16 + 16]
+    assert batch.next_observations["a"].flatten().tolist() == [6.5, 6.5, 3.5, 3.5, 6.5]
+    assert batch.dones.flatten().tolist() == [0, 0, 0, 0, 0]  # timeouts bootstrap
+    assert batch.discounts is not None
+    assert batch.discounts.flatten().tolist() == [0.25, 0.5, 0.25, 0.5, 0.125]
+    early = DictNStepReplayBuffer(5, observation_space, spaces.Box(-1, 1, (1,)), "cpu", n_steps=3, gamma=0.5)
+    for reward, end in steps[:2]:
+        early.add(
+            {"a": np.ones((1, 1))}, {"a": np.ones((1, 1))}, np.zeros((1, 1)), [reward], np.array([bool(end)]), [{}]
+        )
+    assert early._get_samples(np.arange(2)).dones.flatten().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("only", [{}, {"norm_obs_keys": ["a"]}, {"norm_reward": False}])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_normalized_n_step_samples_of_dicts(n_envs: int, only: dict[str, Any]) -> None:
+    ours, theirs = filled_dicts(20, n_envs, 3, 0.9, True)
+    env = make_vec_env("Pendulum-v1")
+    env.observation_space = ours.observation_space
+    normalize = VecNormalize(env, clip_reward=0.5, **only)
+    assert isinstance(normalize.obs_rms, dict)
+    for statistics in normalize.obs_rms.values():
+        statistics.mean += 0.5
+    got, raw = sample_as_vectors(ours, 9, normalize), sample_as_vectors(theirs, 9)
+    shift = np.array([0.5, 0.5, 0 if "norm_obs_keys" in only else 0.5], dtype=np.float32)
+    for i in (0, 2):  # observations and next observations
+        np.testing.assert_allclose(got[i], raw[i] - shift, rtol=1e-4, atol=1e-6)
+    norm_reward = only.get("norm_reward", True)
+    rewards = VecNormalize(make_vec_env("Pendulum-v1"), norm_obs=False, norm_reward=norm_reward, clip_reward=0.5)
+    np.testing.assert_array_equal(got[4], sample_as_vectors(theirs, 9, rewards)[4])
+
+
+class Parts(gym.Env[dict[str, np.ndarray], np.ndarray]):
+    """Pendulum, whose observations are a Dict."""
+
+    def __init__(self) -> None:
+        self.env = gym.make("Pendulum-v1")
+        self.action_space: Any = self.env.action_space
+        self.observation_space: Any = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-8, 8, (1,))})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """:return: As Pendulum's"""
+        return self._parts(self.env.reset(seed=seed, options=options)[0]), {}
+
+    def step(self, action: Any) -> Any:
+        """:return: As Pendulum's"""
+        observation, *rest = self.env.step(action)
+        return (self._parts(observation), *rest)
+
+    def _parts(self, observation: Any) -> dict[str, np.ndarray]:
+        return {"a": observation[:2], "b": observation[2:]}
+
+
+@pytest.mark.parametrize("fused", ["auto", False])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_training_with_n_step_returns_and_dicts(normalized: bool, fused: Any, tmp_path: Path) -> None:
+    """It is that with the observations as one vector, which a CombinedExtractor makes of them."""
+    models = []
+    for policy, make in (("MultiInputPolicy", Parts), ("MlpPolicy", lambda: gym.make("Pendulum-v1"))):
+        env = make_vec_env(make, 2, seed=0)  # type: ignore[arg-type]
+        model = CustomDDPG(
+            policy,
+            VecNormalize(env) if normalized else env,
+            n_steps=3,
+            buffer_size=160,  # older transitions are replaced after 80 steps
+            learning_starts=20,
+            batch_size=8,
+            policy_kwargs={"net_arch": [8]},
+            fused=False if policy == "MlpPolicy" else fused,
+            seed=0,
+            device="cpu",
+        )
+        models.append(model.learn(300))
+    ours, vectors = models
+    assert type(ours.replay_buffer) is DictNStepReplayBuffer
+    assert (ours.replay_buffer.n_steps, ours.replay_buffer.gamma) == (3, 0.99)
+    for a, b in zip(ours.policy.parameters(), vectors.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+    ours.save(tmp_path / "model")
+    ours.save_replay_buffer(tmp_path / "buffer")
+    loaded = CustomDDPG.load(tmp_path / "model", env=ours.get_env())
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert_same(sample_as_vectors(loaded.replay_buffer, 50), sample_as_vectors(ours.replay_buffer, 50))  # type: ignore[arg-type]
+    loaded.learn(20, reset_num_timesteps=False)

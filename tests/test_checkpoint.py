@@ -28,7 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnNoMod
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from sb3_ddpg_ext import CustomDDPG, ResumableCheckpointCallback
+from sb3_ddpg_ext import CustomDDPG, PrioritizedReplayBuffer, ResumableCheckpointCallback
 from sb3_ddpg_ext.buffers import RowReplayBuffer
 from sb3_ddpg_ext.checkpoint import CheckpointError
 from sb3_ddpg_ext.checkpoint.codec import decode, encode, is_data
@@ -175,7 +175,15 @@ def kept_rows(name: str, directory: Path, warning: str) -> Any:
     return model
 
 
-SHARING = ["pendulum", "pendulum frugal", "pendulum compact", "mountain car", "her", "her infos"]
+SHARING = [
+    "pendulum",
+    "pendulum frugal",
+    "pendulum compact",
+    "pendulum prioritized",
+    "mountain car",
+    "her",
+    "her infos",
+]
 
 
 @pytest.mark.parametrize("name", SHARING)
@@ -198,6 +206,9 @@ def test_rows_that_all_checkpoints_share_are_damaged(name: str, tmp_path: Path) 
     arrays = row_arrays(after)
     for key, array in row_arrays(before).items():
         np.testing.assert_array_equal(arrays[key][:n_rows], array[positions])
+    if isinstance(after, PrioritizedReplayBuffer):
+        np.testing.assert_array_equal(after.scaled_priorities[:n_rows], before.scaled_priorities[positions])
+        assert after.why_damaged() is None
     if name.startswith("her"):
         for i, env in np.argwhere(after.ep_length > 0):
             episode = np.arange(after.ep_start[i, env], after.ep_start[i, env] + after.ep_length[i, env])

@@ -5,7 +5,7 @@ import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_target
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_errors, td_target
 
 
 def column(*values: float) -> th.Tensor:
@@ -68,6 +68,22 @@ def test_td_target_has_no_gradient() -> None:
     assert not target.requires_grad
 
 
+def test_critic_loss_with_weights_by_hand() -> None:
+    # (1 * (1 - 3)^2 + 1/2 * (5 - 4)^2) / 2 = 2.25, and its gradient 2 w (Q - y) / batch; a second network: 2 / 2
+    q = column(1, 5).requires_grad_()
+    loss = critic_loss((q, column(3, 6)), column(3, 4), weights=column(1, 0.5))
+    assert loss.item() == 2.25 + 1
+    loss.backward()
+    assert th.equal(q.grad, column(-2, 0.5))
+    assert critic_loss((q,), column(3, 4), weights=column(1, 1)) == critic_loss((q,), column(3, 4))
+
+
+def test_td_errors_by_hand() -> None:
+    errors = td_errors((column(1, 5).requires_grad_(), column(4, 5)), column(3, 4))
+    assert th.equal(errors, column(1.5, 1))
+    assert not errors.requires_grad
+
+
 def test_critic_loss_by_hand() -> None:
     # ((1 - 3)^2 + (5 - 4)^2) / 2 = 2.5, and its gradient 2 (Q - y) / batch
     q = column(1, 5).requires_grad_()
@@ -84,6 +100,7 @@ def test_critic_loss_with_a_limit_for_large_errors() -> None:
     assert loss.item() == pytest.approx(1.625)
     loss.backward()
     assert th.allclose(q.grad, column(-1, 0.5))  # type: ignore[arg-type]
+    assert critic_loss((q,), column(3, 4), 1.0, weights=column(0, 0.5)).item() == pytest.approx(0.5 * 0.25 / 2)
 
 
 def test_critic_loss_adds_up_over_the_networks() -> None:

@@ -17,7 +17,7 @@ from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_ddpg_ext import CustomDDPG, load_vecnormalize, save_vecnormalize
+from sb3_ddpg_ext import CustomDDPG, PrioritizedReplayBuffer, load_vecnormalize, save_vecnormalize
 from sb3_ddpg_ext.checkpoint import CheckpointError
 from sb3_ddpg_ext.errors import SavedFileError, UntrustedFileError
 
@@ -59,7 +59,10 @@ BUFFERS: dict[str, dict[str, Any]] = {
     },
     "compact": {"optimize_memory_usage": True},
     "compact, full": {"optimize_memory_usage": True, "buffer_size": 80, "n_envs": 2},
+    "prioritized": {"replay_buffer_class": PrioritizedReplayBuffer, "replay_buffer_kwargs": {"alpha": 0.5, "eps": 0.1}},
+    "prioritized, full": {"replay_buffer_class": PrioritizedReplayBuffer, "buffer_size": 80, "n_envs": 2, "n_steps": 3},
     "Dict": {"goals": True},
+    "Dict, n-step": {"goals": True, "n_steps": 3, "n_envs": 2},
     "HER": {"goals": True, "replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}},
 }
 
@@ -85,7 +88,7 @@ def samples(model: Any) -> list[Any]:
     np.random.seed(1)  # noqa: NPY002 (SB3's generator)
     batch = model.replay_buffer.sample(64, env=None)
     flat = [list(part.values()) if isinstance(part, dict) else [part] for part in batch if part is not None]
-    return [tensor.numpy() for part in flat for tensor in part]
+    return [np.asarray(tensor) for part in flat for tensor in part]
 
 
 @pytest.mark.parametrize("case", BUFFERS)
@@ -205,6 +208,39 @@ def test_kept_observations_are_checked(edit: Any, message: str, tmp_path: Path) 
         CustomDDPG.resume(tmp_path, gym.make("Pendulum-v1"))
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda buffer: buffer.scaled_priorities.__setitem__((3, 0), -1), "a priority is not positive and finite"),
+        (lambda buffer: buffer.scaled_priorities.__setitem__((3, 0), 0), "a priority is not positive and finite"),
+        (lambda buffer: buffer.scaled_priorities.__setitem__((3, 0), np.nan), "not finite|not positive and finite"),
+        (lambda buffer: buffer.scaled_priorities.__setitem__((3, 0), np.inf), "not finite|not positive and finite"),
+        (lambda buffer: setattr(buffer, "alpha", 2), "the largest priority is out of its range"),
+        (lambda buffer: setattr(buffer, "beta", -1), "the largest priority is out of its range"),
+        (lambda buffer: setattr(buffer, "eps", 0.0), "the largest priority is out of its range"),
+        (lambda buffer: setattr(buffer, "max_priority", -1.0), "the largest priority is out of its range"),
+    ],
+)
+def test_priorities_are_checked(edit: Any, message: str, tmp_path: Path) -> None:
+    kwargs = {"replay_buffer_class": PrioritizedReplayBuffer}
+    model = make(**kwargs).learn(30)
+    edit(model.replay_buffer)
+    model.save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(SavedFileError, match=f"it does not hold such a buffer: .*({message})"):
+        make(**kwargs).load_replay_buffer(tmp_path / "buffer")
+    model.save_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        CustomDDPG.resume(tmp_path, gym.make("Pendulum-v1"))
+
+
+def test_a_priority_without_a_transition_is_noticed(tmp_path: Path) -> None:
+    model = make(replay_buffer_class=PrioritizedReplayBuffer).learn(30)
+    model.replay_buffer.scaled_priorities[30] = 1  # in a file, there is one row more than transitions
+    model.save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(SavedFileError, match="there is a priority without a transition"):
+        model.load_replay_buffer(tmp_path / "buffer")
+
+
 def test_a_buffer_of_another_model_is_refused(tmp_path: Path) -> None:
     make(n_steps=2).learn(30).save_replay_buffer(tmp_path / "buffer")
     with pytest.raises(SavedFileError, match=r"it is a .*RowNStepReplayBuffer, and the model has a .*RowReplayBuffer"):
@@ -219,7 +255,7 @@ def test_a_buffer_of_another_model_is_refused(tmp_path: Path) -> None:
         make().load_replay_buffer(tmp_path / "buffer")
 
 
-@pytest.mark.parametrize("case", ["rows", "compact", "Dict"])
+@pytest.mark.parametrize("case", ["rows", "compact", "prioritized", "Dict"])
 def test_a_flipped_bit_of_a_buffer_is_noticed(case: str, tmp_path: Path) -> None:
     """Also if the file was packed again since then, so that zip's own checksums fit."""
     model, file = make(**copy.deepcopy(BUFFERS[case])).learn(30), tmp_path / "buffer.pkl"

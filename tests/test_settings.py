@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecCheckNan
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn, optim
 
-from sb3_ddpg_ext import CustomDDPG
+from sb3_ddpg_ext import CustomDDPG, PrioritizedReplayBuffer
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.settings import (
     ALGORITHMS,
@@ -544,6 +544,7 @@ def test_zoo_keys_may_be_null():
         ("train_freq", [1, "epoch"], "expected 1 or more steps, or [1 or more, step or episode], got [1, 'epoch']"),
         ("optimize_memory_usage", 1, "expected bool, got 1"),
         ("optimize_memory_usage", "true", "expected bool, got 'true'"),
+        ("replay_buffer_class", "sb3_ddpg_ext.PrioritizedReplayBuffer", "ddpg updates no priorities; PrioritizedR"),
         ("replay_buffer_class", 3, "expected type[ReplayBuffer] | None, got 3"),
         ("replay_buffer_class", "nn.Tanh", "expected type[ReplayBuffer] | None, got 'nn.Tanh'"),
         ("policy_kwargs", [1], "expected dict[str, Any] | None, got [1]"),
@@ -579,6 +580,7 @@ def test_bad_value(name, value, message):
         ("ddpg", "train_freq", 8.0, 8),
         ("ddpg", "policy", "stable_baselines3.td3.policies.TD3Policy", TD3Policy),
         ("ddpg", "replay_buffer_class", "HerReplayBuffer", HerReplayBuffer),
+        ("custom_ddpg", "replay_buffer_class", "sb3_ddpg_ext.PrioritizedReplayBuffer", PrioritizedReplayBuffer),
         ("sac", "ent_coef", "auto", "auto"),
         ("sac", "ent_coef", "auto_0.1", "auto_0.1"),
         ("sac", "ent_coef", 0.1, 0.1),

@@ -165,12 +165,15 @@ def test_simba_has_layer_norm_and_blocks_of_one_width_already() -> None:
 
 
 def test_n_steps_is_tuned_where_the_buffer_supports_it() -> None:
-    def names(*overrides: str) -> set[str]:
-        previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_steps=1", *overrides])
-        return {d.name for d in make_space("custom_ddpg", previous, {}, ()).dimensions}
+    def names(*overrides: str, algo: str = "custom_ddpg") -> set[str]:
+        previous = load_settings(algo, "Pendulum-v1", overrides=["n_steps=1", *overrides])
+        return {d.name for d in make_space(algo, previous, {}, ()).dimensions}
 
     assert "n_steps" in names()
-    assert "n_steps" not in names("policy=MultiInputPolicy")
+    assert "n_steps" in names(algo="ddpg")
+    assert "n_steps" in names("policy=MultiInputPolicy")
+    assert "n_steps" not in names("policy=MultiInputPolicy", algo="ddpg")
+    assert "n_steps" in names("replay_buffer_class=sb3_ddpg_ext.PrioritizedReplayBuffer")
     assert "n_steps" not in names("replay_buffer_class=HerReplayBuffer")
     assert "n_steps" not in names("optimize_memory_usage=true")
     previous = load_settings("custom_ddpg", "Pendulum-v1", overrides=["n_steps=1"])

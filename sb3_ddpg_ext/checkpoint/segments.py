@@ -21,9 +21,11 @@ from sb3_ddpg_ext.buffers import CompactReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.checkpoint.codec import is_data
 from sb3_ddpg_ext.checkpoint.object_state import state_of, with_state
 from sb3_ddpg_ext.checkpoint.store import ROWS, Checkpoint, CheckpointError, HashingFile
+from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
 
 _SEGMENT_BYTES = 2**22  # a segment may have more in a large buffer, which has about 64 to 128 of them
-_REWRITTEN = ("ep_start", "ep_length")  # Hindsight Experience Replay changes old rows of these
+# Hindsight and prioritized experience replay change old rows of these
+_REWRITTEN = ("ep_start", "ep_length", "scaled_priorities")
 _NOT_STATE = {
     *("env", "device", "observation_space", "action_space", "obs_shape", "_views", "_rows", "_widths", "infos"),
     *("goal_selection_strategy", *_REWRITTEN),
@@ -168,7 +170,7 @@ def buffer_state(buffer: ReplayBuffer) -> dict[str, Any]:
 
 
 def _runs(array: np.ndarray) -> dict[str, Any]:
-    """:return: An array that is constant over episodes, in the size of how many there are: it is written every time"""
+    """:return: An array as its runs of equal values, such as those of episodes: it is written every time"""
     values = array.T.ravel()
     starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
     return {"n_rows": len(array), "starts": starts, "values": values[starts]}
@@ -214,10 +216,10 @@ def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], checkpoint: Chec
                 for part in _slices(segment["first"], segment["count"], sizes[0]):
                     begin = (part.start - offset) % sizes[0]
                     _read_into(file, arrays[name][begin : begin + part.stop - part.start])
-    if isinstance(buffer, CompactReplayBuffer) and (damage := buffer.why_damaged()) is not None:
-        raise CheckpointError(f"the replay buffer of the checkpoint is damaged: {damage}")
     for name, runs in state["rewritten"].items():
         vars(buffer)[name][: runs["n_rows"]] = _from_runs(runs, vars(buffer)[name])
+    if isinstance(buffer, CompactReplayBuffer | PrioritizedReplayBuffer) and (damage := buffer.why_damaged()):
+        raise CheckpointError(f"the replay buffer of the checkpoint is damaged: {damage}")
     for i, infos in enumerate(state["infos"]):
         vars(buffer)["infos"][i] = infos
     if checkpoint.n_lost:
@@ -227,6 +229,9 @@ def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], checkpoint: Chec
 def _begin_at(buffer: ReplayBuffer, offset: int, n_rows: int) -> None:
     """Let a buffer begin with a row that was elsewhere before, since those before it are lost."""
     buffer.pos, buffer.full = n_rows, False
+    if isinstance(buffer, PrioritizedReplayBuffer):
+        buffer.scaled_priorities[:] = np.roll(buffer.scaled_priorities, -offset, axis=0)
+        buffer.scaled_priorities[n_rows:] = 0
     if not isinstance(buffer, HerReplayBuffer):
         return
     starts, lengths = (np.roll(array, -offset, axis=0) for array in (buffer.ep_start, buffer.ep_length))

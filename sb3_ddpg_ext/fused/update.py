@@ -172,7 +172,7 @@ class FusedUpdate:
 
     def accepts(self, batch: ReplayBufferSamples) -> bool:
         """
-        Whether :meth:`step` computes the same as autograd, which broadcasts tensors of other shapes.
+        Whether :meth:`step` computes the same as autograd, which broadcasts tensors of other shapes and knows weights.
 
         :param batch: A minibatch, perhaps from a user's own replay buffer
         :return: Whether it has the shapes and types of a minibatch from Stable-Baselines3
@@ -182,6 +182,7 @@ class FusedUpdate:
             batch.rewards.shape == batch.dones.shape == column
             and batch.observations.shape == batch.next_observations.shape == (column[0], *self._observation_shape)
             and batch.dones.dtype == dtype
+            and getattr(batch, "weights", None) is None
             and (batch.discounts is None or (batch.discounts.shape == column and batch.discounts.dtype == dtype))
         )
 

@@ -18,6 +18,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
 from sb3_ddpg_ext.buffers import CompactReplayBuffer
 from sb3_ddpg_ext.errors import SavedFileError
+from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
 from sb3_ddpg_ext.safe_files import classes
 from sb3_ddpg_ext.safe_files.archive import SafeArchive, check_checksum, reason
 from sb3_ddpg_ext.safe_files.objects import Decoder, Encoder
@@ -28,6 +29,7 @@ _JSON = "buffer.json"
 _DIGEST = "buffer.sha256"
 _SETTINGS = (  # as far as a class has them
     *("buffer_size", "n_envs", "pos", "full", "n_steps", "gamma", "handle_timeout_termination", "_kept", "_free"),
+    *("alpha", "beta", "eps", "max_priority"),
     *("n_sampled_goal", "her_ratio", "goal_selection_strategy", "_current_ep_start"),
 )
 _MAX_DICTS = 10**7  # HER has one for each transition
@@ -141,7 +143,7 @@ def _read(archive: SafeArchive, content: Any, like: ReplayBuffer) -> ReplayBuffe
     buffer: ReplayBuffer = object.__new__(type(like))
     set_state = getattr(buffer, "__setstate__", vars(buffer).update)
     set_state(state)
-    if isinstance(buffer, CompactReplayBuffer) and (damage := buffer.why_damaged()) is not None:
+    if isinstance(buffer, CompactReplayBuffer | PrioritizedReplayBuffer) and (damage := buffer.why_damaged()):
         raise ValueError(damage)
     return buffer
 

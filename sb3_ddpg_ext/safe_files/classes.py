@@ -20,7 +20,7 @@ from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 from torch import nn
 
-from sb3_ddpg_ext import buffers
+from sb3_ddpg_ext import buffers, prioritized
 
 
 def _defined(modules: Iterable[ModuleType], *bases: type) -> list[type]:
@@ -47,7 +47,7 @@ def _core() -> Mapping[str, type]:
         *_defined([th.optim], th.optim.Optimizer),
         *_defined([td3, sac, dqn, sb3_policies], sb3_policies.BasePolicy),
         *_defined([torch_layers], torch_layers.BaseFeaturesExtractor),
-        *_defined([buffers, sb3_buffers], sb3_buffers.BaseBuffer),
+        *_defined([buffers, prioritized, sb3_buffers], sb3_buffers.BaseBuffer),
         HerReplayBuffer,
         *(DDPG, TD3, SAC, DQN),
         *(bool, int, float),

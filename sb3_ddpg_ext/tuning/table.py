@@ -205,10 +205,15 @@ def _takes_layers_of_any_size(entry: Entry) -> bool:
 
 
 def _supports_n_steps(entry: Entry) -> bool:
-    """SB3 computes n-step returns with its standard replay buffer only."""
+    """n-step returns are set up with some replay buffers only."""
     kwargs = entry.get("replay_buffer_kwargs") or {}  # a mapping, or a string dict(...) as in RL Zoo
-    standard = entry.get("replay_buffer_class") is None and "optimize_memory_usage" not in kwargs
-    return standard and not entry.get("optimize_memory_usage") and entry.get("policy") != "MultiInputPolicy"
+    supports = entry.get("replay_buffer_class") in (None, "sb3_ddpg_ext.PrioritizedReplayBuffer")
+    return supports and "optimize_memory_usage" not in kwargs and not entry.get("optimize_memory_usage")
+
+
+def _supports_sb3s_n_steps(entry: Entry) -> bool:
+    """SB3 has none for Dict observations."""
+    return _supports_n_steps(entry) and entry.get("policy") != "MultiInputPolicy"
 
 
 # --- The table ---
@@ -227,7 +232,8 @@ TABLE: Sequence[Dimension] = (
     Dimension("learning_starts", CategoricalDistribution((100, 1_000, 10_000))),
     Dimension("tau", FloatDistribution(1e-3, 0.1, log=True)),
     Dimension("gamma", CategoricalDistribution((0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999))),
-    Dimension("n_steps", CategoricalDistribution((1, 3, 5)), is_supported=_supports_n_steps),
+    Dimension("n_steps", CategoricalDistribution((1, 3, 5)), is_supported=_supports_sb3s_n_steps),
+    Dimension("n_steps", CategoricalDistribution((1, 3, 5)), algos=_CUSTOM, is_supported=_supports_n_steps),
     Dimension("train_freq", CategoricalDistribution((1, 2, 4, 8, 16, 32))),
     Dimension(
         "updates_per_step",

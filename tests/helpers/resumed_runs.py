@@ -25,7 +25,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_ddpg_ext import CustomDDPG, ResumableCheckpointCallback
+from sb3_ddpg_ext import CustomDDPG, PrioritizedReplayBuffer, ResumableCheckpointCallback
 from sb3_ddpg_ext.checkpoint.codec import encode
 from sb3_ddpg_ext.checkpoint.object_state import space_states, state_of
 from sb3_ddpg_ext.checkpoint.segments import buffer_state, row_arrays
@@ -175,6 +175,10 @@ RUNS: dict[str, Run] = {
     "pendulum per episode": ("Pendulum-v1", 1, False, None, {"train_freq": (1, "episode"), "gradient_steps": 5}),
     "pendulum frugal": ("Pendulum-v1", 2, False, None, {**FRUGAL}),
     "pendulum compact": ("Pendulum-v1", 2, False, None, {"optimize_memory_usage": True, "buffer_size": 150}),
+    "pendulum prioritized": (
+        *("Pendulum-v1", 2, False, VecNormalize),
+        {"replay_buffer_class": PrioritizedReplayBuffer, "n_steps": 3, "buffer_size": 150},
+    ),
     "mountain car": ("MountainCarContinuous-v0", 4, True, None, {"n_steps": 3}),
     "lander": ("LunarLanderContinuous-v3", 1, False, None, {"n_steps": 3, "fused": False}),
     "landers": ("LunarLanderContinuous-v3", 4, True, VecNormalize, {"train_freq": 3}),
@@ -184,6 +188,7 @@ RUNS: dict[str, Run] = {
     "her 4": (bits, 4, True, rewards_normalized, {**HER, "fused": False}),
     "her infos": (bits, 1, False, None, {**HER, "replay_buffer_kwargs": {"copy_info_dict": True}}),
     "dict": (bits, 1, False, None, {"policy": "MultiInputPolicy"}),
+    "dict n-step": (bits, 2, False, rewards_normalized, {"policy": "MultiInputPolicy", "n_steps": 3}),
     "wandering": (Wandering, 1, False, None, {}),
     "wandering 4": (Wandering, 4, True, normalized, {"n_steps": 2}),
     "offering": (Offering, 2, True, None, {}),
