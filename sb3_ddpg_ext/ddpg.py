@@ -255,21 +255,12 @@ class CustomDDPG(ExploringAlgorithm):
             trained_by_actor_loss = weights_trained_by_actor_loss(self.actor, self.critic)
 
         losses = []
-        hyperparameters = Hyperparameters(
-            self.gamma,
-            self.tau,
-            self.huber_delta,
-            self.max_grad_norm,
-            self.pre_activation_coef,
-            self.target_policy_noise,
-            self.target_noise_clip,
-        )
         if fused is not None and rows is not None:  # the same steps as below in closed form
-            fused.steps_on_rows(rows, gradient_steps, batch_size, hyperparameters)
+            fused.steps_on_rows(rows, gradient_steps, batch_size, self._hyperparameters())
         for _ in range(gradient_steps if rows is None else 0):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             if fused is not None and fused.accepts(batch):
-                fused.step(batch, hyperparameters)
+                fused.step(batch, self._hyperparameters())
                 continue
             discounts = self.gamma if batch.discounts is None else batch.discounts
 
@@ -324,6 +315,17 @@ class CustomDDPG(ExploringAlgorithm):
             rate = FloatSchedule(self.critic_learning_rate)(self._current_progress_remaining)
             self.logger.record("train/critic_learning_rate", rate)
             update_learning_rate(self.critic.optimizer, rate)
+
+    def _hyperparameters(self) -> Hyperparameters:
+        return Hyperparameters(
+            self.gamma,
+            self.tau,
+            self.huber_delta,
+            self.max_grad_norm,
+            self.pre_activation_coef,
+            self.target_policy_noise,
+            self.target_noise_clip,
+        )
 
     def _smoothing_noise(self, actions: th.Tensor) -> th.Tensor | float:
         if self.target_policy_noise == 0:

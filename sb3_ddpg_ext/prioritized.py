@@ -198,9 +198,9 @@ class PrioritizedReplayBuffer(RowNStepReplayBuffer):
         self.update_beta(1.0)
         self.max_priority = 1.0
         """The largest priority up to now"""
-        self._plant_tree()
+        self._make_tree()
 
-    def _plant_tree(self) -> None:
+    def _make_tree(self) -> None:
         self._tree = SumTree(self.buffer_size * self.n_envs)
         self.scaled_priorities = self._tree.leaves.reshape(self.buffer_size, self.n_envs)
         """p^alpha of each transition, 0 where there is none: ``[buffer_size, n_envs]``, float64, to be read only"""
@@ -212,7 +212,7 @@ class PrioritizedReplayBuffer(RowNStepReplayBuffer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plant_tree()
+        self._make_tree()
         self.scaled_priorities[:] = state["scaled_priorities"]
 
     def why_damaged(self) -> str | None:
@@ -257,7 +257,7 @@ class PrioritizedReplayBuffer(RowNStepReplayBuffer):
         """Forget all transitions and priorities."""
         super().reset()
         self.max_priority = 1.0
-        self._plant_tree()
+        self._make_tree()
 
     def sample(  # type: ignore[override]  # the samples have two more fields
         self, batch_size: int, env: VecNormalize | None = None
