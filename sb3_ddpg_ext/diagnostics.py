@@ -136,7 +136,7 @@ def _dead(activations: Iterable[th.Tensor]) -> th.Tensor:
 
 
 def _norm(tensors: Iterable[th.Tensor]) -> th.Tensor:
-    return th.linalg.vector_norm(th.stack([th.linalg.vector_norm(tensor.detach()) for tensor in tensors]))
+    return th.stack([tensor.detach().square().sum() for tensor in tensors]).sum().sqrt()
 
 
 def _numbers(scalars: dict[str, th.Tensor]) -> dict[str, float]:
