@@ -89,7 +89,7 @@ def test_each_finding(title: str) -> None:
         replace(HEALTHY, q_values=series(*np.linspace(0, -36, 20))),  # below the returns
         replace(HEALTHY, q_values=series(*np.linspace(100, -5, 20))),  # above them by less than half of the largest
         with_log(train__actor_saturation=series(1.0, 0.85)),  # at the beginning only
-        with_log(rollout__noise_std=series(0.05, 0.05, 0.0, 0.0)),  # a schedule
+        with_log(rollout__noise_std=series(0.03, 0.03, 0.0, 0.0)),  # a schedule
         replace(HEALTHY, evaluations=Series(), episodes=series(*np.linspace(-100, -10, 30), *[-10.0] * 60)),
     ],
 )
