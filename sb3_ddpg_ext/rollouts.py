@@ -321,18 +321,19 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         if since == 0 or (self._updates_at_statistics and 0 < since < _UPDATES_BETWEEN_STATISTICS):
             return
         self._updates_at_statistics = self._n_updates
-        # Without these, the actor's step adds to the critic's gradient, as with SB3
-        trained_by_actor_loss = weights_trained_by_actor_loss(self.actor, self.critic)
-        statistics = norms(self, critic_gradient=trained_by_actor_loss is not None)
+        statistics: dict[str, float] = {}
         buffer = self.replay_buffer
-        if buffer is not None and type(buffer) in _PASSIVE_BUFFERS and "sample" not in vars(buffer):
-            try:
+        try:
+            # Without these, the actor's step adds to the critic's gradient, as with SB3
+            trained_by_actor_loss = weights_trained_by_actor_loss(self.actor, self.critic)
+            statistics |= norms(self, critic_gradient=trained_by_actor_loss is not None)
+            if buffer is not None and type(buffer) in _PASSIVE_BUFFERS and "sample" not in vars(buffer):
                 # The generators are put back, so that this is the minibatch that the next gradient step draws, too
                 with leaving_no_trace(self.policy):
                     batch = buffer.sample(self.batch_size, env=self._vec_normalize_env)
                     statistics |= minibatch_statistics(self, batch, self.gamma)
-            except Exception as error:  # networks of a user that are called in another way must not end training
-                self._log_once(f"Values, TD errors and dead units are not logged: {one_line(error)}")
+        except Exception as error:  # networks of a user that are called in another way must not end training
+            self._log_once(f"Some statistics of the networks are not logged: {one_line(error)}")
         for name, value in statistics.items():
             self.logger.record(f"train/{name}", value)
 

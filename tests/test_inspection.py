@@ -1,9 +1,11 @@
 """What looks wrong in a run is said, with numbers; what is in order is not. Any run directory is drawn."""
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from small_runs import TINY_PARAMS
 
 from sb3_ddpg_ext.arguments import InspectArgs, TrainArgs
-from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.errors import NonFiniteError, SettingsError
 from sb3_ddpg_ext.inspection import inspect_run
 from sb3_ddpg_ext.inspection.findings import find
 from sb3_ddpg_ext.inspection.page import draw
@@ -62,6 +64,7 @@ def test_nothing_is_wrong_with_a_healthy_run() -> None:
 
 
 CASES = {
+    "It ended with an error": replace(HEALTHY, error="ValueError: no"),
     "Learning never began": replace(HEALTHY, log={"time/fps": series(1)}),
     "It has not learned anything": replace(HEALTHY, evaluations=rising(-101, -101)),
     "The critic diverges": with_log(train__critic_loss=series(1, 10, 100, 2000)),
@@ -116,6 +119,7 @@ def test_findings_do_not_depend_on_the_unit_of_rewards(title: str, factor: float
     run = InspectedRun(
         run.title, *map(scaled, (run.episodes, run.evaluations, run.q_values, run.discounted_returns)), log=log
     )
+    run = replace(run, error=CASES[title].error)
     assert titles(run) == [title]
 
 
@@ -154,6 +158,15 @@ def test_all_is_read_and_drawn(sick_run: Path) -> None:
     assert drawn[:2] == ["Return", "Critic's values in the evaluations"]
 
 
+def test_a_run_that_has_failed(tmp_path: Path) -> None:
+    args: Any = {"steps": 300, "eval_freq": 0, "quiet": True, "params": (*TINY_PARAMS, "learning_rate=1e30")}
+    with pytest.raises(NonFiniteError) as failed:
+        train(TrainArgs("Pendulum-v1", log_dir=tmp_path, **args))
+    inspection = inspect_run(failed.value.run_directory)  # type: ignore[attr-defined]
+    assert inspection.findings[0].title == "It ended with an error"
+    assert "training has diverged" in inspection.page.read_text()
+
+
 def test_a_run_without_these_files(tmp_path: Path) -> None:
     """Of an early version, of RL Zoo, or of another algorithm."""
     np.savez(tmp_path / "evaluations.npz", timesteps=[1, 2], results=[[0.0, 1.0], [2.0, 3.0]], ep_lengths=[[1, 1]] * 2)
@@ -181,12 +194,20 @@ def test_a_run_that_has_logged_nothing_yet(tmp_path: Path) -> None:
     assert len(inspect_run(tmp_path).missing) == 3
 
 
+def unequal() -> bytes:
+    """:return: A file of evaluations, one of which has no step"""
+    file = io.BytesIO()
+    np.savez(file, timesteps=[1], results=[[0.0], [1.0]])
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("progress.csv", b"a,b\n1,2\n", "progress.csv cannot be read: it has no column time/total_timesteps"),
         ("progress.csv", b"\xff\xfe\n", "progress.csv cannot be read"),
         ("evaluations.npz", b"no zip", "evaluations.npz cannot be read"),
+        ("evaluations.npz", unequal(), "evaluations.npz cannot be read: its arrays differ in length"),
         ("0.monitor.csv", b"#\nr,l,t\nx,y,z\n", "cannot be read"),
         ("notes.txt", b"", "is not a run directory: it holds no progress.csv, evaluations.npz or [*].monitor.csv"),
     ],

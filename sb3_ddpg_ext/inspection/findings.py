@@ -9,16 +9,16 @@ from sb3_ddpg_ext.inspection.reading import InspectedRun, Series
 
 # A check needs this many values: one less can be chance, and a critic is always wrong at first
 _ENOUGH = 4
-# The mean bias, relative to the largest mean discounted return of the run. The TD3 paper shows DDPG with biases of half
-# of the true value and more where it fails
+# The mean bias, relative to the largest mean discounted return of the run. A critic that lags behind a policy that
+# improves is off by less, and to the other side
 _LARGE_BIAS = 0.5
 # Growing returns multiply the squared error, too, but hardly by more than a hundred
 _GROWTH_OF_LOSS = 1_000.0
 # The gradient passes tanh with a factor of 1 - 0.99^2 = 0.02 there. Good policies of some environments switch between
 # the bounds; they have actions in between
 _SATURATED = 0.9
-# Networks that learn well have up to about a third; with most units dead little can be learned (Sokar et al. 2023,
-# https://arxiv.org/abs/2302.12902)
+# Runs on Pendulum-v1 that learn have a sixth to a third. With most units dead, little can be learned (Sokar et al.
+# 2023, https://arxiv.org/abs/2302.12902)
 _DEAD = 0.5
 # Of the noise, in actions from -1 to 1: a hundredth of the range. Usual is 0.1 and more
 _SMALL_NOISE = 0.02
@@ -52,16 +52,17 @@ def find(run: InspectedRun) -> tuple[Finding, ...]:
     :param run: The numbers of a run
     :return: What looks wrong, of what can be seen in them
     """
-    if (never := _never_began(run)) is not None:  # the rest would be about networks as they were made
-        return (never,)
-    return tuple(
-        finding
-        for check in (
-            *(_never_learned, _diverges, _overestimates, _is_saturated, _actor_is_dead, _critic_is_dead),
-            *(_does_not_explore, _still_improves),
-        )
-        if (finding := check(run)) is not None
-    )
+    found = [_failed(run), _never_began(run)]
+    if found[1] is None:  # otherwise the rest would be about networks as they were made
+        found += [_never_learned(run), _diverges(run), _overestimates(run), _is_saturated(run)]
+        found += [_is_dead(run, "actor"), _is_dead(run, "critic"), _does_not_explore(run), _still_improves(run)]
+    return tuple(finding for finding in found if finding is not None)
+
+
+def _failed(run: InspectedRun) -> Finding | None:
+    if run.error is None:
+        return None
+    return Finding("It ended with an error", run.error.rstrip("."), "See the documentation, Errors and what to do")
 
 
 def _never_began(run: InspectedRun) -> Finding | None:
@@ -132,14 +133,6 @@ def _is_saturated(run: InspectedRun) -> Finding | None:
         "Try a lower learning_rate, smaller observations and rewards (normalize: true), or more steps before learning "
         "(learning_starts)",
     )
-
-
-def _actor_is_dead(run: InspectedRun) -> Finding | None:
-    return _is_dead(run, "actor")
-
-
-def _critic_is_dead(run: InspectedRun) -> Finding | None:
-    return _is_dead(run, "critic")
 
 
 def _is_dead(run: InspectedRun, network: str) -> Finding | None:

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -15,19 +16,47 @@ from sb3_ddpg_ext.inspection.findings import Finding
 from sb3_ddpg_ext.inspection.reading import InspectedRun
 from sb3_ddpg_ext.report.panels import COLOURS, panels, short_number
 
-# Each panel: its title, whether its scale is logarithmic, and what is drawn, by SB3's key
-_LOGGED = (
-    ("TD error, mean |Q - y|", False, {"TD error": "train/td_error"}),
-    ("Critic's loss", True, {"critic loss": "train/critic_loss"}),
-    ("Actor's loss, -Q(s, mu(s))", False, {"actor loss": "train/actor_loss"}),
-    ("Norm of the gradients", True, {"actor": "train/actor_grad_norm", "critic": "train/critic_grad_norm"}),
-    (
-        "Share of actions at a bound",
-        False,
-        {"without noise": "train/actor_saturation", "with noise": "rollout/action_saturation"},
+
+@dataclass(frozen=True)
+class _Panel:
+    """
+    What a panel shows.
+
+    :param title: Its title
+    :param keys: SB3's keys of what was logged, by the names of the lines
+    :param logarithmic: Whether its scale is logarithmic
+    :param limits: Where its scale begins and ends, None for where the values do
+    """
+
+    title: str
+    keys: Mapping[str, str]
+    logarithmic: bool = False
+    limits: tuple[float | None, float | None] = (None, None)
+
+
+_SHARE = (-0.03, 1.03)
+_PANELS = (
+    _Panel(
+        "Critic's values in the evaluations",
+        {"Q(s, mu(s))": "eval/q_value", "discounted return": "eval/discounted_return"},
     ),
-    ("Share of dead units", False, {"actor": "train/actor_dead_units", "critic": "train/critic_dead_units"}),
-    ("Standard deviation of the noise", False, {"noise": "rollout/noise_std"}),
+    _Panel("TD error, mean |Q - y|", {"TD error": "train/td_error"}, limits=(0, None)),
+    _Panel("Critic's loss", {"critic loss": "train/critic_loss"}, logarithmic=True),
+    _Panel("Actor's loss, -Q(s, mu(s))", {"actor loss": "train/actor_loss"}),
+    _Panel(
+        "Norm of the gradients",
+        {"actor": "train/actor_grad_norm", "critic": "train/critic_grad_norm"},
+        logarithmic=True,
+    ),
+    _Panel(
+        "Share of actions at a bound",
+        {"without noise": "train/actor_saturation", "with noise": "rollout/action_saturation"},
+        limits=_SHARE,
+    ),
+    _Panel(
+        "Share of dead units", {"actor": "train/actor_dead_units", "critic": "train/critic_dead_units"}, limits=_SHARE
+    ),
+    _Panel("Standard deviation of the noise", {"noise": "rollout/noise_std"}, limits=(0, None)),
 )
 
 
@@ -63,25 +92,22 @@ def write(run: InspectedRun, findings: Sequence[Finding], directory: Path) -> Pa
 
 def draw(run: InspectedRun) -> Figure:
     """:return: A figure with a panel for everything that there is in a run"""
-    values = {"Q(s, mu(s))": run.q_values, "discounted return": run.discounted_returns}
-    logged = [
-        (title, logarithmic, {label: run.log[key] for label, key in keys.items() if key in run.log})
-        for title, logarithmic, keys in _LOGGED
+    # The critic's values are complete in the file of the evaluations
+    log = {**run.log, "eval/q_value": run.q_values, "eval/discounted_return": run.discounted_returns}
+    drawn = [
+        (panel, lines)
+        for panel in _PANELS
+        if (lines := {name: log[key] for name, key in panel.keys.items() if key in log and len(log[key])})
     ]
-    series = [("Critic's values in the evaluations", False, values if len(run.q_values) else {}), *logged]
-    series = [(title, logarithmic, lines) for title, logarithmic, lines in series if lines]
-    figure, (first, *others) = panels(1 + len(series), height=2.7)
+    figure, (first, *others) = panels(1 + len(drawn), height=2.7)
     _draw_returns(first, run)
-    for axes, (title, logarithmic, lines) in zip(others, series, strict=True):
-        for colour, (label, line) in zip(COLOURS, lines.items(), strict=False):
-            axes.plot(line.steps, line.values, ".-", color=colour, label=label, markersize=3)
-        axes.set_title(title, fontsize=10)
-        if logarithmic and all((line.values > 0).any() for line in lines.values()):
+    for axes, (panel, lines) in zip(others, drawn, strict=True):
+        for colour, (name, line) in zip(COLOURS, lines.items(), strict=False):
+            axes.plot(line.steps, line.values, ".-", color=colour, label=name, markersize=3)
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_ylim(panel.limits)
+        if panel.logarithmic and all((line.values > 0).any() for line in lines.values()):
             axes.set_yscale("log")
-        if title.startswith("Share"):
-            axes.set_ylim(-0.03, 1.03)
-        elif title.startswith("Standard deviation"):
-            axes.set_ylim(bottom=0)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8)
     all_series = (run.episodes, run.evaluations, *run.log.values())

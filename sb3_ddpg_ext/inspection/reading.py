@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sb3_ddpg_ext.errors import SettingsError, one_line
 from sb3_ddpg_ext.report.curve import training_episodes
+from sb3_ddpg_ext.results.result_file import read_run
 
 Array = npt.NDArray[np.float64]
 _STEP = "time/total_timesteps"
@@ -55,6 +56,7 @@ class InspectedRun:
     :param discounted_returns: What it would have been right to expect
     :param log: What was logged, by SB3's keys
     :param missing: What is not there, in words
+    :param error: What has ended the run, in one line; None if that was no error
     """
 
     title: str
@@ -64,6 +66,7 @@ class InspectedRun:
     discounted_returns: Series = field(default_factory=Series)
     log: Mapping[str, Series] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    error: str | None = None
 
     def logged(self, key: str) -> Series:
         """:return: What was logged under a key, empty if nothing was"""
@@ -107,6 +110,7 @@ def read(directory: Path) -> InspectedRun:
         evaluated.get("discounted_returns", Series()),
         logged,
         tuple(what for what, is_missing in missing.items() if is_missing),
+        record.reason if (record := read_run(directory)).status == "failed" else None,
     )
 
 
@@ -120,12 +124,13 @@ def _naming(name: str, directory: Path) -> Iterator[None]:
 
 
 def _read_arrays(file: Path) -> dict[str, Array]:
-    with np.load(file) as arrays:
-        return {
-            name: arrays[name].astype(np.float64)
-            for name in ("timesteps", "results", "q_values", "discounted_returns")
-            if name in arrays
-        }
+    """:return: The arrays that are there, each with one row for each evaluation"""
+    names = ("timesteps", "results", "q_values", "discounted_returns")
+    with np.load(file) as content:
+        arrays = {name: content[name].astype(np.float64) for name in names if name in content}
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise ValueError("its arrays differ in length")
+    return arrays
 
 
 def _read_log(file: Path) -> dict[str, Series]:
