@@ -158,6 +158,15 @@ def test_all_is_read_and_drawn(sick_run: Path) -> None:
     assert drawn[:2] == ["Return", "Critic's values in the evaluations"]
 
 
+def test_panels_are_as_high_as_what_they_show() -> None:
+    gradients = {"train/actor_grad_norm": series(1, 2), "train/critic_grad_norm": series(100, 300)}
+    figure = draw(InspectedRun("a run", log={**gradients, "train/td_error": series(7, 8)}))
+    _, td_error, norms = (axes for axes in figure.axes if axes.get_title())
+    assert 0.1 < norms.get_ylim()[0] < 1 < 300 < norms.get_ylim()[1] < 3000
+    assert td_error.get_ylim()[0] == 0
+    assert 8 < td_error.get_ylim()[1] < 9
+
+
 def test_a_run_that_has_failed(tmp_path: Path) -> None:
     args: Any = {"steps": 300, "eval_freq": 0, "quiet": True, "params": (*TINY_PARAMS, "learning_rate=1e30")}
     with pytest.raises(NonFiniteError) as failed:

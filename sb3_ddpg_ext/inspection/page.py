@@ -25,13 +25,13 @@ class _Panel:
     :param title: Its title
     :param keys: SB3's keys of what was logged, by the names of the lines
     :param logarithmic: Whether its scale is logarithmic
-    :param limits: Where its scale begins and ends, None for where the values do
+    :param limits: Where its scale begins and ends; None for where the values do
     """
 
     title: str
     keys: Mapping[str, str]
     logarithmic: bool = False
-    limits: tuple[float | None, float | None] = (None, None)
+    limits: tuple[float, float | None] | None = None
 
 
 _SHARE = (-0.03, 1.03)
@@ -105,7 +105,8 @@ def draw(run: InspectedRun) -> Figure:
         for colour, (name, line) in zip(COLOURS, lines.items(), strict=False):
             axes.plot(line.steps, line.values, ".-", color=colour, label=name, markersize=3)
         axes.set_title(panel.title, fontsize=10)
-        axes.set_ylim(panel.limits)
+        if panel.limits is not None:
+            axes.set_ylim(*panel.limits)
         if panel.logarithmic and all((line.values > 0).any() for line in lines.values()):
             axes.set_yscale("log")
         if len(lines) > 1:
