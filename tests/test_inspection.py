@@ -15,7 +15,7 @@ from small_runs import TINY_PARAMS
 
 from sb3_ddpg_ext.arguments import InspectArgs, TrainArgs
 from sb3_ddpg_ext.errors import NonFiniteError, SettingsError
-from sb3_ddpg_ext.inspection import inspect_run
+from sb3_ddpg_ext.inspection import findings, inspect_run
 from sb3_ddpg_ext.inspection.findings import find
 from sb3_ddpg_ext.inspection.page import draw
 from sb3_ddpg_ext.inspection.reading import InspectedRun, Series, read
@@ -121,6 +121,20 @@ def test_findings_do_not_depend_on_the_unit_of_rewards(title: str, factor: float
     )
     run = replace(run, error=CASES[title].error)
     assert titles(run) == [title]
+
+
+def test_thresholds_are_those_of_the_documentation() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "inspecting.md").read_text()
+    for words in (
+        f"first {findings._FIRST_EPISODES} training episodes, by {findings._STANDARD_ERRORS:.0f} standard errors",
+        f"last quarter is {findings._GROWTH_OF_LOSS:,.0f} times that of the first",
+        f"by {findings._LARGE_BIAS:.0%} of the largest",
+        f"{findings._SATURATED:.0%} of its actions",
+        f"{findings._DEAD:.0%} of the ReLU units",
+        f"below {findings._SMALL_NOISE} in the first half",
+        f"by {findings._STILL_IMPROVING:.0%} of the range",
+    ):
+        assert words in page
 
 
 # --- Run directories ---
