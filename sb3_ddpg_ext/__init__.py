@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         UniformNoise,
     )
     from sb3_ddpg_ext.policies import CnnPolicy, LayerNormPolicy, MlpPolicy, MultiInputPolicy, SimbaPolicy
-    from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
+    from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
     from sb3_ddpg_ext.safe_files.statistics import load_vecnormalize, save_vecnormalize
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "ParameterNoise",
     "PinkNoise",
     "PrioritizedReplayBuffer",
+    "PrioritizedReplayBufferSamples",
     "ResumableCheckpointCallback",
     "ScheduledNoise",
     "SimbaPolicy",
@@ -65,7 +66,7 @@ _MODULES = {
         "UniformNoise",
     },
     "policies": {"CnnPolicy", "LayerNormPolicy", "MlpPolicy", "MultiInputPolicy", "SimbaPolicy"},
-    "prioritized": {"PrioritizedReplayBuffer"},
+    "prioritized": {"PrioritizedReplayBuffer", "PrioritizedReplayBufferSamples"},
     "safe_files.statistics": {"load_vecnormalize", "save_vecnormalize"},
 }
 

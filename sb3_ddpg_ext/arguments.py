@@ -111,6 +111,14 @@ class EvaluateArgs:
 
 
 @dataclass(frozen=True)
+class InspectArgs:
+    """Draw what happened in a run on one page, inspection.html in its directory, and say what looks wrong."""
+
+    run: tyro.conf.Positional[Path]
+    """run directory"""
+
+
+@dataclass(frozen=True)
 class CompareArgs:
     """
     Train algorithms on environments with several seeds each, and write a report. Finished runs are kept: the same
@@ -322,6 +330,7 @@ class PullArgs:
 Command = (
     Annotated[TrainArgs, tyro.conf.subcommand("train")]
     | Annotated[EvaluateArgs, tyro.conf.subcommand("evaluate")]
+    | Annotated[InspectArgs, tyro.conf.subcommand("inspect")]
     | Annotated[CompareArgs, tyro.conf.subcommand("compare")]
     | Annotated[TuneArgs, tyro.conf.subcommand("tune")]
     | Annotated[BenchmarkArgs, tyro.conf.subcommand("benchmark")]

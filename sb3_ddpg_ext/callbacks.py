@@ -7,15 +7,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_ext.checkpoint import ResumableCheckpointCallback
+from sb3_ddpg_ext.critic_bias import CriticBias
 from sb3_ddpg_ext.episodes import check_returns
+from sb3_ddpg_ext.errors import one_line
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.protocol import EVAL_SEED
 from sb3_ddpg_ext.results.records import BestEvaluation, Evaluations
@@ -130,8 +133,10 @@ class TrainingClock:
 
 class Evaluation(EvalCallback):
     """
-    SB3's evaluation with three differences: the same seeds each time; its time does not count as training; and its
-    files are complete whenever they exist, the best model together with its VecNormalize statistics.
+    SB3's evaluation with four differences: the same seeds each time; its time does not count as training; its files are
+    complete whenever they exist, the best model together with its VecNormalize statistics; and the critic's values are
+    compared with the returns (:mod:`sb3_ddpg_ext.critic_bias`), as ``eval/q_value``, ``eval/discounted_return`` and
+    their difference ``eval/q_bias``, the first two also in ``evaluations.npz``.
 
     :param directory: The run directory
     :param eval_env: Where the episodes are played
@@ -160,6 +165,10 @@ class Evaluation(EvalCallback):
         self.on_evaluation = on_evaluation
         self.clock = TrainingClock()
         self.clock_readings: list[tuple[float, float]] = []
+        self._critic_bias: CriticBias | None = None  # of the evaluation that is played
+        self._compares = True
+        # By the step of the evaluation: the critic's mean value, and the mean of the discounted returns
+        self._values: dict[int, tuple[float, float]] = {}
 
     def _on_training_start(self) -> None:
         self.clock.set((0, 0), (0, 0))
@@ -173,6 +182,33 @@ class Evaluation(EvalCallback):
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         self.stop.check()
         super()._log_success_callback(locals_, globals_)
+        if self._critic_bias is not None:
+            self._critic_bias.see(locals_)
+            # Logged here, since SB3 writes the log's row before its `_on_step` returns
+            if "episode" in locals_["info"] and locals_["episode_counts"].sum() == self.n_eval_episodes - 1:
+                self._record_critic_bias(self._critic_bias)
+
+    def _record_critic_bias(self, critic_bias: CriticBias) -> None:
+        try:
+            q_value, discounted_return = critic_bias.means()
+        except Exception as error:  # a critic of a user that is called in another way must not end training
+            self._compares = False
+            warnings.warn(f"The critic's values are not compared with returns: {one_line(error)}", stacklevel=2)
+            return
+        if np.isfinite([q_value, discounted_return]).all():
+            self._values[self.num_timesteps] = q_value, discounted_return
+            self.logger.record("eval/q_value", q_value)
+            self.logger.record("eval/discounted_return", discounted_return)
+            self.logger.record("eval/q_bias", q_value - discounted_return)
+
+    def _add_values(self, file: Path) -> None:
+        """Add the critic's values and the discounted returns to SB3's arrays, ``[k]`` each; NaN for none."""
+        if self._values:
+            values = [self._values.get(step, (np.nan, np.nan)) for step in self.evaluations_timesteps]
+            q_values, discounted_returns = np.transpose(values)
+            with np.load(file) as arrays:
+                content = dict(arrays)
+            np.savez(file, **content, q_values=q_values, discounted_returns=discounted_returns)
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
@@ -184,10 +220,13 @@ class Evaluation(EvalCallback):
     def _evaluate(self, reading: tuple[float, float]) -> bool:
         best_mean_reward = self.best_mean_reward
         self.eval_env.seed(EVAL_SEED)
+        compares = self._compares and CriticBias.is_defined_for(self.model)
+        self._critic_bias = CriticBias(cast(OffPolicyAlgorithm, self.model)) if compares else None
         try:
             with atomic(self.directory / "evaluations.npz") as partial:
                 self.log_path = str(partial)
                 super()._on_step()
+                self._add_values(partial)
         except InterruptedEvaluationError:
             return False
         self.clock_readings.append(reading)
@@ -224,12 +263,15 @@ class Evaluation(EvalCallback):
     def get_state(self) -> dict[str, Any]:
         """:return: For a checkpoint: what SB3's callback does not count"""
         seconds = list(self.clock.read()), self.clock.evaluations.tolist()
-        return {"seconds": seconds, "readings": [list(reading) for reading in self.clock_readings]}
+        readings = [list(reading) for reading in self.clock_readings]
+        return {"seconds": seconds, "readings": readings, "values": [[step, *v] for step, v in self._values.items()]}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """:param state: What :meth:`get_state` returned"""
         self.clock.set(*state["seconds"])
         self.clock_readings = [(wall, cpu) for wall, cpu in state["readings"]]
+        # Checkpoints of early versions have none
+        self._values = {step: (q_value, ret) for step, q_value, ret in state.get("values", [])}
 
 
 class Checkpoints(ResumableCheckpointCallback):

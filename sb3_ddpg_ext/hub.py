@@ -118,7 +118,7 @@ def files_of(name: str, files: Collection[str]) -> set[str]:
     """
     published = {f"{name}.zip", f"{name}/vecnormalize.json", "best_model.zip", "best_model_vecnormalize.json"}
     published |= {f"{name}/args.yml", f"{name}/config.yml"}
-    published |= {"evaluations.npz", "result.json", "learning_curve.png", VIDEO, "README.md"}
+    published |= {"evaluations.npz", "progress.csv", "result.json", "learning_curve.png", VIDEO, "README.md"}
     return {file for file in files if file in published or _MONITOR.fullmatch(file)}
 
 

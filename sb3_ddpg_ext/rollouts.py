@@ -7,20 +7,24 @@ from typing import Any, Literal, cast
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
 from sb3_ddpg_ext.alarms import LARGE_SQUARES, Alarms
+from sb3_ddpg_ext.buffers import CompactReplayBuffer, DictNStepReplayBuffer, RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.checkpoint import Resumption, record_episodes
 from sb3_ddpg_ext.copies import copy_faster
+from sb3_ddpg_ext.diagnostics import NEAR_BOUND, leaving_no_trace, minibatch_statistics, norms
 from sb3_ddpg_ext.divergence import LastFiniteWeights
-from sb3_ddpg_ext.fast_path import FastPath, why_no_rows
+from sb3_ddpg_ext.errors import one_line
+from sb3_ddpg_ext.fast_path import FastPath, weights_trained_by_actor_loss, why_no_rows
 from sb3_ddpg_ext.fused import FusedUpdate
 from sb3_ddpg_ext.guards import check_observations, check_transition
 from sb3_ddpg_ext.noise import (
@@ -44,10 +48,18 @@ from sb3_ddpg_ext.perturbed_actor import (
     perturbable_weights,
 )
 from sb3_ddpg_ext.policies import MlpPolicy
+from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
 from sb3_ddpg_ext.safe_files.algorithm import SafelySavedAlgorithm
 from sb3_ddpg_ext.simba import RunningNormExtractor, update_statistics
 
 _ACTIONS_PER_COUNT = 500  # counting one action takes as long as counting many
+# Looking at the networks takes as long as a few gradient steps
+_UPDATES_BETWEEN_STATISTICS = 1_000
+# To sample from these changes nothing but the global generators. A user's buffer may well count how often it is done
+_PASSIVE_BUFFERS = (
+    *(ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, HerReplayBuffer),
+    *(RowReplayBuffer, RowNStepReplayBuffer, DictNStepReplayBuffer, CompactReplayBuffer, PrioritizedReplayBuffer),
+)
 
 
 class ExploringAlgorithm(SafelySavedAlgorithm):
@@ -78,6 +90,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         self._actions: list[np.ndarray] = []  # since they were counted last
         # Since the last log: the number of actions' components, and of those within 1% of a bound
         self._n_actions = self._n_saturated = 0
+        self._updates_at_statistics = 0
 
     def _closed_form(self, to_train: bool) -> FusedUpdate | None:
         fused = self._fast_path.get(self, to_train)
@@ -321,10 +334,13 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             self._n_actions += actions.size
             if self._n_updates:
                 self._alarms.count_actions(actions)
-            self._n_saturated += int(np.count_nonzero(np.abs(actions) >= 0.99))
+            self._n_saturated += int(np.count_nonzero(np.abs(actions) >= NEAR_BOUND))
 
     def dump_logs(self) -> None:
-        """Write SB3's log data, the noise's standard deviation, and the share of actions within 1% of a bound."""
+        """
+        Write SB3's log data, the noise's standard deviation, the share of actions within 1% of a bound, and from time
+        to time how the networks are (:mod:`sb3_ddpg_ext.diagnostics`).
+        """
         if (std := current_std(self.action_noise)) is not None:
             self.logger.record("rollout/noise_std", std)
             if (parameter_noise := find_parameter_noise(self.action_noise)) is not None:
@@ -337,7 +353,29 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         if self.replay_buffer is not None:
             normalize = self._vec_normalize_env
             self._alarms.check_critic(self.replay_buffer, self.gamma, normalize, self.num_timesteps)
+        self._record_statistics()
         super().dump_logs()
+
+    def _record_statistics(self) -> None:
+        since = self._n_updates - self._updates_at_statistics
+        if since == 0 or (self._updates_at_statistics and 0 < since < _UPDATES_BETWEEN_STATISTICS):
+            return
+        self._updates_at_statistics = self._n_updates
+        statistics: dict[str, float] = {}
+        buffer = self.replay_buffer
+        try:
+            # Without these, the actor's step adds to the critic's gradient, as with SB3
+            trained_by_actor_loss = weights_trained_by_actor_loss(self.actor, self.critic)
+            statistics |= norms(self, critic_gradient=trained_by_actor_loss is not None)
+            if buffer is not None and type(buffer) in _PASSIVE_BUFFERS and "sample" not in vars(buffer):
+                # The generators are put back, so that this is the minibatch that the next gradient step draws, too
+                with leaving_no_trace(self.policy):
+                    batch = buffer.sample(self.batch_size, env=self._vec_normalize_env)
+                    statistics |= minibatch_statistics(self, batch, self.gamma)
+        except Exception as error:  # networks of a user that are called in another way must not end training
+            self._log_once(f"Some statistics of the networks are not logged: {one_line(error)}")
+        for name, value in statistics.items():
+            self.logger.record(f"train/{name}", value)
 
     def _excluded_save_params(self) -> list[str]:
         return [

@@ -18,6 +18,7 @@ from sb3_ddpg_ext.arguments import (
     CompareArgs,
     EvaluateArgs,
     ExportArgs,
+    InspectArgs,
     ListArgs,
     PullArgs,
     PushArgs,
@@ -35,6 +36,7 @@ from sb3_ddpg_ext.evaluation import evaluate
 from sb3_ddpg_ext.export import export
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.hub import pull, push
+from sb3_ddpg_ext.inspection import inspect_run
 from sb3_ddpg_ext.listing import tables
 from sb3_ddpg_ext.results.records import Score
 from sb3_ddpg_ext.run_arguments import settings_of
@@ -61,6 +63,8 @@ def _run(command: Command, with_traceback: bool) -> int:
                 return _train(command)
             case EvaluateArgs():
                 return _evaluate(command)
+            case InspectArgs():
+                return _inspect(command)
             case CompareArgs():
                 return _compare(command, with_traceback)
             case TuneArgs():
@@ -152,6 +156,18 @@ def _evaluate(args: EvaluateArgs) -> int:
     print(f"{model}: {_score(score, args.eval_max_steps)}")
     if args.video is not None:
         print(f"Videos in {args.video}")
+    return 0
+
+
+def _inspect(args: InspectArgs) -> int:
+    inspection = inspect_run(args.run)
+    for finding in inspection.findings:
+        print(finding)
+    if not inspection.findings:
+        print(f"Nothing looks wrong{' in what there is' if inspection.missing else ''}")
+    if inspection.missing:
+        print(f"Missing: {'; '.join(inspection.missing)}")
+    print(f"Page: {inspection.page}")
     return 0
 
 

@@ -9,6 +9,7 @@ The directory has RL Zoo's layout, ``<log_dir>/<algo>/<env>_<n>/``:
 ``*vecnormalize.pkl``        the same statistics for RL Zoo's tools
 ``evaluations.npz``          the evaluations during training (``timesteps``, ``results``, ``ep_lengths``)
 ``0.monitor.csv``            the episodes of training, one file for each environment
+``progress.csv``             what was logged, in SB3's format
 ``<env>/config.yml``         the settings, which :func:`sb3_ddpg_ext.settings.parse_settings` reads again
 ``<env>/args.yml``           the arguments of the run
 ``checkpoints/``             what an unfinished run goes on from
@@ -46,6 +47,7 @@ from sb3_ddpg_ext.checkpoint import CheckpointError, InexactResumeWarning, has_c
 from sb3_ddpg_ext.episodes import score
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.files import LOCK, lock, remove_partial
+from sb3_ddpg_ext.log_file import LogFile
 from sb3_ddpg_ext.progress import ProgressBar
 from sb3_ddpg_ext.protocol import EVAL_ENVS, EVAL_SEED, FINAL_SEED
 from sb3_ddpg_ext.results.provenance import machine, versions
@@ -244,10 +246,13 @@ def train_in(
             record_episodes(env)
         stop.checkpoints = checkpoints
         callbacks = [*([] if checkpoints is None else [checkpoints]), *make_callbacks(settings)]
-        callbacks += [*([] if tracking is None else [tracking]), evaluation, stop]  # it starts before the clock
+        log_file = LogFile(directory)
+        # They start before the clock, which begins with the evaluation
+        callbacks += [*([] if tracking is None else [tracking]), log_file, evaluation, stop]
         files = directory / f"{name}.zip", directory / name / "vecnormalize.pkl"
         try:
-            _learn(model, settings, callbacks, None if args.quiet else ProgressBar(evaluation))
+            with contextlib.closing(log_file):
+                _learn(model, settings, callbacks, None if args.quiet else ProgressBar(evaluation))
         except BaseException:  # whatever ended training, the model so far is saved
             with contextlib.suppress(OSError):  # a full disk must not hide what ended training
                 save_model(model, *files)

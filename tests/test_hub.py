@@ -135,7 +135,7 @@ def test_a_second_run_takes_the_place_of_the_first(run: Path, hub: Hub, tmp_path
 def test_the_folder_that_is_pushed(run: Path, tmp_path: Path) -> None:
     assemble(run, tmp_path / "folder", "me/pendulum", video=False)
     assert as_repo(tmp_path / "folder").files.keys() == {
-        *("README.md", "result.json", "evaluations.npz", "0.monitor.csv", "learning_curve.png"),
+        *("README.md", "result.json", "evaluations.npz", "0.monitor.csv", "progress.csv", "learning_curve.png"),
         *("best_model.zip", "best_model_vecnormalize.json", "Pendulum-v1.zip"),
         *("Pendulum-v1/args.yml", "Pendulum-v1/config.yml", "Pendulum-v1/vecnormalize.json"),
     }

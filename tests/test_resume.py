@@ -105,7 +105,9 @@ def test_a_run_ends_as_if_it_had_been_left_alone(algo: str, params: tuple[str, .
 def test_what_the_drill_compares_is_not_always_equal(tmp_path: Path) -> None:
     train(arguments(tmp_path / "alone"))
     train(arguments(tmp_path / "other", seed=1))
-    with pytest.raises(drill.DrillError, match=r"Pendulum-v1.zip, best_model.zip, evaluations.npz, record"):
+    with pytest.raises(
+        drill.DrillError, match=r"Pendulum-v1.zip, best_model.zip, evaluations.npz, progress.csv, record"
+    ):
         drill.compare_runs(tmp_path / "alone", tmp_path / "other", "another seed")
 
 

@@ -73,6 +73,7 @@ def test_layout_is_the_zoos(normalized_run: Path) -> None:
         "best_model_vecnormalize.json",
         "best_model_vecnormalize.pkl",
         "evaluations.npz",
+        "progress.csv",
         "result.json",
     ]
 
@@ -240,7 +241,7 @@ def test_several_environments(vec_env: Any, tmp_path: Path) -> None:
     record = run(tmp_path, "gradient_steps=-1", n_envs=2, vec_env=vec_env, eval_freq=100)
     directory = Path(record["directory"])
     assert record["updates"] == 250
-    assert {p.name for p in directory.glob("*.csv")} == {"0.monitor.csv", "1.monitor.csv"}
+    assert {p.name for p in directory.glob("*.csv")} == {"0.monitor.csv", "1.monitor.csv", "progress.csv"}
     with np.load(directory / "evaluations.npz") as evaluations:
         assert evaluations["timesteps"].tolist() == [100, 200, 300]
 

@@ -15,7 +15,7 @@ def learning_curve(directory: Path) -> Figure:
     """
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    steps, returns = _training_episodes(directory)
+    steps, returns = training_episodes(directory)
     axes.plot(steps, returns, ".", markersize=4, alpha=0.4, color="tab:gray", label="training episodes")
     evaluations = directory / "evaluations.npz"
     if evaluations.exists():
@@ -36,8 +36,11 @@ def learning_curve(directory: Path) -> Figure:
     return figure
 
 
-def _training_episodes(directory: Path) -> tuple[np.ndarray, np.ndarray]:
-    """For each episode, in the order in which they ended: environment steps until then, and its return."""
+def training_episodes(directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param directory: A run directory
+    :return: For each episode, in the order in which they ended: environment steps until then, and its return
+    """
     # A file of SB3's Monitor: a comment, the column names, then return, length and seconds of each episode. A last line
     # without a line break is incomplete: the disk was full
     rows = [file.read_text().split("\n")[2:-1] for file in sorted(directory.glob("*.monitor.csv"))]

@@ -1,4 +1,4 @@
-"""What the pictures are drawn with: colours, names of algorithms, panels, bars, a legend that fits."""
+"""What the pictures of a comparison are drawn with: names of algorithms, panels with a row for each, bars, a legend."""
 
 import itertools
 import math
@@ -10,17 +10,14 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from sb3_ddpg_ext.report.analysis import Comparison
+from sb3_ddpg_ext.report.panels import COLOURS
 from sb3_ddpg_ext.results.statistics import Estimate
 from sb3_ddpg_ext.variants import pieces
 
-# The palette of Okabe and Ito, which colour-blind readers can tell apart, with grey instead of yellow, which is hard to
-# see on white
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
@@ -30,7 +27,7 @@ _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 def style(comparison: Comparison, label: str) -> tuple[str, Literal["-", "--", ":", "-."]]:
     """:return: Colour and dashes of an algorithm, the same in all pictures"""
     index = comparison.labels.index(label)
-    return _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
+    return COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
 
 
 def wrapped(label: str, width: int = 26) -> str:
@@ -69,39 +66,6 @@ def add_legend(figure: Figure, comparison: Comparison, labels: Sequence[str]) ->
             break
         legend.remove()
     figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
-
-
-# --- Panels ---
-
-
-def panels(number: int, height: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """:return: A figure with panels of a height in inches, at most three in a row"""
-    columns = 2 if number == 4 else min(number, 3)
-    rows = math.ceil(number / columns)
-    figure = Figure(
-        figsize=(max(4.4 * columns, 7.5), height * rows + 0.2), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1)
-    )
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for unused in axes[number:]:
-        unused.set_axis_off()
-    for used in axes[:number]:
-        used.grid(alpha=0.3)
-        used.spines[["top", "right"]].set_visible(False)
-    return figure, axes[:number]
-
-
-def is_in_first_column(axes: Axes) -> bool:
-    """:return: Whether a panel is the first in its row"""
-    place = axes.get_subplotspec()
-    return place is not None and place.is_first_col()
-
-
-def short_number(value: float, _: float = 0) -> str:
-    """:return: A tick's label, such as 20k for 20,000"""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
 
 
 # --- Panels with one row for each algorithm ---

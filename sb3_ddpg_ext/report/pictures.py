@@ -14,15 +14,13 @@ from sb3_ddpg_ext.report.drawing import (
     add_legend,
     draw_intervals,
     height_of,
-    is_in_first_column,
     panel_rows,
-    panels,
     put_labels,
-    short_number,
     style,
     wrapped,
 )
 from sb3_ddpg_ext.report.groups import SCORES, Group, common_range
+from sb3_ddpg_ext.report.panels import is_in_first_column, panels, short_number
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, Evaluations
 

@@ -7,6 +7,7 @@ has imported everything, run the command line's ``main``, and are killed with SI
 """
 
 import contextlib
+import csv
 import itertools
 import os
 import random
@@ -118,11 +119,19 @@ def contents(directory: Path) -> dict[str, str]:
         found["evaluations.npz"] = digest(dict(evaluations))
     for path in directory.glob("*.monitor.csv"):
         found[path.name] = digest([line.split(",")[:2] for line in path.read_text().splitlines()[2:]])
+    found["progress.csv"] = digest(logged(directory))
     record = read_run(directory)
     if record.score is None or record.evaluations is None:
         raise DrillError(f"{directory} has no score: {record.reason}")
     found["record"] = digest([record.score.returns, record.steps, record.updates, record.evaluations.returns])
     return found
+
+
+def logged(directory: Path) -> list[dict[str, str]]:
+    """:return: The rows of what a run has logged, without times"""
+    with (directory / "progress.csv").open(newline="") as file:
+        rows = [{key: row[key] for key in sorted(row) if row[key]} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if k not in ("time/fps", "time/time_elapsed")} for row in rows]
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> str:
