@@ -110,7 +110,15 @@ class SumTree:
 
 
 class PrioritizedReplayBufferSamples(NamedTuple):
-    """SB3's ``ReplayBufferSamples`` with importance weights."""
+    """
+    SB3's ``ReplayBufferSamples`` with importance weights.
+
+    >>> from sb3_ddpg_ext import CustomDDPG, PrioritizedReplayBuffer
+    >>> model = CustomDDPG("MlpPolicy", "Pendulum-v1", replay_buffer_class=PrioritizedReplayBuffer).learn(10)
+    >>> samples = model.replay_buffer.sample(4)
+    >>> samples.weights.T  # all are new
+    tensor([[1., 1., 1., 1.]])
+    """
 
     observations: th.Tensor
     actions: th.Tensor

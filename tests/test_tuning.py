@@ -412,11 +412,12 @@ def test_what_takes_far_too_many_seconds_is_ended(tmp_path: Path, curves: Curves
 
 @contextlib.contextmanager
 def counted_statements() -> Iterator[Counter[str]]:
-    """Counts the SQL statements of all databases, by their first word."""
+    """Counts the SQL statements of all databases, by their first word; but not heartbeats, which a clock triggers."""
     counts = Counter[str]()
 
     def count(_c: Any, _u: Any, sql: str, *_: Any) -> None:
-        counts[sql.split()[0]] += 1
+        if "trial_heartbeats" not in sql:
+            counts[sql.split()[0]] += 1
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
     try:
