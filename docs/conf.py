@@ -9,7 +9,7 @@ version = release = sb3_ddpg_ext.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 # What comparisons have left behind: their reports are pages, their runs are not
-exclude_patterns = ["_build", "compare/*/**", "noise/runs", "**/benchmark.md"]
+exclude_patterns = ["_build", "compare/*/**", "small_networks/*/**", "noise/runs", "**/benchmark.md"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.strikethrough"]
 

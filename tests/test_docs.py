@@ -12,6 +12,7 @@ The blocks of a page run in order, in one folder, each in a process of its own:
 """
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -258,6 +259,25 @@ def test_results_are_those_of_the_report(env: str, threshold: int | None, number
         assert f"| {label} | {final} | {area} | {time} | {better} | {speed} |\n" in page
 
 
+def cpu_seconds(report: str, *labels: str) -> str:
+    """:return: The range of all runs on HalfCheetah-v5"""
+    with (DOCS / report / "runs.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["label"] in labels and row["env"] == "HalfCheetah-v5"]
+    seconds = [float(row["cpu_seconds"]) for row in rows]
+    return f"{min(seconds):,.0f} to {max(seconds):,.0f} CPU seconds"
+
+
+def test_small_networks_are_those_of_their_report() -> None:
+    page = (DOCS / "results.md").read_text()
+    summary = (DOCS / "small_networks/report.md").read_text().split("\n## ")[1]
+    rows = [line for line in summary.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 4 * 2
+    for row in rows:
+        assert row in page
+    assert f"took {cpu_seconds('small_networks', 'small')}" in page
+    assert f"took {cpu_seconds('compare', 'sac', 'td3', 'tqc')}" in page
+
+
 def test_the_readme_has_results_of_the_report() -> None:
     pendulum, car = times_to_threshold("Pendulum-v1", -200), times_to_threshold("MountainCarContinuous-v0", 90)
     final = {label: score for label, score, *_ in summary("HalfCheetah-v5")}
@@ -373,7 +393,12 @@ def test_no_link_within_the_site_is_broken(site: Path) -> None:
 
 
 def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
-    pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), "compare/report", "noise/report"]
+    pages = [
+        *(page.stem for page in sorted(DOCS.glob("*.md"))),
+        "compare/report",
+        "small_networks/report",
+        "noise/report",
+    ]
     n_images = 0
     for page in pages:
         browser.get((site / f"{page}.html").as_uri())
