@@ -255,7 +255,8 @@ def test_without_torch() -> None:
 
 def test_without_the_packages_of_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.delitem(sys.modules, "sb3_ddpg_ext.inspection.page")
-    monkeypatch.delattr("sb3_ddpg_ext.inspection.page")
+    for module in ("sb3_ddpg_ext.inspection.page", "sb3_ddpg_ext.report.rendering"):
+        monkeypatch.delitem(sys.modules, module)
+        monkeypatch.delattr(module)
     with pytest.raises(SettingsError, match=r"jinja2 is not installed: pip install 'sb3_ddpg_ext\[compare\]'"):
         inspect_run(tmp_path)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.inspection.findings import Finding
 from sb3_ddpg_ext.inspection.reading import InspectedRun
 from sb3_ddpg_ext.report.panels import COLOURS, panels, short_number
+from sb3_ddpg_ext.report.rendering import environment
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,10 @@ def write(run: InspectedRun, findings: Sequence[Finding], directory: Path) -> Pa
     """
     buffer = io.BytesIO()
     draw(run).savefig(buffer, format="png", metadata={"Software": None})
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("sb3_ddpg_ext.inspection"), jinja2.PackageLoader("sb3_ddpg_ext.report")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("inspection.html.j2").render(
-        run=run, findings=findings, picture=base64.b64encode(buffer.getvalue()).decode()
+    page = (
+        environment("inspection")
+        .get_template("inspection.html.j2")
+        .render(run=run, findings=findings, picture=base64.b64encode(buffer.getvalue()).decode())
     )
     with atomic(directory / "inspection.png") as partial:
         partial.write_bytes(buffer.getvalue())

@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
@@ -15,6 +14,7 @@ from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.report.analysis import Comparison
 from sb3_ddpg_ext.report.latex import latex
 from sb3_ddpg_ext.report.pictures import Picture
+from sb3_ddpg_ext.report.rendering import environment
 from sb3_ddpg_ext.report.sections import Section, sections
 from sb3_ddpg_ext.report.tables import Table
 from sb3_ddpg_ext.results.records import RunRecord
@@ -93,17 +93,11 @@ def _saved(figure: Figure, form: str) -> bytes:
 
 
 def _render(template: str, comparison: Comparison, content: Sequence[Section], pictures: dict[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sb3_ddpg_ext.report"),
-        autoescape=template.endswith(".html.j2"),  # labels and error messages may contain anything
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["md"] = _markdown
-    environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
-    environment.tests["picture"] = lambda item: isinstance(item, Picture)
-    return environment.get_template(template).render(comparison=comparison, sections=content, pictures=pictures)
+    templates = environment()
+    templates.filters["md"] = _markdown
+    templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    templates.tests["picture"] = lambda item: isinstance(item, Picture)
+    return templates.get_template(template).render(comparison=comparison, sections=content, pictures=pictures)
 
 
 def _markdown(text: str) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import optuna
 from optuna import visualization
 
 from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.files import atomic
+from sb3_ddpg_ext.report.rendering import environment
 from sb3_ddpg_ext.report.tables import Table, interval, number
 from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.confirmation import Confirmed
@@ -64,25 +64,20 @@ def write(args: TuneArgs, job: Job, study: Study, ranked: Sequence[Confirmed], e
     :param entry: The winner in YAML; empty if that is the incumbent
     :return: Path of ``report.html``
     """
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("sb3_ddpg_ext.tuning"), jinja2.PackageLoader("sb3_ddpg_ext.report")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     optuna_study, _ = connect(job)
     tables = _confirmation(study, ranked), _best(job, study), _unfinished(optuna_study)
-    page = environment.get_template("tuning.html.j2").render(
-        title=f"{args.algo} on {args.env}",
-        summary=_summary(study, progress(job)),
-        tables=[table for table in tables if table.rows],
-        confirmed=bool(ranked),
-        entry=entry,
-        figures=_figures(optuna_study, study),
-        dashboard=f"optuna-dashboard {job.shown_url}",
+    page = (
+        environment("tuning")
+        .get_template("tuning.html.j2")
+        .render(
+            title=f"{args.algo} on {args.env}",
+            summary=_summary(study, progress(job)),
+            tables=[table for table in tables if table.rows],
+            confirmed=bool(ranked),
+            entry=entry,
+            figures=_figures(optuna_study, study),
+            dashboard=f"optuna-dashboard {job.shown_url}",
+        )
     )
     file = run_directory(args) / "report.html"
     with atomic(file) as partial:
