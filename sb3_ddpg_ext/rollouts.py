@@ -314,7 +314,7 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
         squares = check_transition(buffer_action, new_obs, reward, dones, infos, self.num_timesteps, normalize)
         if squares > LARGE_SQUARES:
             self._alarms.check_observations(cast(np.ndarray, new_obs), self.num_timesteps)
-        if isinstance(getattr(self.actor, "features_extractor", None), RunningNormExtractor):
+        if isinstance(self.actor._modules.get("features_extractor"), RunningNormExtractor):
             update_statistics(self.policy, cast(np.ndarray, new_obs))
         self._actions.append(buffer_action)
         if len(self._actions) == _ACTIONS_PER_COUNT:

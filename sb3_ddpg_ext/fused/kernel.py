@@ -211,7 +211,7 @@ class Kernel:
         """
         discounts_or_none = None if discounts is None else discounts.ctypes.data
         everything = rows.ctypes.data, None, 0, 1, self._all_of_them_address, discounts_or_none
-        self._take_steps(1, *everything, hyperparameters)
+        self._take_steps(1, hyperparameters, *everything)
 
     def draw_and_step(self, rows: np.ndarray, n_positions: int, n_steps: int, hyperparameters: Hyperparameters) -> None:
         """
@@ -229,10 +229,9 @@ class Kernel:
         bits = get_bit_generator()
         minibatches = self._rows_address, bits.ctypes.bit_generator, n_positions, rows.shape[1], self._drawn_address
         with bits.lock:
-            self._take_steps(n_steps, *minibatches, None, hyperparameters)
+            self._take_steps(n_steps, hyperparameters, *minibatches, None)
 
-    def _take_steps(self, n_steps: int, *arguments: Any) -> None:
-        *minibatches, hyperparameters = arguments
+    def _take_steps(self, n_steps: int, hyperparameters: Hyperparameters, *minibatches: Any) -> None:
         of_optimizers = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
         if of_optimizers != self._of_optimizers:
             self._of_optimizers = of_optimizers
