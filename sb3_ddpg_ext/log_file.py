@@ -1,5 +1,6 @@
 """``progress.csv``: what SB3's logger is given during a run, row by row, also of one that is resumed."""
 
+import contextlib
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -27,10 +28,20 @@ class _Csv(CSVOutputFormat):
             self.file.flush()
         self.keys = lines[0].rstrip("\n").split(",") if lines else []
         self.n_rows = max(len(lines) - 1, 0)
+        self._path = path
 
     def write(self, *args: object, **kwargs: object) -> None:
-        super().write(*args, **kwargs)  # type: ignore[arg-type]
+        """:raises OSError: If the row cannot be written. It has the file's name, which the system leaves out"""
+        try:
+            super().write(*args, **kwargs)  # type: ignore[arg-type]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.n_rows += 1
+
+    def close(self) -> None:
+        # Each row is flushed, so what is still to be written is a row whose error was raised
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class LogFile(BaseCallback):
