@@ -80,10 +80,10 @@ def minibatch_statistics(networks: Networks, batch: ReplayBufferSamples, gamma: 
     :param batch: The minibatch
     :param gamma: The discount, for a minibatch without n-step returns
     :return: Mean and standard deviation of Q(s, a) (``q_value_mean``, ``q_value_std``; over all networks of the critic)
-        and of the TD target y (``target_q_value_...``); ``td_error``, the mean distance of
-        Q and y; ``actor_saturation``, the
-        share of the components of mu(s) within 1% of a bound; ``actor_dead_units`` and ``critic_dead_units``, the share
-        of ReLU units that are 0 for the whole minibatch, if there are ReLUs
+        and of the TD target y (``target_q_value_...``); ``td_error``, the mean distance of Q and y;
+        ``actor_saturation``, the share of the components of mu(s) within 1% of a bound; ``actor_spread``, the standard
+        deviation of each component of mu(s) over the states, on average; ``actor_dead_units`` and
+        ``critic_dead_units``, the share of ReLU units that are 0 for the whole minibatch, if there are ReLUs
     """
     with _activations(networks.actor) as actor_units:
         actions = networks.actor(batch.observations)
@@ -104,6 +104,7 @@ def minibatch_statistics(networks: Networks, batch: ReplayBufferSamples, gamma: 
         "target_q_value_std": target_q_values.std(correction=0),
         "td_error": (q_values - target_q_values).abs().mean(),
         "actor_saturation": (actions.abs() >= NEAR_BOUND).float().mean(),
+        "actor_spread": actions.std(dim=0, correction=0).mean(),
     }
     for name, activations in (("actor_dead_units", actor_units), ("critic_dead_units", critic_units)):
         if activations:

@@ -1,6 +1,7 @@
 """What the log says of the networks: hand-worked numbers, any policy, and not a bit of training changes."""
 
 import copy
+import math
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from sb3_ddpg_ext.diagnostics import leaving_no_trace, minibatch_statistics, nor
 NORMS = {f"train/{network}_{what}_norm" for network in ("actor", "critic") for what in ("grad", "weight")}
 VALUES = {
     *("train/q_value_mean", "train/q_value_std", "train/target_q_value_mean", "train/target_q_value_std"),
-    *("train/td_error", "train/actor_saturation"),
+    *("train/td_error", "train/actor_saturation", "train/actor_spread"),
 }
 DEAD = {"train/actor_dead_units", "train/critic_dead_units"}
 SMALL: dict[str, Any] = {"batch_size": 8, "learning_starts": 20, "policy_kwargs": {"net_arch": [8]}, "seed": 0}
@@ -119,6 +120,7 @@ def test_a_minibatch_by_hand() -> None:
             "target_q_value_std": 1.5,
             "td_error": 2.0,  # |2 - 6| and |3 - 3|
             "actor_saturation": 0.5,  # tanh(4) = 0.9993 and tanh(2) = 0.964
+            "actor_spread": (math.tanh(4) - math.tanh(2)) / 2,  # half of their distance
             "critic_dead_units": 0.5,  # one unit of two; the actor has no ReLU
         }
     )

@@ -43,6 +43,7 @@ HEALTHY = InspectedRun(
         "train/n_updates": series(10, 20),
         "train/critic_loss": series(0.1, 1, 5, 20, 10, 5),
         "train/actor_saturation": series(0.2, 0.8),
+        "train/actor_spread": series(0.001, 0.5),
         "train/actor_dead_units": series(0.1, 0.3),
         "train/critic_dead_units": series(0.1, 0.3),
         "rollout/noise_std": series(0.5, 0.3, 0.1, 0.0),
@@ -70,6 +71,7 @@ CASES = {
     "The critic diverges": with_log(train__critic_loss=series(1, 10, 100, 2000)),
     "The critic overestimates": replace(HEALTHY, q_values=series(*np.linspace(0, 20, 20))),
     "The actor is saturated": with_log(train__actor_saturation=series(0.5, 0.95)),
+    "The actor's actions are constant": with_log(train__actor_spread=series(0.5, 0.001)),
     "Units of the actor are dead": with_log(train__actor_dead_units=series(0.1, 0.6)),
     "Units of the critic are dead": with_log(train__critic_dead_units=series(0.1, 0.6)),
     "It hardly explores": with_log(rollout__noise_std=series(0.0, 0.0)),
@@ -92,6 +94,7 @@ def test_each_finding(title: str) -> None:
         replace(HEALTHY, q_values=series(*np.linspace(0, -36, 20))),  # below the returns
         replace(HEALTHY, q_values=series(*np.linspace(100, -5, 20))),  # above them by less than half of the largest
         with_log(train__actor_saturation=series(1.0, 0.85)),  # at the beginning only
+        with_log(train__actor_spread=series(0.0, 0.02)),  # at the beginning only
         with_log(rollout__noise_std=series(0.03, 0.03, 0.0, 0.0)),  # a schedule
         replace(HEALTHY, evaluations=Series(), episodes=series(*np.linspace(-100, -10, 30), *[-10.0] * 60)),
     ],
@@ -130,6 +133,7 @@ def test_thresholds_are_those_of_the_documentation() -> None:
         f"last quarter is {findings._GROWTH_OF_LOSS:,.0f} times that of the first",
         f"by {findings._LARGE_BIAS:.0%} of the largest",
         f"{findings._SATURATED:.0%} of its actions",
+        f"over the states is below {findings._SMALL_SPREAD} in the last quarter",
         f"{findings._DEAD:.0%} of the ReLU units",
         f"below {findings._SMALL_NOISE} in the first half",
         f"by {findings._STILL_IMPROVING:.0%} of the range",

@@ -17,6 +17,8 @@ _GROWTH_OF_LOSS = 1_000.0
 # The gradient passes tanh with a factor of 1 - 0.99^2 = 0.02 there. Good policies of some environments switch between
 # the bounds; they have actions in between
 _SATURATED = 0.9
+# Of actions from -1 to 1 without noise: a policy that answers to what it sees has ten times as much and more
+_SMALL_SPREAD = 0.01
 # Runs on Pendulum-v1 that learn have a sixth to a third. With most units dead, little can be learned (Sokar et al.
 # 2023, https://arxiv.org/abs/2302.12902)
 _DEAD = 0.5
@@ -54,7 +56,7 @@ def find(run: InspectedRun) -> tuple[Finding, ...]:
     """
     found = [_failed(run), _never_began(run)]
     if found[1] is None:  # otherwise the rest would be about networks as they were made
-        found += [_never_learned(run), _diverges(run), _overestimates(run), _is_saturated(run)]
+        found += [_never_learned(run), _diverges(run), _overestimates(run), _is_saturated(run), _is_constant(run)]
         found += [_is_dead(run, "actor"), _is_dead(run, "critic"), _does_not_explore(run), _still_improves(run)]
     return tuple(finding for finding in found if finding is not None)
 
@@ -132,6 +134,19 @@ def _is_saturated(run: InspectedRun) -> Finding | None:
         "where hardly any gradient reaches its weights",
         "Try a lower learning_rate, smaller observations and rewards (normalize: true), or more steps before learning "
         "(learning_starts)",
+    )
+
+
+def _is_constant(run: InspectedRun) -> Finding | None:
+    spreads = run.logged("train/actor_spread")
+    if len(spreads) == 0 or (spread := spreads.end.mean()) >= _SMALL_SPREAD:
+        return None
+    return Finding(
+        "The actor's actions are constant",
+        f"without noise, their standard deviation over the states of a minibatch is {spread:.2g} in the last quarter "
+        "of the run, where actions go from -1 to 1",
+        "Try normalised observations (normalize: true), a lower learning_rate, or more noise; look whether the "
+        "observations say what the reward depends on",
     )
 
 

@@ -56,7 +56,11 @@ _PANELS = (
     _Panel(
         "Share of dead units", {"actor": "train/actor_dead_units", "critic": "train/critic_dead_units"}, limits=_SHARE
     ),
-    _Panel("Standard deviation of the noise", {"noise": "rollout/noise_std"}, limits=(0, None)),
+    _Panel(
+        "Standard deviation of actions",
+        {"over states, without noise": "train/actor_spread", "of the noise": "rollout/noise_std"},
+        limits=(0, None),
+    ),
 )
 
 
