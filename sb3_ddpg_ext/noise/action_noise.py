@@ -250,11 +250,11 @@ def find_parameter_noise(action_noise: ActionNoise | None) -> ParameterNoise | N
     :param action_noise: Noise
     :return: The parameter noise that it is, with or without a schedule; None for other noise
     """
-    match action_noise:
+    match action_noise:  # the usual noise first: this is asked at every step
+        case ProcessActionNoise(process=process):
+            return process if isinstance(process, ParameterNoise) else None
         case ScheduledNoise():
             return find_parameter_noise(action_noise.noise)
-        case ProcessActionNoise(process=ParameterNoise() as noise):
-            return noise
     return None
 
 
