@@ -197,14 +197,18 @@ class RowReplayBuffer(ReplayBuffer):
         batch_inds = np.random.randint(0, self.size(), size=len(rows))  # noqa: NPY002 (SB3's generator)
         return self._gather(batch_inds, self._draw_env_indices(len(rows)), rows)
 
-    def rows_to_draw(self) -> tuple[np.ndarray, int] | None:
+    def rows_to_draw(self) -> tuple[np.ndarray, int, tuple[int, float, int] | None] | None:
         """
         What :meth:`sample` draws minibatches from. Only if :meth:`arrays_are_views` is true.
 
-        :return: All rows, ``[buffer_size, n_envs, n]``, float32, as in :meth:`sample_rows`, and how many positions have
-            been filled; None if there are none yet
+        :return: All rows, ``[buffer_size, n_envs, n]``, float32, as in :meth:`sample_rows`; how many positions have
+            been filled; and for n-step returns n, gamma, and the newest position, with which returns end. None if there
+            are no rows yet
         """
-        return (self._rows, n) if (n := self.size()) else None
+        return (self._rows, n, self._returns()) if (n := self.size()) else None
+
+    def _returns(self) -> tuple[int, float, int] | None:
+        return None
 
     def _gather(
         self, batch_inds: np.ndarray, env_indices: np.ndarray | int, rows: np.ndarray, env: VecNormalize | None = None
@@ -249,8 +253,11 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
     :raises ValueError: As for :class:`RowReplayBuffer`
     """
 
-    def rows_to_draw(self) -> None:
-        """:return: None, since n-step returns are sums over several rows"""
+    def _returns(self) -> tuple[int, float, int]:
+        return self.n_steps, self.gamma, self._newest()
+
+    def _newest(self) -> int:
+        return (self.pos - 1) % self.buffer_size
 
     def _gather(
         self, batch_inds: np.ndarray, env_indices: np.ndarray | int, rows: np.ndarray, env: VecNormalize | None = None
@@ -260,7 +267,7 @@ class RowNStepReplayBuffer(RowReplayBuffer, NStepReplayBuffer):
         env_indices = np.broadcast_to(env_indices, n)
         sequences = self._rows[positions, env_indices[:, None]]  # [batch, n_steps, sum(widths)]
         rewards, dones, timeouts = np.moveaxis(sequences[:, :, -3:], 2, 0)
-        ends = (dones + timeouts > 0) | (positions == (self.pos - 1) % self.buffer_size)
+        ends = (dones + timeouts > 0) | (positions == self._newest())
         last, returns, discounts = _n_step_returns(self._normalize_reward(rewards, env), ends, self.gamma)
         # Observation and action from the first transition, everything else from the last one
         rows[:] = sequences[np.arange(n), last]

@@ -63,7 +63,7 @@ struct update {
   float *inputs, *next_inputs;                      /* [batch, stride]: (s, a) and (s', mu'(s')) */
   float *rewards, *bootstrap;                       /* [batch]: r and then y; g (1 - d) */
   float *losses;                                    /* [2]: of actor and critic, summed */
-  double gamma, tau, huber_delta, max_grad_norm;    /* the last two may be infinite */
+  double tau, huber_delta, max_grad_norm;           /* the last two may be infinite */
 };
 
 /* --- Products of matrices --- */
@@ -426,16 +426,33 @@ INLINE float clipped(float x, float limit) { return x < -limit ? -limit : x > li
 
 INLINE float q_value(const struct network *critic, integer i) { return last(critic)->output[i * last(critic)->stride]; }
 
+/* Sums of n rewards, each discounted by gamma; they end before with the episode, and with the newest position. The next
+   transition of an environment is n_envs rows further on, in a ring of n_rows */
+struct returns {
+  integer n;
+  float gamma;
+  integer n_envs, newest, n_rows;
+};
+
 /* One row of a replay buffer has s, a, s', r, d and whether the episode was cut off: then it has not terminated */
-static void gather(struct update *u, const float *rows, const integer *indices, const float *discounts, float gamma)
+static void gather(struct update *u, const float *rows, const integer *indices, const float *discounts,
+                   struct returns returns)
 {
   integer n_inputs = u->n_observations + u->n_actions, row_length = n_inputs + u->n_observations + 3;
   for (integer i = 0; i < u->batch; i++) {
-    const float *row = rows + indices[i] * row_length, *rest = row + n_inputs + u->n_observations;
+    integer index = indices[i];
+    const float *row = rows + index * row_length, *rest = row + n_inputs + u->n_observations;
+    float sum = rest[0], discount = returns.gamma;
     memcpy(u->inputs + i * u->stride, row, sizeof(float) * n_inputs);
-    memcpy(u->next_inputs + i * u->stride, row + n_inputs, sizeof(float) * u->n_observations);
-    u->rewards[i] = rest[0];
-    u->bootstrap[i] = (discounts ? discounts[i] : gamma) * (1 - rest[1] * (1 - rest[2]));
+    for (integer k = 1; k < returns.n && !(rest[1] + rest[2] > 0) && index / returns.n_envs != returns.newest; k++) {
+      index = (index + returns.n_envs) % returns.n_rows;
+      rest = rows + (index + 1) * row_length - 3;
+      sum += discount * rest[0];
+      discount *= returns.gamma;
+    }
+    memcpy(u->next_inputs + i * u->stride, rest - u->n_observations, sizeof(float) * u->n_observations);
+    u->rewards[i] = sum;
+    u->bootstrap[i] = (discounts ? discounts[i] : discount) * (1 - rest[1] * (1 - rest[2]));
   }
 }
 
@@ -522,12 +539,15 @@ void draw(const struct bit_generator *bits, integer n, integer bound, integer *d
   }
 }
 
-/* A replay buffer's rows[n_positions, n_envs, n]. With bits, minibatches are drawn as SB3 draws them: positions, then
-   environments. Else they are indices[n_steps, batch] of rows. discounts[n_steps, batch], or null for gamma.
+/* A replay buffer's rows[size, n_envs, n], of which n_positions are filled. With bits, minibatches are drawn as SB3 draws
+   them: positions, then environments. Else they are indices[n_steps, batch] of rows. Returns are sums of n_returns
+   rewards, and end with the newest position. discounts[n_steps, batch], or null for gamma.
    noise[n_steps, batch, n_actions] of the target's actions, or null */
-void steps(struct update *u, integer n_steps, const float *rows, const struct bit_generator *bits, integer n_positions,
-           integer n_envs, integer *indices, const float *discounts, const float *noise, integer threads)
+void steps(struct update *u, integer n_steps, const float *rows, integer size, integer n_envs,
+           const struct bit_generator *bits, integer n_positions, integer *indices, integer n_returns, double gamma,
+           integer newest, const float *discounts, const float *noise, integer threads)
 {
+  const struct returns returns = {n_returns, gamma, n_envs, newest, size * n_envs};
   n_threads = threads;
   for (integer k = 0; k < n_steps; k++) {
     if (bits) {
@@ -535,7 +555,7 @@ void steps(struct update *u, integer n_steps, const float *rows, const struct bi
       draw(bits, u->batch, n_envs, indices + u->batch);
       for (integer i = 0; i < u->batch; i++) indices[i] = indices[i] * n_envs + indices[u->batch + i];
     }
-    gather(u, rows, indices, discounts, u->gamma);
+    gather(u, rows, indices, discounts, returns);
     step(u, noise ? noise + k * u->batch * u->n_actions : 0);
   }
 }

@@ -82,7 +82,7 @@ class _Update(ctypes.Structure):
         ("critic_adam", _Adam),
         *((name, ctypes.c_int64) for name in ("n_critics", "batch", "n_observations", "n_actions", "stride")),
         *((name, ctypes.c_void_p) for name in ("inputs", "next_inputs", "rewards", "bootstrap", "losses")),
-        *((name, ctypes.c_double) for name in ("gamma", "tau", "huber_delta", "max_grad_norm")),
+        *((name, ctypes.c_double) for name in ("tau", "huber_delta", "max_grad_norm")),
     ]
 
 
@@ -112,8 +112,9 @@ class Kernel:
         self, compiled: ctypes.CDLL, memory: PolicyMemory, optimizers: Sequence[FlatAdam], losses: th.Tensor
     ) -> None:
         self.name, self._steps, self._act = Path(compiled._name).stem, compiled.steps, compiled.act
-        pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        self._steps.argtypes = (pointer, integer, pointer, pointer, integer, integer, *3 * [pointer], integer)
+        pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+        transitions, returns = (pointer, integer, integer, pointer, integer, pointer), (integer, real, integer)
+        self._steps.argtypes = (pointer, integer, *transitions, *returns, pointer, pointer, integer)
         self._act.argtypes = (pointer, integer, *5 * [pointer], integer, pointer, pointer)
         self._steps.restype = self._act.restype = None
         self._memory, self._optimizers = memory, optimizers
@@ -210,10 +211,17 @@ class Kernel:
         :param hyperparameters: Of the step
         """
         discounts_or_none = None if discounts is None else discounts.ctypes.data
-        everything = rows.ctypes.data, None, 0, 1, self._all_of_them_address, discounts_or_none
-        self._take_steps(1, hyperparameters, *everything)
+        all_of_them = rows.ctypes.data, len(rows), 1, None, 0, self._all_of_them_address
+        self._take_steps(1, hyperparameters, *all_of_them, 1, hyperparameters.gamma, 0, discounts_or_none)
 
-    def draw_and_step(self, rows: np.ndarray, n_positions: int, n_steps: int, hyperparameters: Hyperparameters) -> None:
+    def draw_and_step(
+        self,
+        rows: np.ndarray,
+        n_positions: int,
+        returns: tuple[int, float, int] | None,
+        n_steps: int,
+        hyperparameters: Hyperparameters,
+    ) -> None:
         """
         Take gradient steps on minibatches that are drawn from a replay buffer, with NumPy's global generator: the same
         ones that Stable-Baselines3 draws.
@@ -221,15 +229,18 @@ class Kernel:
         :param rows: ``[buffer_size, n_envs, n]``, float32, contiguous: observation, action, next observation, reward,
             done and timeout of each transition
         :param n_positions: Number of positions that have been filled, 1 or more
+        :param returns: For n-step returns: n, gamma, and the newest position, with which returns end
         :param n_steps: Number of gradient steps
-        :param hyperparameters: Of the steps
+        :param hyperparameters: Of the steps; gamma is for one-step returns
         """
         if rows is not self._last_rows():
             self._last_rows, self._rows_address = weakref.ref(rows), rows.ctypes.data
         bits = get_bit_generator()
-        minibatches = self._rows_address, bits.ctypes.bit_generator, n_positions, rows.shape[1], self._drawn_address
+        size, n_envs, _ = rows.shape
+        drawn = self._rows_address, size, n_envs, bits.ctypes.bit_generator, n_positions, self._drawn_address
+        n_returns, gamma, newest = returns or (1, hyperparameters.gamma, 0)
         with bits.lock:
-            self._take_steps(n_steps, hyperparameters, *minibatches, None)
+            self._take_steps(n_steps, hyperparameters, *drawn, n_returns, gamma, newest, None)
 
     def _take_steps(self, n_steps: int, hyperparameters: Hyperparameters, *minibatches: Any) -> None:
         of_optimizers = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]
@@ -245,7 +256,7 @@ class Kernel:
 
     def _set(self, hyperparameters: Hyperparameters) -> None:
         update, last = self._update, self._networks[0].layers[self._networks[0].n_layers - 1]
-        update.gamma, update.tau, huber_delta, max_grad_norm, coef, *_ = self._hyperparameters = hyperparameters
+        _, update.tau, huber_delta, max_grad_norm, coef, *_ = self._hyperparameters = hyperparameters
         update.huber_delta = math.inf if huber_delta is None else huber_delta
         update.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         # The penalty coef mean z^2, whose derivative is proportional to z

@@ -39,12 +39,12 @@ class Rows(Protocol):
         :return: The discounts, ``[batch, 1]``, or None
         """
 
-    def rows_to_draw(self) -> tuple[np.ndarray, int] | None:
+    def rows_to_draw(self) -> tuple[np.ndarray, int, tuple[int, float, int] | None] | None:
         """
         What minibatches are drawn from.
 
-        :return: All rows, ``[n_positions, n_envs, n]``, float32, contiguous, and how many positions have been filled;
-            None if there are none, or a minibatch is more than a choice of rows
+        :return: All rows, ``[size, n_envs, n]``, float32, contiguous; how many positions have been filled; and for
+            n-step returns n, gamma, and the newest position, with which returns end. None if there are no rows yet
         """
 
 
