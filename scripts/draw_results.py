@@ -26,7 +26,7 @@ ALGORITHMS = {
 ENVIRONMENTS = {
     "Pendulum-v1": ("20,000 steps", 0.15),
     "MountainCarContinuous-v0": ("50,000 steps", 1.5),
-    "HalfCheetah-v5": ("50,000 steps", 6.0),
+    "HalfCheetah-v5": ("50,000 steps", 1.0),
 }
 RESAMPLES, POINTS = 2_000, 200
 

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatchcase
@@ -28,6 +29,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import yaml
 from selenium.webdriver.common.by import By
@@ -35,6 +37,10 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 import sb3_ddpg_ext
 from sb3_ddpg_ext.cli import parse
+from sb3_ddpg_ext.report import analyse
+from sb3_ddpg_ext.report.tables import summary as summary_table
+from sb3_ddpg_ext.results.result_file import read_runs
+from sb3_ddpg_ext.results.statistics import iqm
 from sb3_ddpg_ext.tuning.table import TABLE
 from sb3_ddpg_ext.variants import parse_variants
 
@@ -274,8 +280,48 @@ def test_small_networks_are_those_of_their_report() -> None:
     assert len(rows) == 1 + 4 * 2
     for row in rows:
         assert row in page
-    assert f"took {cpu_seconds('small_networks', 'small')}" in page
+    assert f"took {cpu_seconds('small_networks', 'small2')}" in page
     assert f"took {cpu_seconds('compare', 'sac', 'td3', 'tqc')}" in page
+
+
+def test_options_are_those_of_their_report() -> None:
+    summary = (DOCS / "ablation/report.md").read_text().split("\n## ")[1]
+    rows = cells(summary)[1:]
+    scores = {(env, label): (final, area) for env, label, final, area, *_ in rows}
+    page = {label: row for label, _, *row in cells((DOCS / "results.md").read_text())}
+    labels = {label for _, label in scores}
+    assert len(labels) == 12
+    for label in labels:
+        finals = [scores[env, label][0] for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")]
+        assert page[label] == [*scores["all environments", label], *finals]
+
+
+def of_all_environments(report: str, seeds: dict[str, range], directory: Path) -> dict[str, tuple[str, str]]:
+    """:return: By label, the final score and the area over steps of runs with these seeds"""
+    for label, numbers in seeds.items():
+        for run in (DOCS / report / label).iterdir():
+            if int(run.name.rpartition("_")[2]) in numbers:
+                shutil.copytree(run, directory / label / run.name)
+    table = summary_table(analyse(directory, baseline=next(iter(seeds))))
+    rows = [
+        [cell.replace("\N{NO-BREAK SPACE}", " ").replace("[", r"\[").replace("]", r"\]") for cell in row]
+        for row in table.rows
+    ]
+    return {label: (final, area) for env, label, final, area, *_ in rows if env == "all environments"}
+
+
+def test_fresh_seeds_have_the_scores_of_the_page(tmp_path: Path) -> None:
+    page = " ".join((DOCS / "results.md").read_text().split())
+    few = of_all_environments("few_steps", {"plain": range(5, 10), "n_steps": range(5, 10)}, tmp_path / "few")
+    assert f"is again higher, {few['n_steps'][1]} to {few['plain'][1]}" in page
+    assert f"the final scores, {few['n_steps'][0]} and {few['plain'][0]}," in page
+    many = of_all_environments("small_networks", {"small": range(5), "small2": range(5, 10)}, tmp_path / "many")
+    assert f"Fresh seeds (5 to 9) of two critics have {many['small2'][0]}" in page
+    settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
+    assert f"IQM and 95% interval: {many['small2'][0]} with five fresh seeds".replace("\\", "") in settings
+    cheetahs = [run for run in read_runs(tmp_path / "many") if (run.label, run.env) == ("small2", "HalfCheetah-v5")]
+    early = [run.evaluations.means[0] for run in cheetahs if run.evaluations is not None]
+    assert f"(5 to 9) had {iqm([np.array(early)]):,.0f} there after 50,000 steps" in page
 
 
 def test_the_readme_has_results_of_the_report() -> None:
@@ -397,6 +443,8 @@ def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
         *(page.stem for page in sorted(DOCS.glob("*.md"))),
         "compare/report",
         "small_networks/report",
+        "ablation/report",
+        "few_steps/report",
         "noise/report",
     ]
     n_images = 0
