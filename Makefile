@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := hatch_build.py $(wildcard sb3_ddpg_ext/fused/*.c)  # compiled when the package is installed
 
 .PHONY: train test test-slow test-long test-lowest drill lint docs clean
 .DEFAULT_GOAL := help
@@ -51,7 +52,7 @@ test-lowest: .venv-lowest/.compare
 	cd .venv-lowest && bin/sb3-ddpg tune --env Pendulum-v1 --trials 2 --steps 600 --eval-freq 300 --eval-episodes 2 \
 	  --seeds 1 --top 1 --confirm-seeds 2 --no-write --quiet
 
-.venv-lowest/.compare: pyproject.toml constraints-lowest.txt
+.venv-lowest/.compare: pyproject.toml constraints-lowest.txt $(CODE)
 	test -x $(LOWEST)/python || $(PYTHON) -m venv .venv-lowest
 	$(LOWEST)/pip install --quiet -c constraints-lowest.txt -e ".[tune]" pytest pytest-xdist hypothesis
 	touch $@
@@ -60,7 +61,7 @@ clean:
 	rm -rf .venv .venv-lowest docs/_build
 
 # One virtual environment; each stamp stands for an extra that is installed in it
-.venv/.train .venv/.dev .venv/.docs: .venv/.%: pyproject.toml constraints.txt
+.venv/.train .venv/.dev .venv/.docs: .venv/.%: pyproject.toml constraints.txt $(CODE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[$*]"
 	touch $@
