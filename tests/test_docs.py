@@ -239,10 +239,13 @@ def times_to_threshold(env: str, threshold: int) -> dict[str, str]:
     return dict(re.findall(row, (DOCS / "compare/report.md").read_text(), re.MULTILINE))
 
 
+def summary_section(report: str) -> str:
+    return (DOCS / report / "report.md").read_text().split("\n## ")[1]
+
+
 def summary(env: str) -> list[tuple[str, ...]]:
     """:return: The rows of the report's first table: algorithm, final score, areas, P, speed"""
-    first = (DOCS / "compare/report.md").read_text().split("\n## ")[1]
-    return re.findall(rf"^\| {env} {'[|] (.*?) ' * 6}[|]$", first, re.MULTILINE)
+    return re.findall(rf"^\| {env} {'[|] (.*?) ' * 6}[|]$", summary_section("compare"), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -275,8 +278,7 @@ def cpu_seconds(report: str, *labels: str) -> str:
 
 def test_small_networks_are_those_of_their_report() -> None:
     page = (DOCS / "results.md").read_text()
-    summary = (DOCS / "small_networks/report.md").read_text().split("\n## ")[1]
-    rows = [line for line in summary.splitlines() if line.startswith("| ")]
+    rows = [line for line in summary_section("small_networks").splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 4 * 2
     for row in rows:
         assert row in page
@@ -285,8 +287,7 @@ def test_small_networks_are_those_of_their_report() -> None:
 
 
 def test_options_are_those_of_their_report() -> None:
-    summary = (DOCS / "ablation/report.md").read_text().split("\n## ")[1]
-    rows = cells(summary)[1:]
+    rows = cells(summary_section("ablation"))[1:]
     scores = {(env, label): (final, area) for env, label, final, area, *_ in rows}
     page = {label: row for label, _, *row in cells((DOCS / "results.md").read_text())}
     labels = {label for _, label in scores}
@@ -330,6 +331,13 @@ def test_the_readme_has_results_of_the_report() -> None:
     names = {"CustomDDPG": "custom\\_ddpg", "SB3 DDPG": "ddpg", "TD3": "td3", "SAC": "sac", "TQC": "tqc"}
     for name, label in names.items():
         assert [name, pendulum[label], car[label], final[label]] in cells(README.read_text())
+    text = " ".join(README.read_text().split())
+    assert f"took {cpu_seconds('compare', 'custom_ddpg')} for the 50,000 steps" in text
+    assert f"the others {cpu_seconds('compare', 'ddpg', 'td3', 'sac', 'tqc').removesuffix(' CPU seconds')}." in text
+    assert f"In {cpu_seconds('small_networks', 'small2').removesuffix(' CPU seconds')}, they do" in text
+    million = {env: score for env, label, score, *_ in cells(summary_section("small_networks")) if label == "small2"}
+    assert f"end at {million['HalfCheetah-v5']}; on Hopper-v5 and Walker2d-v5 at {million['Hopper-v5']} and" in text
+    assert f"and {million['Walker2d-v5']}, ten seeds each" in text
 
 
 def noise_scores(section: str) -> dict[tuple[str, str], str]:
@@ -439,14 +447,9 @@ def test_no_link_within_the_site_is_broken(site: Path) -> None:
 
 
 def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
-    pages = [
-        *(page.stem for page in sorted(DOCS.glob("*.md"))),
-        "compare/report",
-        "small_networks/report",
-        "ablation/report",
-        "few_steps/report",
-        "noise/report",
-    ]
+    reports = [f"{report.parent.name}/report" for report in sorted(DOCS.glob("*/report.md"))]
+    assert len(reports) == 5
+    pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), *reports]
     n_images = 0
     for page in pages:
         browser.get((site / f"{page}.html").as_uri())
