@@ -134,6 +134,9 @@ class CompareArgs:
     """how many runs of each algorithm on each environment; their seeds are 0, 1, 2, ..."""
     steps: int | None = None
     """environment steps of each run; as the settings say if not given, where these agree"""
+    equal: Literal["steps", "seconds"] = "steps"
+    """compare after the same number of steps; or after the same CPU seconds of training, when the fastest run ends:
+    give each algorithm the steps that take about as long (custom_ddpg:n_timesteps=1000000,sac:n_timesteps=50000)"""
     eval_freq: int | None = None
     """environment steps between evaluations; a twentieth of the run if not given"""
     eval_episodes: int = 20

@@ -98,7 +98,9 @@ def run_comparison(args: CompareArgs, runs: tuple[PlannedRun, ...] | None = None
     if not records:
         return ComparisonResult(runs, records, None, None, interrupted)
     labels = tuple(dict.fromkeys(run.label for run in runs))
-    comparison = report.analyse(args.log_dir, baseline=baseline_of(args), order=labels, scales=scales_of(args))
+    comparison = report.analyse(
+        args.log_dir, baseline=baseline_of(args), order=labels, scales=scales_of(args), equal=args.equal
+    )
     page = report.write(comparison, args.log_dir, args.format)
     return ComparisonResult(runs, records, comparison, page, interrupted)
 

@@ -79,9 +79,11 @@ def plan(args: CompareArgs) -> tuple[PlannedRun, ...]:
         if str(run.directory).casefold() in [str(other.directory).casefold() for other in firsts[:i]]:
             raise SettingsError(f"{run.label} on {run.args.env} is there twice; both would be {run.directory.name}")
         on_env = {other.label: other.settings.n_timesteps for other in firsts if other.args.env == run.args.env}
-        if len({*on_env.values()}) > 1:
+        if args.equal == "steps" and len({*on_env.values()}) > 1:
             steps = ", ".join(f"{n:,} steps for {label}" for label, n in on_env.items())
-            raise SettingsError(f"{run.args.env}: the settings have {steps}; to compare them, choose one with --steps")
+            raise SettingsError(
+                f"{run.args.env}: the settings have {steps}; choose one with --steps, or --equal seconds"
+            )
     return tuple(_with_seed(run, seed) for seed in range(args.seeds) for run in firsts)
 
 

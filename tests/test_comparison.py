@@ -131,7 +131,8 @@ REFUSED = {
     "twice, but for blanks": ({"algos": ["ddpg:tau=0.1", "ddpg:tau= 0.1"]}, "ddpg:tau=0.1 on .* is there twice"),
     "unequal steps": (
         {"algos": ["ddpg", "td3:n_timesteps=20", "sac"], "envs": "Pendulum-v1"},
-        "^Pendulum-v1: the settings have 20,000 steps for ddpg, 20 steps for td3:n_timesteps=20, .* with --steps$",
+        "^Pendulum-v1: the settings have 20,000 steps for ddpg, 20 steps for td3:n_timesteps=20, .*; "
+        "choose one with --steps, or --equal seconds$",
     ),
     "a setting twice": (
         {"algos": ["ddpg:gamma=0.9,tau=0.1, gamma = 0.8"]},
@@ -564,6 +565,21 @@ def test_algorithms_of_sbx(workers: str, tmp_path: Path) -> None:
     for record in records:
         assert (record["steps"], record["updates"]) == (300, 200)
         assert record["versions"].keys() >= {"sbx_rl", "jax"}
+
+
+def test_steps_of_their_own_at_equal_seconds(tmp_path: Path) -> None:
+    algos = [f"long={CUSTOM},n_timesteps=600", f"short={CUSTOM},n_timesteps=300"]
+    arguments = command("Quick", "--workers", "0", "--equal", "seconds", algos=algos, seeds=2)
+    steps = arguments.index("--steps")
+    result = compare([*arguments[:steps], *arguments[steps + 2 :]], tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert (
+        "| environment | algorithm | score at equal seconds | area under the curve over seconds | P | speed |" in report
+    )
+    rows = re.findall(r"^\| comparison_envs:Quick-v0 \| (\w+) \|", report.replace("\\", ""), re.MULTILINE)
+    assert rows[:2] == ["long", "short"]
+    assert re.search(r"Steps by then, in the median: long [1-6]\d\d, short [1-3]\d\d\.", report)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from sb3_ddpg_ext import report
 from sb3_ddpg_ext.errors import SettingsError
 from sb3_ddpg_ext.report import drawing, pictures, sections, tables
 from sb3_ddpg_ext.report.analysis import ALL_ENVIRONMENTS, Comparison, compare
-from sb3_ddpg_ext.report.groups import SCORES
+from sb3_ddpg_ext.report.groups import SCORES, Equal
 from sb3_ddpg_ext.report.latex import latex
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.results import statistics
@@ -73,8 +73,8 @@ def save(log_dir: Path, content: Any, directory: str | None = None) -> Path:
     return run
 
 
-def comparison_of(log_dir: Path, baseline: str | None = None) -> Comparison:
-    return compare(read_runs(log_dir), baseline)
+def comparison_of(log_dir: Path, baseline: str | None = None, equal: Equal = "steps") -> Comparison:
+    return compare(read_runs(log_dir), baseline, equal=equal)
 
 
 def save_all(log_dir: Path, label: str, speed: float = 100.0) -> None:
@@ -367,7 +367,7 @@ def test_an_algorithm_without_an_environment_is_left_out_of_all_of_them(log_dir:
         save(log_dir, record("sac", "Pendulum-v1", seed))
         save(log_dir, record("td3", "Pendulum-v1", seed))
     comparison = comparison_of(log_dir)
-    for score in SCORES:
+    for score in SCORES["steps"]:
         assert {row.label for row in comparison.score_rows[score] if row.env is None} == {"custom_ddpg", "ddpg"}
         assert {row.label for row in comparison.improvement_rows[score] if row.env is None} == {"custom_ddpg"}
     assert notes(comparison)[:2] == (
@@ -396,10 +396,10 @@ def test_shorter_and_longer_runs(log_dir: Path) -> None:
     longer["evaluations"]["returns"] = [[-500, -500]] * 10 + [[0, 0]]
     save(log_dir, {**longer, "steps": 2_000, "planned_steps": 2_000})
     comparison = comparison_of(log_dir)
-    assert comparison.budgets["Pendulum-v1"] == 1_000
+    assert comparison.groups["Pendulum-v1", "ddpg"].budget == 1_000
     short, long = (comparison.groups["Pendulum-v1", label] for label in ("ddpg", "custom_ddpg"))
-    assert [len(short.scores[score]) for score in SCORES] == [3, 3, 3]
-    assert [len(long.scores[score]) for score in SCORES] == [3, 4, 4]
+    assert [len(short.scores[score]) for score in SCORES["steps"]] == [3, 3, 3]
+    assert [len(long.scores[score]) for score in SCORES["steps"]] == [3, 4, 4]
     assert long.scores["area_over_steps"][3] == -500  # up to step 1,000
     assert long.steps_to_threshold[3] == np.inf
     assert (len(short.steps_to_threshold), len(long.steps_to_threshold), len(short.speed)) == (3, 4, 3)
@@ -409,16 +409,48 @@ def test_shorter_and_longer_runs(log_dir: Path) -> None:
     assert any(note.startswith(f"custom_ddpg/Pendulum-v1_3: 2,000 steps, {compared} Its areas") for note in all_notes)
 
 
+def test_algorithms_with_steps_of_their_own_are_compared_at_equal_seconds(tmp_path: Path) -> None:
+    for seed in range(3):
+        save(tmp_path, record("ddpg", "Pendulum-v1", seed))  # 1,000 steps in 10 s
+        save(tmp_path, record("sac", "Pendulum-v1", seed, steps=500, speed=40.0))  # in 12.5 s
+    save(tmp_path, record("sac", "Pendulum-v1", 3, steps=400, planned_steps=500, speed=40.0))
+    comparison = comparison_of(tmp_path, equal="seconds")
+    ddpg, sac = (comparison.groups["Pendulum-v1", label] for label in ("ddpg", "sac"))
+    assert (ddpg.budget, sac.budget) == (1_000, 500)
+    assert ddpg.scores.keys() == sac.scores.keys() == comparison.score_rows.keys() == SCORES["seconds"].keys()
+    assert ddpg.scores["at_equal_seconds"] == pytest.approx([-100, -99, -98])
+    assert sac.scores["at_equal_seconds"] == pytest.approx([-640, -639, -638])  # 10 s are 400 of its steps
+    # From 1 s to 10 s: at -910, the first evaluation, until 2.5 s, then a straight line
+    assert sac.scores["area_over_seconds"] == pytest.approx([-797.5, -796.5, -795.5])
+    assert (sac.speed.tolist(), len(sac.steps_to_threshold)) == ([40, 40, 40], 3)
+    all_notes = notes(comparison)
+    assert (
+        "Pendulum-v1: algorithms are compared after 10 CPU seconds, when the fastest run ended. Steps by then, in the "
+        "median: ddpg 1,000, sac 400." in all_notes
+    )
+    short = "400 of 500 steps, but runs of sac on Pendulum-v1 are compared after 500. It has a curve but no scores."
+    assert f"sac/Pendulum-v1_3: {short}" in all_notes
+    summary = tables.summary(comparison)
+    assert summary.header[2:5] == ("score at equal seconds", "area under the curve over seconds", "P")
+    assert "P: probability of a better score at equal seconds than ddpg" in summary.caption
+    titles = [section.title for section in sections.sections(comparison)]
+    assert "Score at equal seconds" in titles
+    assert "Final score" not in titles
+    assert {"scores_at_equal_seconds", "improvement", "profiles"} <= report.figures(comparison).keys()
+    # Without the option, one of the two has no scores: here the longer one, since more runs have 500 steps
+    assert not len(comparison_of(tmp_path).groups["Pendulum-v1", "ddpg"].scores["final"])
+
+
 def test_a_run_that_a_callback_ended_early_is_a_short_one(log_dir: Path) -> None:
     before = comparison_of(log_dir)
     for seed in range(3):
         save(log_dir, record("sac", "Pendulum-v1", seed, steps=200, planned_steps=1_000))
     after = comparison_of(log_dir)
     for label in ("ddpg", "custom_ddpg"):
-        for score in SCORES:
+        for score in SCORES["steps"]:
             scores = [comparison.groups["Pendulum-v1", label].scores[score].tolist() for comparison in (before, after)]
             assert scores[0] == scores[1]
-    assert all(len(after.groups["Pendulum-v1", "sac"].scores[score]) == 0 for score in SCORES)
+    assert all(len(after.groups["Pendulum-v1", "sac"].scores[score]) == 0 for score in SCORES["steps"])
     expected = "200 of 1,000 steps, but runs on Pendulum-v1 are compared after 1,000. It has a curve but no scores."
     assert f"sac/Pendulum-v1_1: {expected}" in notes(after)
 

@@ -12,6 +12,7 @@ from sb3_ddpg_ext.results.scales import SCALES, Scale
 
 if TYPE_CHECKING:
     from sb3_ddpg_ext.report.analysis import Comparison
+    from sb3_ddpg_ext.report.groups import Equal
 
 __all__ = ["analyse", "figures", "learning_curve", "write", "write_report"]
 
@@ -23,6 +24,7 @@ def analyse(
     order: Sequence[str] = (),
     seed: int = 0,
     scales: Mapping[str, Scale] = SCALES,
+    equal: "Equal" = "steps",
 ) -> "Comparison":
     """
     Compare the runs in a directory, finished or not.
@@ -33,6 +35,8 @@ def analyse(
     :param order: The labels as the user ordered them, of which the first may be the baseline; otherwise they are sorted
     :param seed: Seed of the bootstrap: the same runs and seed give the same numbers
     :param scales: What scores are measured against, by the ids of the environments
+    :param equal: ``"steps"`` to compare algorithms after the same number of steps, ``"seconds"`` to compare them after
+        the same CPU seconds of training, with steps of their own
     :return: Everything that a report says in numbers
     :raises SettingsError: If there are no runs, or no such baseline, or scipy or jinja2 is not installed
     """
@@ -41,7 +45,7 @@ def analyse(
         from sb3_ddpg_ext.results.result_file import read_runs
     except ModuleNotFoundError as error:
         raise SettingsError(f"{error.name} is not installed: pip install 'sb3_ddpg_ext[compare]'") from error
-    return analysis.compare(read_runs(log_dir), baseline, seed, order, scales)
+    return analysis.compare(read_runs(log_dir), baseline, seed, order, scales, equal)
 
 
 def figures(comparison: "Comparison") -> dict[str, Figure]:

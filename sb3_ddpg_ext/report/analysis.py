@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.report.groups import SCORES, Group, Range, group_runs
+from sb3_ddpg_ext.report.groups import SCORES, Equal, Group, Range, group_runs
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, RunRecord
 from sb3_ddpg_ext.results.scales import SCALES, Scale, scale_of
@@ -116,7 +116,7 @@ class Comparison:
     :param runs: All runs
     :param labels: All algorithms, also those without a finished run
     :param baseline: The algorithm that the others are compared with
-    :param budgets: Steps of each environment that has finished runs
+    :param equal: What the algorithms on an environment have the same number of
     :param ranges: For each environment, the range of steps and of seconds over which areas are taken
     :param groups: The finished runs, by environment and label
     :param seed: Seed of every bootstrap
@@ -127,7 +127,7 @@ class Comparison:
     runs: tuple[RunRecord, ...]
     labels: tuple[str, ...]
     baseline: str
-    budgets: Mapping[str, int]
+    equal: Equal
     ranges: Mapping[str, Mapping[str, Range]]
     groups: Mapping[tuple[str, str], Group]
     seed: int
@@ -143,7 +143,12 @@ class Comparison:
     @property
     def envs(self) -> tuple[str, ...]:
         """The environments that have finished runs"""
-        return tuple(self.budgets)
+        return tuple(self.ranges)
+
+    @property
+    def scores(self) -> Mapping[str, str]:
+        """The scores that are compared, the most important first, and their titles"""
+        return SCORES[self.equal]
 
     @property
     def scaled_envs(self) -> tuple[str, ...]:
@@ -173,7 +178,7 @@ class Comparison:
     @cached_property
     def score_rows(self) -> Mapping[str, tuple[ScoreRow, ...]]:
         """For each score: first the rows of all environments together, then those of each environment"""
-        return {score: tuple(self._score_rows(score)) for score in SCORES}
+        return {score: tuple(self._score_rows(score)) for score in self.scores}
 
     def _score_rows(self, score: str) -> Iterator[ScoreRow]:
         together: list[str | None] = [None] if len(self.scaled_envs) > 1 else []
@@ -193,7 +198,7 @@ class Comparison:
     @cached_property
     def improvement_rows(self) -> Mapping[str, tuple[ImprovementRow, ...]]:
         """As :attr:`score_rows`, without the baseline"""
-        return {score: tuple(self._improvement_rows(score)) for score in SCORES}
+        return {score: tuple(self._improvement_rows(score)) for score in self.scores}
 
     def _improvement_rows(self, score: str) -> Iterator[ImprovementRow]:
         together: list[str | None] = [None] if len(self.envs) > 1 else []
@@ -263,6 +268,7 @@ def compare(
     seed: int = 0,
     order: Sequence[str] = (),
     scales: Mapping[str, Scale] = SCALES,
+    equal: Equal = "steps",
 ) -> Comparison:
     """
     Compare algorithms.
@@ -273,6 +279,7 @@ def compare(
     :param seed: Seed of every bootstrap
     :param order: Labels, of which the first that has runs is the first label
     :param scales: Scales by the ids of their environments
+    :param equal: What the algorithms on an environment have the same number of
     :return: The comparison
     :raises SettingsError: If there is no such baseline
     """
@@ -283,5 +290,5 @@ def compare(
         baseline = "ddpg" if "ddpg" in labels else first
     if baseline not in labels:
         raise SettingsError(f"baseline {baseline!r} has no runs here; there are: {', '.join(map(repr, labels))}")
-    budgets, ranges, groups = group_runs(runs, labels, scales)
-    return Comparison(tuple(runs), labels, baseline, budgets, ranges, groups, seed, scales, is_baseline_given)
+    ranges, groups = group_runs(runs, labels, scales, equal)
+    return Comparison(tuple(runs), labels, baseline, equal, ranges, groups, seed, scales, is_baseline_given)

@@ -7,6 +7,8 @@ The rules:
 - The *budget* of an environment is the number of steps that most of its finished runs took (in a tie, the smallest).
   Shorter runs have a learning curve but no scores. Longer runs are scored on their evaluations up to the budget, and
   have no final score and no speed.
+- Where algorithms are compared at equal seconds, each has a budget of its own. In the place of final scores, which are
+  from after different times, there are those after the same time: at the end of the areas over seconds.
 - Areas over steps cover the same steps for all runs on an environment: from the latest first evaluation to the earliest
   last one.
 - Areas over seconds go from the earliest first evaluation to the earliest last one. A run without an evaluation at the
@@ -21,7 +23,7 @@ The rules:
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -29,12 +31,21 @@ from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import AXES, Array, Evaluations, RunRecord
 from sb3_ddpg_ext.results.scales import Scale, scale_of
 
-SCORES: Mapping[str, str] = {
-    "final": "Final score",
-    "area_over_steps": "Area under the curve over steps",
-    "area_over_seconds": "Area under the curve over seconds",
+Equal = Literal["steps", "seconds"]
+"""What the algorithms on an environment are given the same number of."""
+
+SCORES: Mapping[Equal, Mapping[str, str]] = {
+    "steps": {
+        "final": "Final score",
+        "area_over_steps": "Area under the curve over steps",
+        "area_over_seconds": "Area under the curve over seconds",
+    },
+    "seconds": {
+        "at_equal_seconds": "Score at equal seconds",
+        "area_over_seconds": "Area under the curve over seconds",
+    },
 }
-"""The scores of a run, and their titles."""
+"""The scores of a run, the most important first, and their titles."""
 
 Range = tuple[float, float]
 
@@ -48,8 +59,9 @@ class Group:
     :param label: The algorithm
     :param env: The environment
     :param runs: All its finished runs
+    :param budget: Steps after which they are compared
     :param evaluations: For each run that reached the budget, its evaluations up to the budget
-    :param scores: Each of :data:`SCORES`, ``[runs]``
+    :param scores: Each of its :data:`SCORES`, ``[runs]``
     :param steps_to_threshold: Steps to the environment's threshold, infinity if it was not reached, ``[runs]``
     :param seconds_to_threshold: CPU seconds of training to the threshold, likewise, ``[runs]``
     :param speed: Environment steps per CPU second of training, ``[runs]``
@@ -59,6 +71,7 @@ class Group:
     label: str
     env: str
     runs: tuple[RunRecord, ...]
+    budget: int
     evaluations: tuple[Evaluations, ...]
     scores: Mapping[str, Array]
     steps_to_threshold: Array
@@ -74,57 +87,58 @@ class Group:
 
 class Grouping(NamedTuple):
     """
-    :param budgets: Steps of each environment
     :param ranges: For each environment, the range of steps and of seconds over which areas are taken, by the names in
         :data:`sb3_ddpg_ext.results.records.AXES`
     :param groups: By environment and label
     """
 
-    budgets: Mapping[str, int]
     ranges: Mapping[str, Mapping[str, Range]]
     groups: Mapping[tuple[str, str], Group]
 
 
-def group_runs(runs: Sequence[RunRecord], labels: Sequence[str], scales: Mapping[str, Scale]) -> Grouping:
+def group_runs(runs: Sequence[RunRecord], labels: Sequence[str], scales: Mapping[str, Scale], equal: Equal) -> Grouping:
     """
     Group the finished runs by environment and algorithm.
 
     :param runs: All runs, finished or not
     :param labels: The algorithms, in the order of the report
     :param scales: Scales by the ids of their environments
+    :param equal: What the algorithms have the same number of
     :return: The groups, and what their scores are based on
     """
     finished: dict[tuple[str, str], dict[int, RunRecord]] = {}
     for run in runs:
         if run.is_finished:
             finished.setdefault((run.env, run.label), {}).setdefault(run.seed, run)
-    budgets: dict[str, int] = {}
     ranges: dict[str, Mapping[str, Range]] = {}
     groups: dict[tuple[str, str], Group] = {}
     for env in sorted({env for env, _ in finished}):
         by_label = {label: tuple(finished[env, label].values()) for label in labels if (env, label) in finished}
-        budget = budgets[env] = _budget([run.length for group in by_label.values() for run in group])
+        everyone = [run for group in by_label.values() for run in group]
+        budgets = {label: _budget(everyone if equal == "steps" else group) for label, group in by_label.items()}
         evaluations = {
-            label: tuple(e for run in group if run.length >= budget and (e := _up_to(budget, run)) is not None)
+            label: tuple(e for run in group if (e := _up_to(budgets[label], run)) is not None)
             for label, group in by_label.items()
         }
         ranges[env] = _ranges([e for group in evaluations.values() for e in group if len(e.steps) > 1])
         for label, group in by_label.items():
             threshold = scale_of(env, scales).threshold
-            groups[env, label] = _group(label, env, group, evaluations[label], budget, ranges[env], threshold)
-    return Grouping(budgets, ranges, groups)
+            all_scores = _scores(group, budgets[label], evaluations[label], ranges[env])
+            scores = {score: all_scores[score] for score in SCORES[equal]}
+            groups[env, label] = _group(label, env, group, budgets[label], evaluations[label], scores, threshold)
+    return Grouping(ranges, groups)
 
 
-def _budget(lengths: Sequence[int]) -> int:
+def _budget(runs: Sequence[RunRecord]) -> int:
     """The most frequent length; in a tie, the smallest."""
-    frequency = Counter(lengths)
+    frequency = Counter(run.length for run in runs)
     return min(frequency, key=lambda length: (-frequency[length], length))
 
 
 def _up_to(budget: int, run: RunRecord) -> Evaluations | None:
-    """A run's evaluations up to the budget; None if there are none."""
+    """A run's evaluations up to the budget; None if there are none, or it is shorter."""
     e = run.evaluations
-    if e is None:
+    if e is None or run.length < budget:
         return None
     # The last rollout is always finished, so the last evaluation may come some steps after the budget
     n = len(e.steps) if run.length == budget else int((e.steps <= budget).sum())
@@ -137,18 +151,28 @@ def _ranges(evaluations: Sequence[Evaluations]) -> Mapping[str, Range]:
     return {"steps": common_range(evaluations, AXES["steps"]), "seconds": (start, end)}
 
 
+def _scores(
+    runs: Sequence[RunRecord], budget: int, evaluations: Sequence[Evaluations], ranges: Mapping[str, Range]
+) -> Mapping[str, Array]:
+    _, end = ranges["seconds"]
+    curves = [e for e in evaluations if len(e.steps) > 1]
+    return {
+        "final": np.array([run.score.mean for run in runs if run.length == budget and run.score is not None]),
+        "at_equal_seconds": np.array([float(np.interp(end, e.cpu_seconds, e.means)) for e in curves]),
+        **{f"area_over_{axis}": _areas(curves, AXES[axis], *ranges[axis]) for axis in AXES},
+    }
+
+
 def _group(
     label: str,
     env: str,
     runs: tuple[RunRecord, ...],
-    evaluations: tuple[Evaluations, ...],
     budget: int,
-    ranges: Mapping[str, Range],
+    evaluations: tuple[Evaluations, ...],
+    scores: Mapping[str, Array],
     threshold: float | None,
 ) -> Group:
     full_length = [run for run in runs if run.length == budget]
-    final_scores = np.array([run.score.mean for run in full_length if run.score is not None])
-    areas = {f"area_over_{axis}": _areas(evaluations, AXES[axis], *ranges[axis]) for axis in AXES}
     times = {
         axis: np.array(
             [] if threshold is None else [statistics.first_at(x(e), e.means, threshold) for e in evaluations]
@@ -159,8 +183,9 @@ def _group(
         label,
         env,
         runs,
+        budget,
         evaluations,
-        scores={"final": final_scores, **areas},
+        scores,
         steps_to_threshold=times["steps"],
         seconds_to_threshold=times["seconds"],
         speed=np.array([run.steps / run.seconds.cpu for run in full_length]),
@@ -181,7 +206,7 @@ def common_range(evaluations: Sequence[Evaluations], x: Callable[[Evaluations], 
 def _areas(evaluations: Sequence[Evaluations], x: Callable[[Evaluations], Array], low: float, high: float) -> Array:
     if not low < high:
         return np.empty(0)
-    return np.array([statistics.area(x(e), e.means, low, high) for e in evaluations if len(e.steps) > 1])
+    return np.array([statistics.area(x(e), e.means, low, high) for e in evaluations])
 
 
 def conditions(run: RunRecord) -> dict[str, str]:

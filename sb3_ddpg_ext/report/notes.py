@@ -1,11 +1,14 @@
 """What a reader has to know about the numbers: what is missing or left out, and in what the runs are unequal."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from sb3_ddpg_ext.report.analysis import Comparison
-from sb3_ddpg_ext.report.groups import SCORES, Group, common_range, conditions
+from sb3_ddpg_ext.report.groups import Group, common_range, conditions
 from sb3_ddpg_ext.results.records import AXES
 
 _WAITING = 1.5
@@ -61,7 +64,6 @@ def _groups_on(comparison: Comparison, env: str) -> dict[str, Group]:
 
 
 def _runs(comparison: Comparison, env: str) -> Iterator[str]:
-    budget = comparison.budgets[env]
     for label, group in _groups_on(comparison, env).items():
         if len(group.runs) == 1:
             yield f"{env}: {label} has one run, so its intervals are not defined."
@@ -69,12 +71,13 @@ def _runs(comparison: Comparison, env: str) -> Iterator[str]:
             yield f"{env}: {label} did not learn: no run made a single update. Does learning start after the last step?"
         if any(run.settings != group.runs[0].settings for run in group.runs):
             yield f"{env}: the runs of {label} were not all made with the same settings."
+        compared = f"runs {'on' if comparison.equal == 'steps' else f'of {label} on'} {env} are compared"
         for run in group.runs:
             done = f"{run.length:,}" + (f" of {run.planned_steps:,}" if run.length < run.planned_steps else "")
-            differs = f"{run.name}: {done} steps, but runs on {env} are compared after {budget:,}."
-            if run.length < budget:
+            differs = f"{run.name}: {done} steps, but {compared} after {group.budget:,}."
+            if run.length < group.budget:
                 yield f"{differs} It has a curve but no scores."
-            elif run.length > budget:
+            elif run.length > group.budget:
                 yield f"{differs} Its areas and times end there; it has no final score and no speed."
             if run.evaluations is None or len(run.evaluations.steps) < 2:
                 yield f"{run.name}: fewer than two evaluations. It has no curve and no areas."
@@ -119,6 +122,16 @@ def _times(comparison: Comparison, env: str) -> Iterator[str]:
             "cores, and not for their environment, their CPU seconds may be up to a quarter too long."
         )
     _, end = comparison.ranges[env]["seconds"]
+    if comparison.equal == "seconds" and math.isfinite(end):
+        steps = ", ".join(
+            f"{label} {np.median([np.interp(end, e.cpu_seconds, e.steps) for e in group.evaluations]):,.0f}"
+            for label, group in groups.items()
+            if group.evaluations
+        )
+        yield (
+            f"{env}: algorithms are compared after {end:.3g} CPU seconds, when the fastest run ended. Steps by then, "
+            f"in the median: {steps}."
+        )
     late = Counter(
         label
         for label, group in groups.items()
@@ -164,7 +177,7 @@ def _aggregates(comparison: Comparison) -> Iterator[str]:
         )
     for label, envs in ran.items():
         titles_by_missing: dict[str, list[str]] = {}
-        for score, title in SCORES.items():
+        for score, title in comparison.scores.items():
             missing = ", ".join(env for env in envs if not comparison.strata(score, label, [env]))
             titles_by_missing.setdefault(missing, []).append(title.lower())
         for missing, titles in titles_by_missing.items():

@@ -19,7 +19,7 @@ from sb3_ddpg_ext.report.drawing import (
     style,
     wrapped,
 )
-from sb3_ddpg_ext.report.groups import SCORES, Group, common_range
+from sb3_ddpg_ext.report.groups import Group, common_range
 from sb3_ddpg_ext.report.panels import is_in_first_column, panels, short_number
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.records import Array, Evaluations
@@ -110,7 +110,7 @@ def _scores(comparison: Comparison, score: str) -> Figure | None:
 
 def _improvement(comparison: Comparison) -> Figure | None:
     rows = comparison.improvement_rows
-    scores = [score for score in SCORES if rows[score]]
+    scores = [score for score in rows if rows[score]]
     if not scores:
         return None
     envs = list(dict.fromkeys(row.env for score in scores for row in rows[score]))
@@ -126,7 +126,7 @@ def _improvement(comparison: Comparison) -> Figure | None:
             axes.axvline(0.5, color="gray", linewidth=1)
             axes.set_xlim(-0.03, 1.03)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-            axes.set_title(SCORES[score], fontsize=9)
+            axes.set_title(comparison.scores[score], fontsize=9)
     figure.supxlabel(f"P(better than {wrapped(comparison.baseline, 60)})", fontsize=10)
     return figure
 
@@ -134,9 +134,9 @@ def _improvement(comparison: Comparison) -> Figure | None:
 def _profiles(comparison: Comparison) -> Figure | None:
     normalised = {
         score: {label: s for label in comparison.labels if (s := comparison.normalised(score, label))}
-        for score in SCORES
+        for score in comparison.scores
     }
-    scores = [score for score in SCORES if normalised[score]]
+    scores = [score for score in normalised if normalised[score]]
     if not scores:
         return None
     figure, all_axes = panels(len(scores))
@@ -153,7 +153,7 @@ def _profiles(comparison: Comparison) -> Figure | None:
             low, high = statistics.bootstrap(profile, strata, np.random.default_rng(comparison.seed), BAND_RESAMPLES)
             axes.step(taus, profile(strata), dashes, where="post", color=colour, linewidth=1.8)
             axes.fill_between(taus, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
-        axes.set(title=SCORES[score], xlabel="normalised score τ", ylim=(-0.02, 1.02))
+        axes.set(title=comparison.scores[score], xlabel="normalised score τ", ylim=(-0.02, 1.02))
         axes.title.set_fontsize(10)
     all_axes[0].set_ylabel("fraction of runs above τ")
     add_legend(figure, comparison, [name for name in comparison.labels if any(name in normalised[s] for s in scores)])
@@ -241,6 +241,11 @@ CURVES = (
 )
 INTERVALS = {
     "final": Picture("scores_final", f"Final scores. {_BARS}", lambda comparison: _scores(comparison, "final")),
+    "at_equal_seconds": Picture(
+        "scores_at_equal_seconds",
+        f"Scores at equal seconds. {_BARS}",
+        lambda comparison: _scores(comparison, "at_equal_seconds"),
+    ),
     "area_over_steps": Picture(
         "scores_steps", f"Areas over steps. {_BARS}", lambda comparison: _scores(comparison, "area_over_steps")
     ),

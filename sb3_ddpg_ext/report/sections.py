@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from sb3_ddpg_ext.report import pictures, tables
 from sb3_ddpg_ext.report.analysis import Comparison
-from sb3_ddpg_ext.report.groups import SCORES
 from sb3_ddpg_ext.report.notes import notes
 from sb3_ddpg_ext.report.pictures import BAND_RESAMPLES, Picture
 from sb3_ddpg_ext.report.tables import Table
@@ -38,12 +37,15 @@ def sections(comparison: Comparison) -> tuple[Section, ...]:
         Section("Learning curves", content=pictures.CURVES),
         *(
             Section(title, _SCORES[score], content=(pictures.INTERVALS[score], tables.score_table(comparison, score)))
-            for score, title in SCORES.items()
+            for score, title in comparison.scores.items()
         ),
         Section(
             f"Compared with {comparison.baseline}",
             improvement_text(comparison),
-            content=(pictures.IMPROVEMENT, *(tables.improvement_table(comparison, score) for score in SCORES)),
+            content=(
+                pictures.IMPROVEMENT,
+                *(tables.improvement_table(comparison, score) for score in comparison.scores),
+            ),
         ),
         Section("Performance profiles", content=(pictures.PROFILES,)),
         Section("Time to a threshold", _THRESHOLD, content=(pictures.THRESHOLDS, tables.threshold_table(comparison))),
@@ -62,7 +64,7 @@ def _without_empty_tables(section: Section) -> Section:
 
 def improvement_text(comparison: Comparison) -> tuple[str, ...]:
     """:return: What the tables of improvement mean; the test depends on the number of runs"""
-    rows = (row for score in SCORES for row in comparison.improvement_rows[score] if row.env is not None)
+    rows = (row for rows in comparison.improvement_rows.values() for row in rows if row.env is not None)
     many = any(min(row.runs, row.baseline_runs) > EXACT for row in rows)
     approximation = f"; the normal approximation where both have more than {EXACT} runs" if many else ""
     method = f"exact (with ties and many runs: from 100,000 random permutations{approximation})"
@@ -83,6 +85,11 @@ _SCORES = {
         "The mean return of the last model in new episodes with deterministic actions. The seeds of these episodes are "
         "the same for all runs, and differ from those of the evaluations during training. This score describes only "
         "the end of training, where the return of a deterministic policy may still go up and down.",
+    ),
+    "at_equal_seconds": (
+        "The value of a run's learning curve when the fastest run on its environment ends, in CPU seconds of training. "
+        "Curves are interpolated linearly between evaluations. This score depends on the machine and the number of "
+        "threads, and describes only one moment, at which the return of a deterministic policy may go up and down.",
     ),
     "area_over_steps": (
         "The mean of a run's learning curve over environment steps (the area under it, divided by its width). The more "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sb3_ddpg_ext.report.analysis import ALL_ENVIRONMENTS, Comparison
-from sb3_ddpg_ext.report.groups import SCORES, conditions
+from sb3_ddpg_ext.report.groups import conditions
 from sb3_ddpg_ext.results import statistics
 from sb3_ddpg_ext.results.statistics import Estimate
 
@@ -79,28 +79,29 @@ def summary(comparison: Comparison) -> Table:
     """:return: The most important figures of each algorithm on each environment"""
     scores = {
         score: {(row.env, row.label): interval(row.estimates["IQM"]) for row in comparison.score_rows[score]}
-        for score in SCORES
+        for score in comparison.scores
     }
-    probabilities = {(row.env, row.label): interval(row.probability) for row in comparison.improvement_rows["final"]}
+    first, title = next(iter(comparison.scores.items()))
+    probabilities = {(row.env, row.label): interval(row.probability) for row in comparison.improvement_rows[first]}
     speedups = {(row.env, row.label): interval(row.speedup) for row in comparison.speed_rows}
     together = len(comparison.scaled_envs) > 1
     keys = [
         (env, label)
         for env in (*([None] if together else []), *comparison.envs)
         for label in comparison.labels
-        if any((env, label) in scores[score] for score in SCORES)
+        if any((env, label) in rows for rows in scores.values())
     ]
     normalised = "; for all environments, of normalised scores" if together else ""
     return Table(
         f"Scores: IQM and 95% interval, in units of return{normalised}. "
-        f"P: probability of a better final score than {comparison.baseline}. "
+        f"P: probability of a better {title.lower()} than {comparison.baseline}. "
         f"Speed: steps per CPU second, relative to {comparison.baseline}.",
-        ("environment", "algorithm", *(title.lower() for title in SCORES.values()), "P", "speed"),
+        ("environment", "algorithm", *(title.lower() for title in comparison.scores.values()), "P", "speed"),
         tuple(
             (
                 env or ALL_ENVIRONMENTS,
                 label,
-                *(scores[score].get((env, label), _NONE) for score in SCORES),
+                *(rows.get((env, label), _NONE) for rows in scores.values()),
                 probabilities.get((env, label), _NONE),
                 speedups.get((env, label), _NONE),
             )
@@ -113,8 +114,8 @@ def summary(comparison: Comparison) -> Table:
 def score_table(comparison: Comparison, score: str) -> Table:
     """:return: All aggregates of one score"""
     return Table(
-        f"{SCORES[score]}: estimates and 95% intervals, in units of return. Those of all environments and the "
-        "optimality gap are of normalised scores.",
+        f"{comparison.scores[score]}: estimates and 95% intervals, in units of return. Those of all environments and "
+        "the optimality gap are of normalised scores.",
         ("environment", "algorithm", "runs", *statistics.METRICS),
         tuple(
             (
@@ -135,7 +136,7 @@ def score_table(comparison: Comparison, score: str) -> Table:
 def improvement_table(comparison: Comparison, score: str) -> Table:
     """:return: Each algorithm against the baseline"""
     return Table(
-        f"{SCORES[score]}: comparison with {comparison.baseline}.",
+        f"{comparison.scores[score]}: comparison with {comparison.baseline}.",
         ("environment", "algorithm", "runs", "P [95% interval]", "p", "Holm", "least"),
         tuple(
             (
