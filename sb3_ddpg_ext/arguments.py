@@ -46,7 +46,8 @@ class TrainArgs:
     vec_env: Literal["dummy", "subproc"] = "dummy"
     """step the environments in this process or in one process each"""
     hyperparams: Path | None = None
-    """YAML file in RL Zoo's format; this package's own if not given"""
+    """YAML file in RL Zoo's format, or the name of one of this package: few_steps, ddpg, ...; the algorithm's own if
+    not given"""
     params: Annotated[
         tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
     ] = ()
@@ -136,7 +137,7 @@ class CompareArgs:
     """environment steps of each run; as the settings say if not given, where these agree"""
     equal: Literal["steps", "seconds"] = "steps"
     """compare after the same number of steps; or after the same CPU seconds of training, when the fastest run ends:
-    give each algorithm the steps that take about as long (custom_ddpg:n_timesteps=1000000,sac:n_timesteps=50000)"""
+    give each algorithm with n_timesteps=... the steps that take about as long"""
     eval_freq: int | None = None
     """environment steps between evaluations; a twentieth of the run if not given"""
     eval_episodes: int = 20
@@ -287,7 +288,8 @@ class CheckArgs:
     algo: str = "custom_ddpg"
     """algorithm whose settings say how the environment is made (env_kwargs, env_wrapper)"""
     hyperparams: Path | None = None
-    """YAML file in RL Zoo's format; this package's own if not given"""
+    """YAML file in RL Zoo's format, or the name of one of this package: few_steps, ddpg, ...; the algorithm's own if
+    not given"""
     params: Annotated[
         tuple[str, ...], tyro.conf.arg(aliases=["-p"], metavar="NAME=VALUE"), tyro.conf.UseAppendAction
     ] = ()

@@ -45,7 +45,7 @@ def _version(package: str) -> str:
 
 def _environments() -> list[Group]:
     """The user's own entries first, as in training."""
-    package = {hyperparams_file(algo).resolve() for algo in ALGORITHMS}
+    package = {file.resolve() for file in hyperparams_file("").parent.glob("*.yml")}
     folder = own_file("").parent
     own = {file.resolve() for file in folder.glob("*.yml")} - package  # in a clone of this package they are the same
     titles = (f"Environments with settings of yours, in {folder}/", "Environments with settings of the package")
@@ -58,7 +58,7 @@ def _environments() -> list[Group]:
         names = sorted(algorithms, key=lambda name: (name == "default", name))
         rows = [("any other" if env == "default" else env, " ".join(algorithms[env])) for env in names]
         if rows:
-            found.append(_table(title, ("environment", "for"), rows))
+            found.append(_table(title, ("environment", "algorithms and presets"), rows))
     return found
 
 

@@ -175,6 +175,23 @@ def hyperparams_file(algo: str) -> Path:
     return directory / f"{algo.removeprefix('sbx_')}.yml"
 
 
+def named_file(named: Path) -> Path:
+    """
+    Find the file that the user has named.
+
+    :param named: A path, or the name of a file of this package, without ``.yml``: of an algorithm, or of a preset such
+        as ``few_steps``
+    :return: The file
+    :raises SettingsError: If it is a name, and there is no such file
+    """
+    if named.suffix or len(named.parts) > 1 or named.is_file():
+        return named
+    file = hyperparams_file(named.name)
+    if not file.is_file():
+        raise SettingsError(unknown("settings", named.name, [f.stem for f in file.parent.glob("*.yml")]))
+    return file
+
+
 def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """
     Read the settings of an algorithm for an environment from a hyperparameter file.
@@ -183,8 +200,8 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
         settings; others have the defaults of their constructor, where no file says otherwise
     :param env_id: Id of the environment (``package:Env-v0`` finds the entry ``Env-v0``, too). An environment without
         an entry gets the entry ``default``.
-    :param file: A file in RL Zoo's format. If not given, the entries of the user's own one, :func:`own_file`, come
-        before those of the one that comes with this package
+    :param file: A file in RL Zoo's format, see :func:`named_file`. If not given, the entries of the user's own one,
+        :func:`own_file`, come before those of the one that comes with this package
     :param overrides: ``name=value`` each, see :func:`override`. ``action_noise`` replaces all that the file says about
         noise
     :return: The settings
@@ -192,7 +209,7 @@ def load_settings(algo: str, env_id: str, file: Path | None = None, overrides: S
     """
     algorithm_class(algo)  # before its file is looked for
     chosen = list(map(parse_override, overrides))
-    files = _files(algo) if file is None else [file]
+    files = _files(algo) if file is None else [named_file(file)]
     if not files:
         if not any(name == "n_timesteps" for name, _ in chosen):
             raise SettingsError(f"{algo} has the defaults of its constructor, where no file has settings; say --steps")

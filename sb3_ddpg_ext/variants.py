@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import ALGORITHMS, hyperparams_file, is_own
+from sb3_ddpg_ext.settings import ALGORITHMS, is_own
 
 _LONGEST_FOLDER = 40  # characters of a label in the name of its folder
 
@@ -20,7 +20,7 @@ class Variant:
 
     :param label: The name that the user gave it, otherwise what the user wrote
     :param algo: Name of the algorithm
-    :param hyperparams: File of settings, None for the algorithm's own
+    :param hyperparams: File of settings, or the name of one of this package; None for the algorithm's own
     :param params: Overrides, ``name=value`` each
     """
 
@@ -85,12 +85,10 @@ def _variant(written: Sequence[str]) -> Variant:
     names = Counter(override.partition("=")[0] for override in overrides)
     if repeated := [name for name, times in names.items() if times > 1]:
         raise SettingsError(f"--algos: {','.join(written)} has {' and '.join(repeated)} more than once")
-    # The name of an algorithm stands for its hyperparameter file
     files = [o.removeprefix("hyperparams=") for o in overrides if o.startswith("hyperparams=")]
-    paths = [hyperparams_file(file) if file in ALGORITHMS else Path(file) for file in files]
     params = tuple(o for o in overrides if not o.startswith("hyperparams="))
     label = named[1] if named else f"{algo}{colon}{','.join(overrides)}"
-    return Variant(label, algo, paths[-1] if paths else None, params)
+    return Variant(label, algo, Path(files[-1]) if files else None, params)
 
 
 def pieces(text: str, separators: str) -> list[str]:

@@ -132,6 +132,23 @@ def test_every_algorithm_is_found_and_has_a_file(algo):
     assert (HYPERPARAMS / f"{algo}.yml").is_file()
 
 
+def test_files_of_the_package_by_name(tmp_path, monkeypatch):
+    assert load_settings("custom_ddpg", "Pendulum-v1", Path("ddpg")) == load_settings(
+        "custom_ddpg", "Pendulum-v1", HYPERPARAMS / "ddpg.yml"
+    )
+    few = load_settings("custom_ddpg", "Hopper-v5", Path("few_steps"))
+    assert (few.n_timesteps, few.hyperparams["n_steps"]) == (100_000, 3)
+    assert few.hyperparams["policy_kwargs"] == {"net_arch": [256, 256], "critic_layer_norm": True}
+    with pytest.raises(SettingsError, match=r"^unknown settings 'few_step'; did you mean 'few_steps'\? known: crossq,"):
+        load_settings("custom_ddpg", "Pendulum-v1", Path("few_step"))
+    # A file of the user's is never taken for a name, and a folder is not taken for a file
+    monkeypatch.chdir(tmp_path)
+    Path("ddpg").mkdir()
+    assert load_settings("custom_ddpg", "Pendulum-v1", Path("ddpg")).n_timesteps == 20_000
+    Path("few_steps").write_text("default: {n_timesteps: 7, policy: MlpPolicy}")
+    assert load_settings("custom_ddpg", "Pendulum-v1", Path("few_steps")).n_timesteps == 7
+
+
 def test_unknown_algorithm():
     with pytest.raises(SettingsError, match=r"^unknown algorithm 'DDGP'; did you mean 'ddpg'\?$"):
         algorithm_class("DDGP")

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from processes import ENVIRONMENT
 
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import hyperparams_file, load_settings
+from sb3_ddpg_ext.settings import load_settings
 from sb3_ddpg_ext.variants import Variant, parse_variants, pieces
-
-FILE = hyperparams_file("td3")
 
 
 @pytest.mark.parametrize(
@@ -48,11 +46,7 @@ FILE = hyperparams_file("td3")
         ),
         (
             "custom_ddpg:hyperparams=ddpg,gamma=0.9",
-            [
-                Variant(
-                    "custom_ddpg:hyperparams=ddpg,gamma=0.9", "custom_ddpg", hyperparams_file("ddpg"), ("gamma=0.9",)
-                )
-            ],
+            [Variant("custom_ddpg:hyperparams=ddpg,gamma=0.9", "custom_ddpg", Path("ddpg"), ("gamma=0.9",))],
         ),
         ("td3:hyperparams=a/b.yml", [Variant("td3:hyperparams=a/b.yml", "td3", Path("a/b.yml"))]),
         (
@@ -136,7 +130,7 @@ def test_pieces_joined_are_the_text(text: str) -> None:
     [
         ("short=ddpg,td3", [Variant("short", "ddpg"), Variant("td3", "td3")]),
         ("low-g=custom_ddpg:gamma=0.9,tau=1", [Variant("low-g", "custom_ddpg", None, ("gamma=0.9", "tau=1"))]),
-        ("ddpg:gamma=1,hyperparams=td3", [Variant("ddpg:gamma=1,hyperparams=td3", "ddpg", FILE, ("gamma=1",))]),
+        ("ddpg:gamma=1,hyperparams=td3", [Variant("ddpg:gamma=1,hyperparams=td3", "ddpg", Path("td3"), ("gamma=1",))]),
         ("mine:My,sac", [Variant("mine:My", "mine:My"), Variant("sac", "sac")]),
         ("a.mine:My:tau=1,gamma=1", [Variant("a.mine:My:tau=1,gamma=1", "a.mine:My", None, ("tau=1", "gamma=1"))]),
         ("x=mine:My:tau=1", [Variant("x", "mine:My", None, ("tau=1",))]),
