@@ -268,22 +268,33 @@ def test_results_are_those_of_the_report(env: str, threshold: int | None, number
         assert f"| {label} | {final} | {area} | {time} | {better} | {speed} |\n" in page
 
 
-def cpu_seconds(report: str, *labels: str) -> str:
-    """:return: The range of all runs on HalfCheetah-v5"""
+def runs_of(report: str, *labels: str, env: str | None = None) -> list[dict[str, str]]:
     with (DOCS / report / "runs.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["label"] in labels and row["env"] == "HalfCheetah-v5"]
-    seconds = [float(row["cpu_seconds"]) for row in rows]
+        return [row for row in csv.DictReader(file) if row["label"] in labels and env in (None, row["env"])]
+
+
+def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -> str:
+    """:return: The range of all runs"""
+    seconds = [float(row["cpu_seconds"]) for row in runs_of(report, *labels, env=env)]
     return f"{min(seconds):,.0f} to {max(seconds):,.0f} CPU seconds"
 
 
-def test_small_networks_are_those_of_their_report() -> None:
-    page = (DOCS / "results.md").read_text()
-    rows = [line for line in summary_section("small_networks").splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 4 * 2
+@pytest.mark.parametrize(("report", "labels"), [("small_networks", 2), ("few_steps", 3)])
+def test_summaries_are_those_of_their_reports(report: str, labels: int) -> None:
+    rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 4 * labels
     for row in rows:
-        assert row in page
+        assert row in (DOCS / "results.md").read_text()
+
+
+def test_seconds_and_worst_run_are_those_of_the_reports() -> None:
+    page = (DOCS / "results.md").read_text()
     assert f"took {cpu_seconds('small_networks', 'small2')}" in page
     assert f"took {cpu_seconds('compare', 'sac', 'td3', 'tqc')}" in page
+    longer, shorter = (cpu_seconds("few_steps", label, env=None) for label in ("few_steps", "plain"))
+    assert f"A run takes {longer}, where one of `plain` takes {shorter.removesuffix(' CPU seconds')}." in page
+    worst = min(float(row["final_score"]) for row in runs_of("few_steps", "few_steps", env="Hopper-v5"))
+    assert f"On Hopper-v5, one run of ten ends at {worst:.0f}." in page
 
 
 def test_options_are_those_of_their_report() -> None:
@@ -313,9 +324,16 @@ def of_all_environments(report: str, seeds: dict[str, range], directory: Path) -
 
 def test_fresh_seeds_have_the_scores_of_the_page(tmp_path: Path) -> None:
     page = " ".join((DOCS / "results.md").read_text().split())
-    few = of_all_environments("few_steps", {"plain": range(5, 10), "n_steps": range(5, 10)}, tmp_path / "few")
+    fresh = {label: range(5, 10) for label in ("plain", "n_steps", "few_steps")}
+    few = of_all_environments("few_steps", fresh, tmp_path / "few")
     assert f"is again higher, {few['n_steps'][1]} to {few['plain'][1]}" in page
     assert f"the final scores, {few['n_steps'][0]} and {few['plain'][0]}," in page
+    assert (
+        f"Five fresh seeds (5 to 9) have a final score of {few['few_steps'][0]} on all three tasks together, and those "
+        f"of `plain` have {few['plain'][0]}." in page
+    )
+    preset = (ROOT / "hyperparams/few_steps.yml").read_text().replace("\n# ", " ")
+    assert f"{few['few_steps'][0]} with five fresh seeds (5 to 9); {few['plain'][0]} with".replace("\\", "") in preset
     many = of_all_environments("small_networks", {"small": range(5), "small2": range(5, 10)}, tmp_path / "many")
     assert f"Fresh seeds (5 to 9) of two critics have {many['small2'][0]}" in page
     settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
