@@ -279,10 +279,12 @@ def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -
     return f"{min(seconds):,.0f} to {max(seconds):,.0f} CPU seconds"
 
 
-@pytest.mark.parametrize(("report", "labels"), [("small_networks", 2), ("few_steps", 3)])
-def test_summaries_are_those_of_their_reports(report: str, labels: int) -> None:
+@pytest.mark.parametrize(
+    ("report", "labels", "envs"), [("small_networks", 2, 3), ("equal_seconds", 4, 2), ("few_steps", 3, 3)]
+)
+def test_summaries_are_those_of_their_reports(report: str, labels: int, envs: int) -> None:
     rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 4 * labels
+    assert len(rows) == 1 + (1 + envs) * labels
     for row in rows:
         assert row in (DOCS / "results.md").read_text()
 
@@ -295,6 +297,27 @@ def test_seconds_and_worst_run_are_those_of_the_reports() -> None:
     assert f"A run takes {longer}, where one of `plain` takes {shorter.removesuffix(' CPU seconds')}." in page
     worst = min(float(row["final_score"]) for row in runs_of("few_steps", "few_steps", env="Hopper-v5"))
     assert f"On Hopper-v5, one run of ten ends at {worst:.0f}." in page
+
+
+def test_equal_seconds_are_those_of_the_report() -> None:
+    page = " ".join((DOCS / "results.md").read_text().split())
+    report = (DOCS / "equal_seconds/report.md").read_text()
+    said = re.findall(
+        r"^- (\S+): algorithms are compared after (\S+) CPU seconds.* small2 (\S+)\.$", report, re.MULTILINE
+    )
+    (hopper, seconds, steps), (walker, more_seconds, more_steps) = said
+    others = [int(n.replace(",", "")) for n in re.findall(r"sbx\\_\w+ ([\d,]*\d)[,.]? ?(?=sbx|small2)", report)]
+    assert len(others) == 6
+    assert f"the others {min(others):,} to {max(others):,}, of which 10,000 are" in page
+    assert (hopper, walker) == ("Hopper-v5", "Walker2d-v5")
+    assert f"the fastest run ended: {seconds} on Hopper-v5, {more_seconds} on Walker2d-v5." in page
+    assert f"In the median it has done {steps} and {more_steps} steps by then, and the others" in page
+    scores = {(env, label): score for env, label, score, *_ in cells(summary_section("equal_seconds"))}
+    text = " ".join(README.read_text().split())
+    assert f"[after the {seconds} and {more_seconds} CPU seconds]" in text
+    ours = [scores[env, "small2"] for env in ("Hopper-v5", "Walker2d-v5")]
+    theirs = [scores[env, "sbx\\_sac"] for env in ("Hopper-v5", "Walker2d-v5")]
+    assert f"they have {ours[0]} and {ours[1]}, and SAC has {theirs[0]} and {theirs[1]}." in text
 
 
 def test_options_are_those_of_their_report() -> None:
@@ -466,7 +489,7 @@ def test_no_link_within_the_site_is_broken(site: Path) -> None:
 
 def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
     reports = [f"{report.parent.name}/report" for report in sorted(DOCS.glob("*/report.md"))]
-    assert len(reports) == 5
+    assert len(reports) == 6
     pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), *reports]
     n_images = 0
     for page in pages:
