@@ -501,17 +501,16 @@ def test_two_commands_at_once_do_each_run_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_ctrl_c_stops_at_once_keeps_what_is_finished_and_says_how_to_go_on(workers: str, tmp_path: Path) -> None:
-    # Many runs, so that this process has time to interrupt them, however busy the machine is
-    with started(command("Slow", "--workers", workers, seeds=30), tmp_path) as process:
+    with started(command("Slow", "--workers", workers), tmp_path) as process:
         wait_until(lambda: results(tmp_path) and len(begun(tmp_path)) > len(results(tmp_path)))
         children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
         output, errors = process.communicate(timeout=60)
         wait_until(lambda: all(map(gone, children)), seconds=10)
-    assert process.returncode == 130, output + errors
+    assert process.returncode == 130
     assert errors == ""
-    assert len(results(tmp_path)) < 30
-    assert re.search(r"Interrupted\. \d+ of 30 runs are finished and kept; the same command does the rest", output)
+    assert len(results(tmp_path)) < 3
+    assert re.search(r"Interrupted\. [12] of 3 runs are finished and kept; the same command does the rest", output)
     assert "Report: out/report.html\n" in output
     assert "## Learning curves" in (tmp_path / "out" / "report.md").read_text()
 
