@@ -1,6 +1,7 @@
 """A comparison -> the sections of its report: text, tables and pictures, in order."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 from sb3_ddpg_ext.report import pictures, tables
 from sb3_ddpg_ext.report.analysis import Comparison
@@ -64,8 +65,8 @@ def _without_empty_tables(section: Section) -> Section:
 
 def improvement_text(comparison: Comparison) -> tuple[str, ...]:
     """:return: What the tables of improvement mean; the test depends on the number of runs"""
-    rows = (row for rows in comparison.improvement_rows.values() for row in rows if row.env is not None)
-    many = any(min(row.runs, row.baseline_runs) > EXACT for row in rows)
+    rows = chain.from_iterable(comparison.improvement_rows.values())
+    many = any(min(row.runs, row.baseline_runs) > EXACT for row in rows if row.env is not None)
     approximation = f"; the normal approximation where both have more than {EXACT} runs" if many else ""
     method = f"exact (with ties and many runs: from 100,000 random permutations{approximation})"
     return (

@@ -81,7 +81,7 @@ def summary(comparison: Comparison) -> Table:
         score: {(row.env, row.label): interval(row.estimates["IQM"]) for row in comparison.score_rows[score]}
         for score in comparison.scores
     }
-    first, title = next(iter(comparison.scores.items()))
+    first, title_of_first = next(iter(comparison.scores.items()))
     probabilities = {(row.env, row.label): interval(row.probability) for row in comparison.improvement_rows[first]}
     speedups = {(row.env, row.label): interval(row.speedup) for row in comparison.speed_rows}
     together = len(comparison.scaled_envs) > 1
@@ -94,7 +94,7 @@ def summary(comparison: Comparison) -> Table:
     normalised = "; for all environments, of normalised scores" if together else ""
     return Table(
         f"Scores: IQM and 95% interval, in units of return{normalised}. "
-        f"P: probability of a better {title.lower()} than {comparison.baseline}. "
+        f"P: probability of a better {title_of_first.lower()} than {comparison.baseline}. "
         f"Speed: steps per CPU second, relative to {comparison.baseline}.",
         ("environment", "algorithm", *(title.lower() for title in comparison.scores.values()), "P", "speed"),
         tuple(
