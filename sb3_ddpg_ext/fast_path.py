@@ -16,7 +16,6 @@ from torch import nn
 
 from sb3_ddpg_ext.buffers import RowNStepReplayBuffer, RowReplayBuffer
 from sb3_ddpg_ext.fused import FusedUpdate, why_not
-from sb3_ddpg_ext.prioritized import PrioritizedReplayBuffer
 
 
 class Model(Protocol):
@@ -96,10 +95,7 @@ def why_autograd(model: Model) -> str | None:
     device = model.policy.device.type
     if model.fused == "auto" and device != "cpu":
         return f"the closed form has not been measured on {device}; fused=True uses it all the same"
-    reason: str | None
-    if isinstance(model.replay_buffer, PrioritizedReplayBuffer):
-        reason = "PrioritizedReplayBuffer weights the transitions in the critic's loss"
-    elif _trains_its_policy(model):
+    if _trains_its_policy(model):
         reason = why_not(model.policy)
     else:
         reason = "model.actor, model.critic or a target is not the policy's"

@@ -29,8 +29,9 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_ddpg_ext import CustomDDPG, MlpPolicy
-from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_target
+from sb3_ddpg_ext.equations import actor_loss, critic_loss, smoothing_noise, soft_update, td_errors, td_target
 from sb3_ddpg_ext.fused import FusedUpdate, Hyperparameters, identity, kernel, recording, update, why_not
+from sb3_ddpg_ext.prioritized import PrioritizedReplayBufferSamples
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU]
 ODD_ACTIVATIONS = [lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.5)]
@@ -86,30 +87,38 @@ def make_batch(policy: MlpPolicy, n: int, discounts: bool) -> ReplayBufferSample
     )
 
 
-def autograd_step(
-    policy: MlpPolicy, batch: ReplayBufferSamples, hyperparameters: Hyperparameters = PLAIN
-) -> list[float]:
-    """The reference: the equations, differentiated by PyTorch."""
+def with_weights(batch: ReplayBufferSamples) -> Any:
+    """The minibatch of a prioritized replay buffer."""
+    return PrioritizedReplayBufferSamples(*batch, th.rand_like(batch.rewards), np.arange(len(batch.rewards)))
 
-    def q(critic: Any) -> Any:
-        return lambda s, a: tuple(net(th.cat([s, a], dim=1)) for net in critic.q_networks)
 
-    gamma, tau, huber_delta, max_grad_norm, coef, std, clip = hyperparameters
-    discounts = gamma if batch.discounts is None else batch.discounts
-    target = td_target(
+def q(critic: Any) -> Any:
+    return lambda s, a: tuple(net(th.cat([s, a], dim=1)) for net in critic.q_networks)
+
+
+def target_of(policy: MlpPolicy, batch: Any, hyperparameters: Hyperparameters) -> th.Tensor:
+    std, clip = hyperparameters.target_policy_noise, hyperparameters.target_noise_clip
+    return td_target(
         batch.rewards,
         batch.dones,
-        discounts,
+        hyperparameters.gamma if batch.discounts is None else batch.discounts,
         batch.next_observations,
         policy.actor_target.mu,
         q(policy.critic_target),
         smoothing_noise(batch.actions, std, clip) if std > 0 else 0.0,
     )
+
+
+def autograd_step(policy: MlpPolicy, batch: Any, hyperparameters: Hyperparameters = PLAIN) -> list[float]:
+    """The reference: the equations, differentiated by PyTorch."""
+    _, tau, huber_delta, max_grad_norm, coef, _, _ = hyperparameters
+    weights = getattr(batch, "weights", None)
+    target = target_of(policy, batch, hyperparameters)
     losses = []
     for network, loss, penalty in (
         (
             policy.critic,
-            lambda: critic_loss(q(policy.critic)(batch.observations, batch.actions), target, huber_delta),
+            lambda: critic_loss(q(policy.critic)(batch.observations, batch.actions), target, huber_delta, weights),
             lambda: 0,
         ),
         (
@@ -169,6 +178,7 @@ widths = st.lists(st.integers(1, 9), min_size=0, max_size=3)
     n_critics=st.integers(1, 3),
     normalized=st.booleans(),
     discounts=st.booleans(),
+    weighted=st.booleans(),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     weight_decay=st.sampled_from([0.0, 0.1]),
     optimizer_classes=st.tuples(*2 * [st.sampled_from([th.optim.Adam, th.optim.AdamW])]),
@@ -199,6 +209,7 @@ def test_one_step_is_autograds(
     n_critics: int,
     normalized: bool,
     discounts: bool,
+    weighted: bool,
     betas: tuple[float, float],
     weight_decay: float,
     optimizer_classes: tuple[type[th.optim.Adam], type[th.optim.Adam]],
@@ -225,10 +236,17 @@ def test_one_step_is_autograds(
     )
     theirs = twin(ours)
     batch = make_batch(ours, n, discounts)
+    if weighted:
+        batch = with_weights(batch)
     with computed_by(by):
         fused = FusedUpdate(ours)
     th.manual_seed(seed)
-    fused.step(batch, hyperparameters)
+    errors = fused.step(batch, hyperparameters)
+    th.manual_seed(seed)
+    if weighted:
+        target = target_of(theirs, batch, hyperparameters)
+        expected = td_errors(q(theirs.critic)(batch.observations, batch.actions), target)
+        th.testing.assert_close(errors, expected, rtol=10 * tolerance, atol=10 * tolerance)
     th.manual_seed(seed)
     losses = autograd_step(theirs, batch, hyperparameters)
     assert_close(ours, theirs, tolerance)
@@ -294,6 +312,8 @@ def test_many_steps_with_batches_of_changing_size(kwargs: dict[str, Any], kernel
     theirs, fused = twin(ours), FusedUpdate(ours)
     for i in range(200):
         batch = make_batch(ours, (8, 16, 5)[i // 70], discounts=i % 2 == 0)
+        if i % 3 == 0:
+            batch = with_weights(batch)
         fused.step(batch, PLAIN)
         autograd_step(theirs, batch)
     assert_close(ours, theirs, 1e-4 if kernel else 1e-8)
@@ -351,11 +371,13 @@ def test_a_recorded_step_is_the_same_step(discounts: bool, monkeypatch: pytest.M
             policy.critic.optimizer.param_groups[0]["eps"] = 1e-8 if i < 8 else 1e-2
             policy.critic.optimizer.param_groups[0]["decoupled_weight_decay"] = i >= 10
         batch = make_batch(ours, 16 if i < 4 else 9, discounts)
+        if i == 11:
+            batch = with_weights(batch)
         fused.step(batch, PLAIN)
         losses = autograd_step(theirs, batch)
         assert fused.pop_losses() == pytest.approx(tuple(losses), rel=1e-9)
     assert_close(ours, theirs, 1e-9)
-    assert len(recordings) == 4  # the first, another batch size, another eps, another kind of weight decay
+    assert len(recordings) == 5  # the first, another batch size, another eps, another kind of weight decay, weights
 
 
 def test_the_kernels_numbers_depend_neither_on_threads_nor_on_steps_in_one_call() -> None:

@@ -296,10 +296,10 @@ def small(env: Any = "Pendulum-v1", **kwargs: Any) -> CustomDDPG:
     return CustomDDPG("MlpPolicy", env, **arguments)
 
 
-def constant_model(*q_values: float, target: float, **kwargs: Any) -> CustomDDPG:
+def constant_model(*q_values: float, target: float, fused: bool = False, **kwargs: Any) -> CustomDDPG:
     """A model whose critic's networks return these numbers for everything, and whose target network another one."""
     policy_kwargs = {"net_arch": [], "n_critics": len(q_values)}
-    model = small(Simple(), gamma=0.5, policy_kwargs=policy_kwargs, replay_buffer_kwargs=kwargs)
+    model = small(Simple(), gamma=0.5, fused=fused, policy_kwargs=policy_kwargs, replay_buffer_kwargs=kwargs)
     for parameter in (*model.critic.parameters(), *model.critic_target.parameters()):
         th.nn.init.zeros_(parameter)
     for network, value in zip(model.critic.q_networks, q_values, strict=True):
@@ -310,8 +310,9 @@ def constant_model(*q_values: float, target: float, **kwargs: Any) -> CustomDDPG
     return model
 
 
-def test_priorities_and_loss_of_a_step_by_hand() -> None:
-    model = constant_model(2.0, target=1.0, alpha=1.0, beta=1.0, eps=0.25)
+@pytest.mark.parametrize("fused", [False, True])
+def test_priorities_and_loss_of_a_step_by_hand(fused: bool) -> None:
+    model = constant_model(2.0, target=1.0, fused=fused, alpha=1.0, beta=1.0, eps=0.25)
     buffer: Any = model.replay_buffer
     add(buffer, 1, reward=3)  # y = 3 + 0.5 * 1 = 3.5, a TD error of 1.5
     add(buffer, 1, reward=-2, done=True)  # y = -2, a TD error of 4
@@ -335,8 +336,9 @@ def test_the_gradient_is_that_of_the_weighted_loss() -> None:
     np.testing.assert_allclose(model.critic.q_networks[0][-1].bias.item(), 2 - 2 * 0.625, rtol=1e-6)  # type: ignore[union-attr, operator]
 
 
-def test_several_critics_errors_are_averaged() -> None:
-    model = constant_model(2.0, 4.5, target=1.0, alpha=1.0, eps=0.25)
+@pytest.mark.parametrize("fused", [False, True])
+def test_several_critics_errors_are_averaged(fused: bool) -> None:
+    model = constant_model(2.0, 4.5, target=1.0, fused=fused, alpha=1.0, eps=0.25)
     add(model.replay_buffer, 1, reward=3)  # type: ignore[arg-type]
     model.train(1, batch_size=4)
     np.testing.assert_allclose(vars(model.replay_buffer)["scaled_priorities"][0], (1.5 + 1.0) / 2 + 0.25)
@@ -408,7 +410,8 @@ def test_training(n_steps: int, n_envs: int, tmp_path: Path, capsys: pytest.Capt
         )
         models.append(model.learn(120 * n_envs))
     out = capsys.readouterr().out
-    assert "computed by autograd: PrioritizedReplayBuffer weights the transitions in the critic's loss" in out
+    assert "computed in closed form by the compiled kernel" in out
+    assert "autograd" not in out
     a, b, c = (th.cat([x.flatten() for x in model.policy.parameters()]) for model in models)
     assert th.equal(a, b)
     assert not th.equal(a, c)
@@ -423,11 +426,47 @@ def test_training(n_steps: int, n_envs: int, tmp_path: Path, capsys: pytest.Capt
     loaded.learn(60)
 
 
-def test_the_closed_form_does_not_know_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="fused=True is not possible here: PrioritizedReplayBuffer weights"):
-        small(fused=True)
-    model = small(replay_buffer_class=None, verbose=1).learn(30)  # in closed form
-    model.replay_buffer = other = small().replay_buffer
-    model.learn(60)
-    assert "computed by autograd: samples are weighted, or differ from SB3's" in capsys.readouterr().out
-    assert len(np.unique(vars(other)["scaled_priorities"])) > 10
+@pytest.mark.parametrize("n_critics", [1, 2])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_the_closed_form_is_autograd(n_critics: int, n_steps: int) -> None:
+    """Priorities are the same within rounding, so the same transitions are drawn, and networks end alike."""
+    models = [
+        small(
+            fused=fused,
+            policy_kwargs={"net_arch": [8], "n_critics": n_critics, "activation_fn": th.nn.Tanh},
+            n_steps=n_steps,
+            gamma=0.9,
+        ).learn(120)
+        for fused in (True, False)
+    ]
+    ours, theirs = (th.cat([x.flatten() for x in model.policy.parameters()]) for model in models)
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    buffers: Any = [model.replay_buffer for model in models]
+    np.testing.assert_allclose(buffers[0].scaled_priorities, buffers[1].scaled_priorities, rtol=1e-3, atol=1e-4)
+    assert buffers[0].max_priority == pytest.approx(buffers[1].max_priority, rel=1e-3)
+
+
+def test_a_buffer_that_is_exchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights count from the next step on, in closed form, and no more after it is exchanged again."""
+    models = []
+    for fused in (True, False):
+        model = small(replay_buffer_class=None, fused=fused, verbose=1).learn(30)
+        uniform, model.replay_buffer = model.replay_buffer, small().replay_buffer
+        model.learn(60)
+        assert len(np.unique(vars(model.replay_buffer)["scaled_priorities"])) > 10
+        model.replay_buffer = uniform
+        models.append(model.learn(60))
+    ours, theirs = (th.cat([x.flatten() for x in model.policy.parameters()]) for model in models)
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    assert capsys.readouterr().out.count("computed by autograd: fused=False") == 1
+
+
+def test_weights_of_another_shape_are_autograds(capsys: pytest.CaptureFixture[str]) -> None:
+    model = small(verbose=1)
+    buffer: Any = model.replay_buffer
+    sample = buffer.sample
+    buffer.sample = lambda n, env: (batch := sample(n, env))._replace(
+        weights=batch.weights[:1]
+    )  # PyTorch broadcasts it
+    model.learn(30)
+    assert "computed by autograd: samples differ from SB3's" in capsys.readouterr().out

@@ -76,7 +76,9 @@ class ClosedForm:
         self._now, self._next = self._observations
         self._action, self._next_action = self._critic_inputs[:, :, n_observations:]
         self._action_weights = critic_weight[:, n_observations:]
-        self._y, self._bootstrap = new(2, batch_size, 1)
+        self._y, self._bootstrap, self._weights = new(3, batch_size, 1)
+        self.td_errors = new(batch_size, 1)
+        """Absolute TD errors of the last step with weights, ``[batch, 1]``, averaged over the critics"""
         # Tensors, because PyTorch would make a new one from a Python number each time
         self._ones, self._two_nths = self._actor.ones.t(), new(batch_size, 1).fill_(2 / batch_size)
         self._widths = (n_inputs, n_observations, 1, 1, 1)
@@ -113,7 +115,7 @@ class ClosedForm:
         th.cat((batch.observations.flatten(1), batch.actions), 1, out=self._online_inputs)
         self._next.copy_(batch.next_observations.flatten(1))
         self._y.copy_(batch.rewards)
-        self._step(batch.dones, batch.discounts, hyperparameters)
+        self._step(batch.dones, batch.discounts, hyperparameters, getattr(batch, "weights", None))
 
     @th.inference_mode()
     def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, hyperparameters: Hyperparameters) -> None:
@@ -131,8 +133,16 @@ class ClosedForm:
         self._y.copy_(rewards)
         self._step(dones, None if discounts is None else th.from_numpy(discounts), hyperparameters)
 
-    def _step(self, dones: th.Tensor, discounts: th.Tensor | None, hyperparameters: Hyperparameters) -> None:
+    def _step(
+        self,
+        dones: th.Tensor,
+        discounts: th.Tensor | None,
+        hyperparameters: Hyperparameters,
+        weights: th.Tensor | None = None,
+    ) -> None:
         """Take the step on s, a, s' and r, which are in the buffers already."""
+        if weights is not None:
+            self._weights.copy_(weights)
         if self._recording is not None:
             dones, discounts = dones.to(self._y.device), None if discounts is None else discounts.to(self._y.device)
         if discounts is None:
@@ -141,11 +151,11 @@ class ClosedForm:
             hyperparameters = hyperparameters._replace(gamma=1.0)
         th.addcmul(discounts, discounts, dones, value=-1, out=self._bootstrap)
         if self._recording is None:
-            self._compute(hyperparameters)
+            self._compute(hyperparameters, weights is not None)
         else:
-            self._replay(self._recording, hyperparameters)
+            self._replay(self._recording, hyperparameters, weights is not None)
 
-    def _compute(self, hyperparameters: Hyperparameters) -> None:
+    def _compute(self, hyperparameters: Hyperparameters, weighted: bool) -> None:
         """The step on the minibatch in the buffers: s, a, s', r (in y) and 1 - d or g (1 - d) (in bootstrap)."""
         gamma, tau, huber_delta, max_grad_norm, coef, noise, noise_clip = hyperparameters
         n, actor, (first, *others) = self.batch_size, self._actor, self._critics
@@ -162,16 +172,22 @@ class ClosedForm:
             th.minimum(next_q_values, critic.target_output, out=next_q_values)
         self._y.addcmul_(self._bootstrap, next_q_values, value=gamma)
 
-        # L(Q) = mean (Q - y)^2 for each critic, dL / dQ = 2 (Q - y) / n
+        # L(Q) = mean w (Q - y)^2 for each critic, dL / dQ = 2 w (Q - y) / n
+        if weighted:
+            self.td_errors.zero_()
         for critic in self._critics:
-            th.sub(critic.online_output, self._y, out=critic.delta)
-            if huber_delta is None:
-                self._critic_loss.addmm_(critic.delta_t, critic.delta, alpha=1 / n)
-            else:  # the error e becomes d, limited to [-delta, delta], and counts as d (2 e - d)
+            factor = th.sub(critic.online_output, self._y, out=critic.delta)
+            if weighted:
+                self.td_errors.add_(factor.abs(), alpha=1 / len(self._critics))
+            if huber_delta is not None:  # the error e becomes d, limited to [-delta, delta], and counts as d (2 e - d)
                 twice = 2 * critic.delta
-                critic.delta.clamp_(-huber_delta, huber_delta)
-                self._critic_loss.addmm_(critic.delta_t, twice.sub_(critic.delta), alpha=1 / n)
+                factor = twice.sub_(critic.delta.clamp_(-huber_delta, huber_delta))
+            if weighted:
+                factor = factor * self._weights
+            self._critic_loss.addmm_(critic.delta_t, factor, alpha=1 / n)
             critic.delta.mul_(self._two_nths)
+            if weighted:
+                critic.delta.mul_(self._weights)
             critic.backward(self._online_inputs)
         self._step_counts.add_(self._one)
         self._critic_adam.step(max_grad_norm)
@@ -190,13 +206,13 @@ class ClosedForm:
         # theta' <- tau theta + (1 - tau) theta'
         self._memory.target.lerp_(self._memory.online, tau)
 
-    def _replay(self, recording: Recording, hyperparameters: Hyperparameters) -> None:
+    def _replay(self, recording: Recording, hyperparameters: Hyperparameters, weighted: bool) -> None:
         """:meth:`_compute` as a CUDA graph"""
         self._actor_adam.update_learning_rate()
         self._critic_adam.update_learning_rate()
         recording.run(
-            lambda: self._compute(hyperparameters),
-            constants=(hyperparameters, self._actor_adam.constants, self._critic_adam.constants),
+            lambda: self._compute(hyperparameters, weighted),
+            constants=(hyperparameters, weighted, self._actor_adam.constants, self._critic_adam.constants),
             state=[
                 self._memory.stacked,
                 self._moments,

@@ -62,6 +62,7 @@ struct update {
   integer n_critics, batch, n_observations, n_actions, stride; /* of a row of inputs */
   float *inputs, *next_inputs;                      /* [batch, stride]: (s, a) and (s', mu'(s')) */
   float *rewards, *bootstrap;                       /* [batch]: r and then y; g (1 - d) */
+  float *td_errors;                                 /* [batch]: |Q - y|, averaged over the critics */
   float *losses;                                    /* [2]: of actor and critic, summed */
   double tau, huber_delta, max_grad_norm;           /* the last two may be infinite */
 };
@@ -456,8 +457,9 @@ static void gather(struct update *u, const float *rows, const integer *indices, 
   }
 }
 
-/* noise[batch, n_actions], or null, is added to the target's actions */
-static void step(struct update *u, const float *noise)
+/* weights[batch], or null for 1, of the squared errors. noise[batch, n_actions], or null, is added to the target's
+   actions */
+static void step(struct update *u, const float *weights, const float *noise)
 {
   integer n = u->batch;
   float *actions = u->inputs + u->n_observations, *next_actions = u->next_inputs + u->n_observations, *y = u->rewards;
@@ -483,15 +485,18 @@ static void step(struct update *u, const float *noise)
     y[i] += u->bootstrap[i] * least;
   }
 
-  /* L(Q) = mean e^2 for each critic, e = Q - y, dL / dQ = 2 e / n. With the limit of Huber's loss, e becomes d there */
+  /* L(Q) = mean w e^2 for each critic, e = Q - y, dL / dQ = 2 w e / n. With the limit of Huber's loss, e becomes d
+     there */
+  memset(u->td_errors, 0, sizeof(float) * n);
   for (const struct network *critic = first; critic < end; critic++) {
     const struct layer *top = last(critic);
     forward(critic, ONLINE, n, u->inputs, u->stride, 0, 0);
     for (integer i = 0; i < n; i++) {
       float error = q_value(critic, i) - y[i];
-      float limited = clipped(error, huber_delta);
-      loss += (double)limited * (2 * error - limited);
-      top->delta[i * top->stride] = 2 * limited / n;
+      float limited = clipped(error, huber_delta), weight = weights ? weights[i] : 1;
+      loss += (double)limited * (2 * error - limited) * weight;
+      top->delta[i * top->stride] = 2 * limited / n * weight;
+      u->td_errors[i] += fabsf(error) / u->n_critics;
     }
     backward(critic, n, u->inputs, u->stride);
   }
@@ -540,12 +545,12 @@ void draw(const struct bit_generator *bits, integer n, integer bound, integer *d
 }
 
 /* A replay buffer's rows[size, n_envs, n], of which n_positions are filled. With bits, minibatches are drawn as SB3 draws
-   them: positions, then environments. Else they are indices[n_steps, batch] of rows. Returns are sums of n_returns
-   rewards, and end with the newest position. discounts[n_steps, batch], or null for gamma.
-   noise[n_steps, batch, n_actions] of the target's actions, or null */
+   them: positions, then environments. Else all steps are on one minibatch, indices[batch] of rows, with discounts[batch],
+   or null for gamma, and weights[batch] of the squared errors, or null for 1. Returns are sums of n_returns rewards, and
+   end with the newest position. noise[n_steps, batch, n_actions] of the target's actions, or null */
 void steps(struct update *u, integer n_steps, const float *rows, integer size, integer n_envs,
            const struct bit_generator *bits, integer n_positions, integer *indices, integer n_returns, double gamma,
-           integer newest, const float *discounts, const float *noise, integer threads)
+           integer newest, const float *discounts, const float *weights, const float *noise, integer threads)
 {
   const struct returns returns = {n_returns, gamma, n_envs, newest, size * n_envs};
   n_threads = threads;
@@ -556,7 +561,7 @@ void steps(struct update *u, integer n_steps, const float *rows, integer size, i
       for (integer i = 0; i < u->batch; i++) indices[i] = indices[i] * n_envs + indices[u->batch + i];
     }
     gather(u, rows, indices, discounts, returns);
-    step(u, noise ? noise + k * u->batch * u->n_actions : 0);
+    step(u, weights, noise ? noise + k * u->batch * u->n_actions : 0);
   }
 }
 

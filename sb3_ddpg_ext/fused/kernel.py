@@ -81,7 +81,7 @@ class _Update(ctypes.Structure):
         ("actor_adam", _Adam),
         ("critic_adam", _Adam),
         *((name, ctypes.c_int64) for name in ("n_critics", "batch", "n_observations", "n_actions", "stride")),
-        *((name, ctypes.c_void_p) for name in ("inputs", "next_inputs", "rewards", "bootstrap", "losses")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "next_inputs", "rewards", "bootstrap", "td_errors", "losses")),
         *((name, ctypes.c_double) for name in ("tau", "huber_delta", "max_grad_norm")),
     ]
 
@@ -114,7 +114,7 @@ class Kernel:
         self.name, self._steps, self._act = Path(compiled._name).stem, compiled.steps, compiled.act
         pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
         transitions, returns = (pointer, integer, integer, pointer, integer, pointer), (integer, real, integer)
-        self._steps.argtypes = (pointer, integer, *transitions, *returns, pointer, pointer, integer)
+        self._steps.argtypes = (pointer, integer, *transitions, *returns, *3 * [pointer], integer)
         self._act.argtypes = (pointer, integer, *5 * [pointer], integer, pointer, pointer)
         self._steps.restype = self._act.restype = None
         self._memory, self._optimizers = memory, optimizers
@@ -179,7 +179,9 @@ class Kernel:
                 layer.normalized, layer.scales = new(batch_size, layer.stride), new(batch_size)
         update.batch, update.stride = batch_size, _stride(update.n_observations + update.n_actions)
         update.inputs, update.next_inputs = new(batch_size, update.stride), new(batch_size, update.stride)
-        update.rewards, update.bootstrap = new(batch_size), new(batch_size)
+        update.rewards, update.bootstrap, update.td_errors = new(batch_size), new(batch_size), new(batch_size)
+        self.td_errors = memory[-1][:, None]
+        """Absolute TD errors of the last step, ``[batch, 1]``, averaged over the critics"""
         self._buffers = memory
         n_numbers = 2 * update.n_observations + update.n_actions + 3
         rows = th.zeros(batch_size, n_numbers, dtype=th.float32)
@@ -199,20 +201,30 @@ class Kernel:
         """
         columns = batch.observations.flatten(1), batch.actions, batch.next_observations.flatten(1), batch.rewards
         th.cat((*columns, batch.dones, self._no_timeouts), 1, out=self._rows)
-        discounts = None if batch.discounts is None else np.ascontiguousarray(batch.discounts.detach().numpy())
-        self.step_on_rows(self.rows, discounts, hyperparameters)
+        discounts, weights = (
+            None if column is None else np.ascontiguousarray(column.detach().numpy())
+            for column in (batch.discounts, getattr(batch, "weights", None))
+        )
+        self.step_on_rows(self.rows, discounts, hyperparameters, weights)
 
-    def step_on_rows(self, rows: np.ndarray, discounts: np.ndarray | None, hyperparameters: Hyperparameters) -> None:
+    def step_on_rows(
+        self,
+        rows: np.ndarray,
+        discounts: np.ndarray | None,
+        hyperparameters: Hyperparameters,
+        weights: np.ndarray | None = None,
+    ) -> None:
         """
         Take one gradient step on a minibatch in rows.
 
         :param rows: ``[batch, n]``, as a replay buffer has them
         :param discounts: ``[batch, 1]``, or None for gamma
         :param hyperparameters: Of the step
+        :param weights: ``[batch, 1]``, of the squared TD errors, or None for 1
         """
-        discounts_or_none = None if discounts is None else discounts.ctypes.data
+        per_row = (None if column is None else column.ctypes.data for column in (discounts, weights))
         all_of_them = rows.ctypes.data, len(rows), 1, None, 0, self._all_of_them_address
-        self._take_steps(1, hyperparameters, *all_of_them, 1, hyperparameters.gamma, 0, discounts_or_none)
+        self._take_steps(1, hyperparameters, *all_of_them, 1, hyperparameters.gamma, 0, *per_row)
 
     def draw_and_step(
         self,
@@ -240,7 +252,7 @@ class Kernel:
         drawn = self._rows_address, size, n_envs, bits.ctypes.bit_generator, n_positions, self._drawn_address
         n_returns, gamma, newest = returns or (1, hyperparameters.gamma, 0)
         with bits.lock:
-            self._take_steps(n_steps, hyperparameters, *drawn, n_returns, gamma, newest, None)
+            self._take_steps(n_steps, hyperparameters, *drawn, n_returns, gamma, newest, None, None)
 
     def _take_steps(self, n_steps: int, hyperparameters: Hyperparameters, *minibatches: Any) -> None:
         of_optimizers = [(adam.learning_rate, *adam.constants) for adam in self._optimizers]

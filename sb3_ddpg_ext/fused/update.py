@@ -172,29 +172,33 @@ class FusedUpdate:
 
     def accepts(self, batch: ReplayBufferSamples) -> bool:
         """
-        Whether :meth:`step` computes the same as autograd, which broadcasts tensors of other shapes and knows weights.
+        Whether :meth:`step` computes the same as autograd, which broadcasts tensors of other shapes.
 
         :param batch: A minibatch, perhaps from a user's own replay buffer
         :return: Whether it has the shapes and types of a minibatch from Stable-Baselines3
         """
         column, dtype = (len(batch.rewards), 1), self._losses.dtype
+        optional = batch.discounts, getattr(batch, "weights", None)
         return (
             batch.rewards.shape == batch.dones.shape == column
             and batch.observations.shape == batch.next_observations.shape == (column[0], *self._observation_shape)
             and batch.dones.dtype == dtype
-            and getattr(batch, "weights", None) is None
-            and (batch.discounts is None or (batch.discounts.shape == column and batch.discounts.dtype == dtype))
+            and all(x is None or (x.shape == column and x.dtype == dtype) for x in optional)
         )
 
-    def step(self, batch: ReplayBufferSamples, hyperparameters: Hyperparameters) -> None:
+    def step(self, batch: ReplayBufferSamples, hyperparameters: Hyperparameters) -> th.Tensor:
         """
         Take one gradient step: critic, actor, targets.
 
-        :param batch: A minibatch that :meth:`accepts` allows
+        :param batch: A minibatch that :meth:`accepts` allows; if it has ``weights``, squared TD errors count with them
         :param hyperparameters: Gamma is for a minibatch without discounts of its own
+        :return: If it has weights: absolute TD errors, ``[batch, 1]``, averaged over the critics, as they were before
+            the step. The next one overwrites them
         """
-        self._prepare(len(batch.rewards)).step(batch, hyperparameters)
+        computation = self._prepare(len(batch.rewards))
+        computation.step(batch, hyperparameters)
         self._finish(n_steps=1)
+        return computation.td_errors
 
     def steps_on_rows(self, rows: Rows, n_steps: int, batch_size: int, hyperparameters: Hyperparameters) -> None:
         """
