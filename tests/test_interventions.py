@@ -27,7 +27,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.lr_scheduler import StepLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sb3_ddpg_ext import CustomDDPG, LayerNormPolicy
+from sb3_ddpg_ext import CustomDDPG, LayerNormPolicy, PrioritizedReplayBuffer
 
 Model = Any
 """SB3's DDPG or ours"""
@@ -1174,26 +1174,119 @@ PARAMETER_NOISE: dict[str, Callable[[Model, Calls], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", PARAMETER_NOISE)
-def test_what_users_do_counts_with_parameter_noise(name: str) -> None:
-    """Also at the very next action, in the middle of a rollout and of an episode."""
-    kwargs = {"action_noise": {"type": "parameter", "std": 0.2, "adaptation_interval": 4}, "train_freq": 10}
+def compared_with_autograd(act: Callable[[Model, Calls], Any], kwargs: dict[str, Any]) -> tuple[Result, Result]:
+    """:return: The run in closed form with what users do, and the one without; where SB3 has no run to compare with"""
     untouched, reference, auto = (
-        run(kind, act, **kwargs)
-        for kind, act in (
-            ("auto", nothing),
-            (False, PARAMETER_NOISE[name]),
-            ("auto", PARAMETER_NOISE[name]),
-        )
+        run(kind, do, **kwargs) for kind, do in (("auto", nothing), (False, act), ("auto", act))
     )
     assert difference(auto.model, reference.model) < ROUNDING
     assert auto.calls == reference.calls
     assert auto.calls or difference(auto.model, untouched.model) > 1e-3
-    buffers = [result.model.replay_buffer for result in (auto, untouched)]
+    return auto, untouched
+
+
+@pytest.mark.parametrize("name", PARAMETER_NOISE)
+def test_what_users_do_counts_with_parameter_noise(name: str) -> None:
+    """Also at the very next action, in the middle of a rollout and of an episode."""
+    kwargs = {"action_noise": {"type": "parameter", "std": 0.2, "adaptation_interval": 4}, "train_freq": 10}
+    results = compared_with_autograd(PARAMETER_NOISE[name], kwargs)
     if name in ("weights edited in place", "the policy replaced", "std", "std in place", "a reset"):
-        actions, without = (buffer.actions[:, 0, 0] for buffer in buffers)
+        actions, without = (result.model.replay_buffer.actions[:, 0, 0] for result in results)
         assert np.array_equal(actions[:AT], without[:AT])
         assert actions[AT] != without[AT]
+
+
+# --- Prioritized replay, which SB3 does not have, either ---
+
+
+def set_priorities(model: Model, _: Calls) -> None:
+    buffer = model.replay_buffer
+    buffer.update_priorities(np.arange(buffer.size()), th.linspace(0, 100, buffer.size()))
+
+
+def wrap_update_priorities(model: Model, calls: Calls) -> None:
+    def half(update: Any) -> Any:
+        def wrapped(indices: Any, td_errors: Any) -> None:
+            calls.append("update_priorities")
+            update(indices, 0.5 * td_errors)
+
+        return wrapped
+
+    replaced(model.replay_buffer, "update_priorities", half)
+
+
+def equal_weights(model: Model, _: Calls) -> None:
+    def equal(sample: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            batch = sample(*args, **kwargs)
+            return batch._replace(weights=th.ones_like(batch.weights))
+
+        return wrapped
+
+    replaced(model.replay_buffer, "sample", equal)
+
+
+def flat_weights(model: Model, _: Calls) -> None:
+    def flat(sample: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            batch = sample(*args, **kwargs)
+            return batch._replace(weights=batch.weights.flatten())  # PyTorch broadcasts them
+
+        return wrapped
+
+    replaced(model.replay_buffer, "sample", flat)
+
+
+def of_the_buffer(name: str, value: Any) -> Callable[[Model, Calls], None]:
+    return lambda model, _: setattr(model.replay_buffer, name, value)
+
+
+PRIORITIZED: dict[str, Callable[[Model, Calls], Any]] = {
+    **{
+        name: TABLE[name].act
+        for name in (
+            "one layer frozen",
+            "weights edited in place",
+            ".data assigned and edited elsewhere",
+            "set_parameters",
+            "the actor's network replaced",
+            "LayerNorm inserted",
+            "batch normalisation inserted",
+            "a new Adam",
+            "SGD",
+            "gradients clipped by hooks",
+            "optimizer.step wrapped",
+            "critic.q1_forward replaced",
+            "arrays edited in place",
+            "another buffer",
+            "buffer.sample wrapped",
+            "samples without discounts",  # and without weights
+            "gamma",
+            "batch_size",
+            "gradient_steps",
+        )
+    },
+    "priorities set": set_priorities,
+    "update_priorities wrapped": wrap_update_priorities,
+    "equal weights": equal_weights,
+    "flat weights": flat_weights,
+    "alpha": of_the_buffer("alpha", 0.0),
+    "beta_schedule": of_the_buffer("beta_schedule", lambda _: 0.0),
+    "eps": of_the_buffer("eps", 10.0),
+    "max_priority": of_the_buffer("max_priority", 100.0),
+}
+
+
+@pytest.mark.parametrize("n_critics", [1, 2])
+@pytest.mark.parametrize("name", PRIORITIZED)
+def test_what_users_do_counts_with_prioritized_replay(name: str, n_critics: int) -> None:
+    policy_kwargs = {"net_arch": [16, 16], "n_critics": n_critics}
+    kwargs = {"replay_buffer_class": PrioritizedReplayBuffer, "policy_kwargs": policy_kwargs}
+    auto, untouched = compared_with_autograd(PRIORITIZED[name], kwargs)
+    assert untouched.model._fast_path.why_autograd is None
+    by_autograd = {"one layer frozen", "batch normalisation inserted", "SGD", "gradients clipped by hooks"}
+    by_autograd |= {"optimizer.step wrapped", "critic.q1_forward replaced"}
+    assert (auto.model._fast_path.why_autograd is None) == (name not in by_autograd)
 
 
 def test_what_computes_is_logged(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
