@@ -280,7 +280,7 @@ def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -
 
 
 @pytest.mark.parametrize(
-    ("report", "labels", "envs"), [("small_networks", 2, 3), ("equal_seconds", 4, 2), ("few_steps", 3, 3)]
+    ("report", "labels", "envs"), [("small_networks", 2, 3), ("equal_seconds", 4, 2), ("few_steps", 4, 3)]
 )
 def test_summaries_are_those_of_their_reports(report: str, labels: int, envs: int) -> None:
     rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
@@ -294,7 +294,9 @@ def test_seconds_and_worst_run_are_those_of_the_reports() -> None:
     assert f"took {cpu_seconds('small_networks', 'small2')}" in page
     assert f"took {cpu_seconds('compare', 'sac', 'td3', 'tqc')}" in page
     longer, shorter = (cpu_seconds("few_steps", label, env=None) for label in ("few_steps", "plain"))
-    assert f"A run takes {longer}, where one of `plain` takes {shorter.removesuffix(' CPU seconds')}." in page
+    of_sac = cpu_seconds("few_steps", "sbx_sac", env=None).removesuffix(" CPU seconds")
+    shorter = shorter.removesuffix(" CPU seconds")
+    assert f"A run takes {longer}, where one of `plain` takes {shorter}, and one of `sbx_sac` {of_sac}." in page
     worst = min(float(row["final_score"]) for row in runs_of("few_steps", "few_steps", env="Hopper-v5"))
     assert f"On Hopper-v5, one run of ten ends at {worst:.0f}." in page
 
@@ -379,6 +381,11 @@ def test_the_readme_has_results_of_the_report() -> None:
     million = {env: score for env, label, score, *_ in cells(summary_section("small_networks")) if label == "small2"}
     assert f"end at {million['HalfCheetah-v5']}; on Hopper-v5 and Walker2d-v5 at {million['Hopper-v5']} and" in text
     assert f"and {million['Walker2d-v5']}, ten seeds each" in text
+    rows = {label: score for env, label, score, *_ in cells(summary_section("few_steps")) if env == "all environments"}
+    few, of_sac = rows["few\\_steps"], rows["sbx\\_sac"]
+    assert f"#few-steps) {few}, where" in text
+    assert f"SAC has {of_sac}, and one critic with small networks {rows['plain']}." in text
+    assert f"it has {of_sac}, and `few_steps` {few}." in " ".join((DOCS / "results.md").read_text().split())
 
 
 def noise_scores(section: str) -> dict[tuple[str, str], str]:
