@@ -327,7 +327,7 @@ def test_options_are_those_of_their_report() -> None:
     scores = {(env, label): (final, area) for env, label, final, area, *_ in rows}
     page = {label: row for label, _, *row in cells((DOCS / "results.md").read_text())}
     labels = {label for _, label in scores}
-    assert len(labels) == 12
+    assert len(labels) == 13
     for label in labels:
         finals = [scores[env, label][0] for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")]
         assert page[label] == [*scores["all environments", label], *finals]
