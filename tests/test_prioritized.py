@@ -426,10 +426,15 @@ def test_training(n_steps: int, n_envs: int, tmp_path: Path, capsys: pytest.Capt
     loaded.learn(60)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("n_critics", [1, 2])
 @pytest.mark.parametrize("n_steps", [1, 3])
-def test_the_closed_form_is_autograd(n_critics: int, n_steps: int) -> None:
+def test_the_closed_form_is_autograd(
+    n_critics: int, n_steps: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Priorities are the same within rounding, so the same transitions are drawn, and networks end alike."""
+    if not compiled:
+        monkeypatch.setattr("sb3_ddpg_ext.fused.update.library", lambda: None)
     models = [
         small(
             fused=fused,
