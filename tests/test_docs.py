@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -280,7 +281,7 @@ def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -
 
 
 @pytest.mark.parametrize(
-    ("report", "labels", "envs"), [("small_networks", 2, 3), ("equal_seconds", 4, 2), ("few_steps", 4, 3)]
+    ("report", "labels", "envs"), [("small_networks", 2, 3), ("equal_seconds", 5, 3), ("few_steps", 4, 3)]
 )
 def test_summaries_are_those_of_their_reports(report: str, labels: int, envs: int) -> None:
     rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
@@ -305,21 +306,32 @@ def test_equal_seconds_are_those_of_the_report() -> None:
     page = " ".join((DOCS / "results.md").read_text().split())
     report = (DOCS / "equal_seconds/report.md").read_text()
     said = re.findall(
-        r"^- (\S+): algorithms are compared after (\S+) CPU seconds.* small2 (\S+)\.$", report, re.MULTILINE
+        r"^- (\S+): algorithms are compared after (\S+) CPU seconds, .* in the median: (.*)\.$", report, re.MULTILINE
     )
-    (hopper, seconds, steps), (walker, more_seconds, more_steps) = said
-    others = [int(n.replace(",", "")) for n in re.findall(r"sbx\\_\w+ ([\d,]*\d)[,.]? ?(?=sbx|small2)", report)]
-    assert len(others) == 6
-    assert f"the others {min(others):,} to {max(others):,}, of which 10,000 are" in page
-    assert (hopper, walker) == ("Hopper-v5", "Walker2d-v5")
-    assert f"the fastest run ended: {seconds} on Hopper-v5, {more_seconds} on Walker2d-v5." in page
-    assert f"In the median it has done {steps} and {more_steps} steps by then, and the others" in page
-    scores = {(env, label): score for env, label, score, *_ in cells(summary_section("equal_seconds"))}
+    seconds = [of_env for _, of_env, _ in said]
+    steps = [dict(re.findall(r"(\S+) ([\d,]*\d)(?:, |$)", listed.replace("\\", ""))) for *_, listed in said]
+    assert [env for env, *_ in said] == ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
+    at = ", ".join(f"{of_env} on {env}" for env, of_env, _ in said)
+    assert f"All are scored at the CPU second at which the fastest run ended: {at}." in page
+    others = [int(of_env[f"sbx_{algo}"].replace(",", "")) for of_env in steps for algo in ("sac", "td3", "tqc")]
+    ours, theirs = (three(of_env[label] for of_env in steps) for label in ("small2", "small_sac"))
+    assert f"In the median it has done {ours} steps by then, and they {min(others):,} to {max(others):,}, of" in page
+    assert f"`small_sac` has done {theirs} steps" in page
+    rows = [[cell.replace("\\_", "_") for cell in row] for row in cells(summary_section("equal_seconds"))]
+    (better,) = (row[4] for row in rows if row[:2] == ["all environments", "small_sac"])
+    assert f"and better in {better} of all pairs of runs." in page
     text = " ".join(README.read_text().split())
-    assert f"[after the {seconds} and {more_seconds} CPU seconds]" in text
-    ours = [scores[env, "small2"] for env in ("Hopper-v5", "Walker2d-v5")]
-    theirs = [scores[env, "sbx\\_sac"] for env in ("Hopper-v5", "Walker2d-v5")]
-    assert f"they have {ours[0]} and {ours[1]}, and SAC has {theirs[0]} and {theirs[1]}." in text
+    ours, theirs = (
+        three(row[2] for row in rows if row[1] == label and row[0] != "all environments")
+        for label in ("small2", "small_sac")
+    )
+    assert f"after {three(seconds)} CPU seconds, they [have](docs/results.md#at-equal-seconds) {ours}; SAC" in text
+    assert f"with networks as small, has {theirs}." in text
+
+
+def three(items: Iterable[str]) -> str:
+    first, second, third = items
+    return f"{first}, {second} and {third}"
 
 
 def test_options_are_those_of_their_report() -> None:
