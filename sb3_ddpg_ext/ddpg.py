@@ -260,7 +260,9 @@ class CustomDDPG(ExploringAlgorithm):
         for _ in range(gradient_steps if rows is None else 0):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             if fused is not None and fused.accepts(batch):
-                self._update_priorities(batch, fused.step(batch, self._hyperparameters()))
+                errors = fused.step(batch, self._hyperparameters())
+                if isinstance(batch, PrioritizedReplayBufferSamples):
+                    self.replay_buffer.update_priorities(batch.indices, errors)
                 continue
             discounts = self.gamma if batch.discounts is None else batch.discounts
 
@@ -280,7 +282,8 @@ class CustomDDPG(ExploringAlgorithm):
             q_loss.backward()
             self._clip_gradients(self.critic)
             self.critic.optimizer.step()
-            self._update_priorities(batch, td_errors(q_values, target_q_values))
+            if isinstance(batch, PrioritizedReplayBufferSamples):
+                self.replay_buffer.update_priorities(batch.indices, td_errors(q_values, target_q_values))
 
             # Actor: increase the critic's value of its actions
             mu_loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
@@ -307,10 +310,6 @@ class CustomDDPG(ExploringAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/actor_loss", actor_total / gradient_steps)
         self.logger.record("train/critic_loss", critic_total / gradient_steps)
-
-    def _update_priorities(self, batch: object, errors: th.Tensor) -> None:
-        if isinstance(batch, PrioritizedReplayBufferSamples):
-            cast(PrioritizedReplayBuffer, self.replay_buffer).update_priorities(batch.indices, errors)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
