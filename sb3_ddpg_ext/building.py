@@ -4,7 +4,6 @@ import contextlib
 import copy
 import importlib
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,7 +73,7 @@ def make_env(
     :param append: Whether to add them to the files that are there
     :param vecnormalize: File of statistics to start from
     :param trusted: Whether code from that file may be run
-    :param render_mode: Render mode of the environments; SB3's choice if not given
+    :param render_mode: Render mode of the environments; if not given, that of ``env_kwargs``, if any
     :param max_steps: Ends episodes after so many steps, if they have not ended by then; None or 0 leaves them alone
     :return: The environment
     :raises SettingsError: If it cannot be built, or if DDPG and its kin cannot act in it
@@ -91,19 +90,17 @@ def make_env(
 
     render = {} if render_mode is None else {"render_mode": render_mode}
     try:
-        with warnings.catch_warnings():
-            if render_mode is None:  # SB3 asks for pictures in case somebody wants them; not all environments have any
-                warnings.filterwarnings("ignore", ".*render_mode='rgb_array' that is not in the possible")
-            env: VecEnv = make_vec_env(
-                _env_class(env_id) or env_id,
-                n_envs,
-                seed,
-                monitor_dir=None if monitor_dir is None else str(monitor_dir),
-                wrapper_class=partial(_wrap, settings=settings),
-                env_kwargs={**settings.env_kwargs, **render},
-                vec_env_cls=cast(Any, vectorize),
-                monitor_kwargs={**settings.monitor_kwargs, **({"override_existing": False} if append else {})},
-            )
+        env: VecEnv = make_vec_env(
+            # From an id, SB3 makes an environment that can be rendered. LunarLander's steps take much longer then
+            _env_class(env_id) or partial(gym.make, env_id),
+            n_envs,
+            seed,
+            monitor_dir=None if monitor_dir is None else str(monitor_dir),
+            wrapper_class=partial(_wrap, settings=settings),
+            env_kwargs={**settings.env_kwargs, **render},
+            vec_env_cls=cast(Any, vectorize),
+            monitor_kwargs={**settings.monitor_kwargs, **({"override_existing": False} if append else {})},
+        )
         if (wrong := wrong_action_space(env.action_space)) is not None:
             raise SettingsError(f"environment {env_id!r} has {wrong}")
         for wrapper, kwargs in settings.vec_env_wrapper:

@@ -42,7 +42,6 @@ def test_wrappers() -> None:
     assert env.get_attr("g") == [5.0, 5.0]
 
 
-@pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array'")
 def test_images_look_the_same_in_evaluation() -> None:
     gym.register("FakeImage-v0", "stable_baselines3.common.envs:FakeImageEnv", kwargs={"discrete": False})
     env = make_env("FakeImage-v0", settings(env_kwargs={"channel_first": False}), 1, 0, training=False)
@@ -156,6 +155,17 @@ def test_an_environment_that_cannot_be_rendered_is_built_without_a_warning() -> 
         make_env("NoPictures-v0", settings(), 2, 0).close()  # warnings are errors
     finally:
         del gym.registry["NoPictures-v0"]
+
+
+@pytest.mark.parametrize(
+    ("env_kwargs", "asked_for", "mode"),
+    [({}, None, None), ({"render_mode": "rgb_array"}, None, "rgb_array"), ({}, "rgb_array", "rgb_array")],
+)
+def test_an_environment_draws_only_what_is_asked_for(
+    env_kwargs: dict[str, Any], asked_for: str | None, mode: str | None
+) -> None:
+    env = make_env("Pendulum-v1", settings(env_kwargs=env_kwargs), 2, 0, render_mode=asked_for)
+    assert env.get_attr("render_mode") == [mode, mode]
 
 
 @pytest.mark.parametrize(
