@@ -280,11 +280,14 @@ def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -
     return f"{min(seconds):,.0f} to {max(seconds):,.0f} CPU seconds"
 
 
-@pytest.mark.parametrize(("report", "labels"), [("small_networks", 2), ("equal_seconds", 5), ("few_steps", 4)])
-def test_summaries_are_those_of_their_reports(report: str, labels: int) -> None:
-    rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 4 * labels
-    for row in rows:
+@pytest.mark.parametrize(
+    ("report", "number"),
+    [("small_networks", 8), ("equal_seconds", 20), ("lunar_lander", 6), ("few_steps", 16)],
+)
+def test_summaries_are_those_of_their_reports(report: str, number: int) -> None:
+    header, *rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
+    assert len(rows) == number
+    for row in (header, *rows):
         assert row in (DOCS / "results.md").read_text()
 
 
@@ -300,16 +303,22 @@ def test_seconds_and_worst_run_are_those_of_the_reports() -> None:
     assert f"On Hopper-v5, one run of ten ends at {worst:.0f}." in page
 
 
+def at_equal_seconds(report: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """:return: The CPU seconds of each environment, and the steps that each algorithm had done by then"""
+    said = re.findall(
+        r"^- (\S+): algorithms are compared after (\S+) CPU seconds, .* in the median: (.*)\.$",
+        (DOCS / report / "report.md").read_text(),
+        re.MULTILINE,
+    )
+    steps = [dict(re.findall(r"(\S+) ([\d,]*\d)(?:, |$)", listed.replace("\\", ""))) for *_, listed in said]
+    return {env: of_env for env, of_env, _ in said}, steps
+
+
 def test_equal_seconds_are_those_of_the_report() -> None:
     page = " ".join((DOCS / "results.md").read_text().split())
-    report = (DOCS / "equal_seconds/report.md").read_text()
-    said = re.findall(
-        r"^- (\S+): algorithms are compared after (\S+) CPU seconds, .* in the median: (.*)\.$", report, re.MULTILINE
-    )
-    seconds = [of_env for _, of_env, _ in said]
-    steps = [dict(re.findall(r"(\S+) ([\d,]*\d)(?:, |$)", listed.replace("\\", ""))) for *_, listed in said]
-    assert [env for env, *_ in said] == ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
-    at = ", ".join(f"{of_env} on {env}" for env, of_env, _ in said)
+    seconds, steps = at_equal_seconds("equal_seconds")
+    assert list(seconds) == ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
+    at = ", ".join(f"{of_env} on {env}" for env, of_env in seconds.items())
     assert f"All are scored at the CPU second at which the fastest run ended: {at}." in page
     others = [int(of_env[f"sbx_{algo}"].replace(",", "")) for of_env in steps for algo in ("sac", "td3", "tqc")]
     ours, theirs = (three(of_env[label] for of_env in steps) for label in ("small2", "small_sac"))
@@ -323,7 +332,10 @@ def test_equal_seconds_are_those_of_the_report() -> None:
         three(row[2] for row in rows if row[1] == label and row[0] != "all environments")
         for label in ("small2", "small_sac")
     )
-    assert f"after {three(seconds)} CPU seconds, they [have](docs/results.md#at-equal-seconds) {ours}; SAC" in text
+    assert (
+        f"after {three(seconds.values())} CPU seconds, they [have](docs/results.md#at-equal-seconds) {ours}; SAC"
+        in text
+    )
     assert f"with networks as small, has {theirs}." in text
 
 
@@ -334,16 +346,18 @@ def three(items: Iterable[str]) -> str:
 
 def test_options_are_those_of_their_report() -> None:
     rows = cells(summary_section("ablation"))[1:]
-    scores = {(env, label): (final, area) for env, label, final, area, *_ in rows}
+    scored = {(env, label): (final, area) for env, label, final, area, *_ in rows}
     page = {label: row for label, _, *row in cells((DOCS / "results.md").read_text())}
-    labels = {label for _, label in scores}
+    labels = {label for _, label in scored}
     assert len(labels) == 13
     for label in labels:
-        finals = [scores[env, label][0] for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")]
-        assert page[label] == [*scores["all environments", label], *finals]
+        finals = [scored[env, label][0] for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")]
+        assert page[label] == [*scored["all environments", label], *finals]
 
 
-def of_all_environments(report: str, seeds: dict[str, range], directory: Path) -> dict[str, tuple[str, str]]:
+def scores(
+    report: str, seeds: dict[str, range], directory: Path, *, of: str = "all environments"
+) -> dict[str, tuple[str, str]]:
     """:return: By label, the final score and the area over steps of runs with these seeds"""
     for label, numbers in seeds.items():
         for run in (DOCS / report / label).iterdir():
@@ -354,13 +368,13 @@ def of_all_environments(report: str, seeds: dict[str, range], directory: Path) -
         [cell.replace("\N{NO-BREAK SPACE}", " ").replace("[", r"\[").replace("]", r"\]") for cell in row]
         for row in table.rows
     ]
-    return {label: (final, area) for env, label, final, area, *_ in rows if env == "all environments"}
+    return {label: (final, area) for env, label, final, area, *_ in rows if env == of}
 
 
 def test_fresh_seeds_have_the_scores_of_the_page(tmp_path: Path) -> None:
     page = " ".join((DOCS / "results.md").read_text().split())
     fresh = {label: range(5, 10) for label in ("plain", "n_steps", "few_steps")}
-    few = of_all_environments("few_steps", fresh, tmp_path / "few")
+    few = scores("few_steps", fresh, tmp_path / "few")
     assert f"is again higher, {few['n_steps'][1]} to {few['plain'][1]}" in page
     assert f"the final scores, {few['n_steps'][0]} and {few['plain'][0]}," in page
     assert (
@@ -369,13 +383,31 @@ def test_fresh_seeds_have_the_scores_of_the_page(tmp_path: Path) -> None:
     )
     preset = (ROOT / "hyperparams/few_steps.yml").read_text().replace("\n# ", " ")
     assert f"{few['few_steps'][0]} with five fresh seeds (5 to 9); {few['plain'][0]} with".replace("\\", "") in preset
-    many = of_all_environments("small_networks", {"small": range(5), "small2": range(5, 10)}, tmp_path / "many")
+    many = scores("small_networks", {"small": range(5), "small2": range(5, 10)}, tmp_path / "many")
     assert f"Fresh seeds (5 to 9) of two critics have {many['small2'][0]}" in page
     settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
     assert f"IQM and 95% interval: {many['small2'][0]} with five fresh seeds".replace("\\", "") in settings
     cheetahs = [run for run in read_runs(tmp_path / "many") if (run.label, run.env) == ("small2", "HalfCheetah-v5")]
     early = [run.evaluations.means[0] for run in cheetahs if run.evaluations is not None]
     assert f"(5 to 9) had {iqm([np.array(early)]):,.0f} there after 50,000 steps" in page
+
+
+def test_the_lander_is_that_of_its_report(tmp_path: Path) -> None:
+    page = " ".join((DOCS / "results.md").read_text().split())
+    seconds, (steps,) = at_equal_seconds("lunar_lander")
+    assert f"All are scored after {seconds['LunarLanderContinuous-v3']} CPU seconds" in page
+    others = [int(steps[f"sbx_{algo}"].replace(",", "")) for algo in ("sac", "td3", "tqc")]
+    assert f"`custom_ddpg` has done {steps['custom_ddpg']} steps by then, `small_sac` {steps['small_sac']}, and" in page
+    assert f"and the others {min(others):,} to {max(others):,}, of" in page
+    worst = min(float(row["final_score"]) for row in runs_of("lunar_lander", "custom_ddpg"))
+    assert f"The worst of its eleven runs ends at {worst:.0f}." in page
+    gaussian = sorted(float(row["final_score"]) for row in runs_of("lunar_lander", "gaussian"))
+    listed = ", ".join(f"{score:.0f}" for score in gaussian[:-1])
+    assert f"its five runs end at {listed} and {gaussian[-1]:.0f}, the first" in page
+    fresh = scores("lunar_lander", {"custom_ddpg": range(6, 11)}, tmp_path, of="LunarLanderContinuous-v3")
+    assert f"Five seeds that they had not had before (6 to 10) end at {fresh['custom_ddpg'][0]}" in page
+    settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
+    assert f"{fresh['custom_ddpg'][0]} with five seeds (6 to 10)".replace("\\", "") in settings
 
 
 def test_the_readme_has_results_of_the_report() -> None:
@@ -506,7 +538,7 @@ def test_no_link_within_the_site_is_broken(site: Path) -> None:
 
 def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
     reports = [f"{report.parent.name}/report" for report in sorted(DOCS.glob("*/report.md"))]
-    assert len(reports) == 6
+    assert len(reports) == 7
     pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), *reports]
     n_images = 0
     for page in pages:
