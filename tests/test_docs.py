@@ -349,7 +349,7 @@ def test_options_are_those_of_their_report() -> None:
     scored = {(env, label): (final, area) for env, label, final, area, *_ in rows}
     page = {label: row for label, _, *row in cells((DOCS / "results.md").read_text())}
     labels = {label for _, label in scored}
-    assert len(labels) == 13
+    assert len(labels) == 15
     for label in labels:
         finals = [scored[env, label][0] for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")]
         assert page[label] == [*scored["all environments", label], *finals]
