@@ -133,13 +133,8 @@ def make_single_env(env_id: str, settings: Settings) -> gym.Env[Any, Any]:
     :raises SettingsError: If it cannot be built
     """
     try:
-        env_class = _env_class(env_id)
-        env: gym.Env[Any, Any]
-        if env_class is None:
-            env = gym.make(env_id, disable_env_checker=True, **settings.env_kwargs)
-        else:
-            env = env_class(**settings.env_kwargs)
-        return _wrap(env, settings)
+        make = _env_class(env_id) or partial(gym.make, env_id, disable_env_checker=True)
+        return _wrap(make(**settings.env_kwargs), settings)
     except SettingsError:
         raise
     except (Exception, SystemExit) as error:  # whatever environments and wrappers raise
