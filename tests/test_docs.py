@@ -303,14 +303,20 @@ def test_seconds_and_worst_run_are_those_of_the_reports() -> None:
     assert f"On Hopper-v5, one run of ten ends at {worst:.0f}." in page
 
 
-def at_equal_seconds(report: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+def at_equal_seconds(report: str) -> tuple[dict[str, str], list[dict[str, int]]]:
     """:return: The CPU seconds of each environment, and the steps that each algorithm had done by then"""
     said = re.findall(
         r"^- (\S+): algorithms are compared after (\S+) CPU seconds, .* in the median: (.*)\.$",
         (DOCS / report / "report.md").read_text(),
         re.MULTILINE,
     )
-    steps = [dict(re.findall(r"(\S+) ([\d,]*\d)(?:, |$)", listed.replace("\\", ""))) for *_, listed in said]
+    steps = [
+        {
+            label: int(n.replace(",", ""))
+            for label, n in re.findall(r"(\S+) ([\d,]*\d)(?:, |$)", listed.replace("\\", ""))
+        }
+        for *_, listed in said
+    ]
     return {env: of_env for env, of_env, _ in said}, steps
 
 
@@ -320,8 +326,8 @@ def test_equal_seconds_are_those_of_the_report() -> None:
     assert list(seconds) == ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
     at = ", ".join(f"{of_env} on {env}" for env, of_env in seconds.items())
     assert f"All are scored at the CPU second at which the fastest run ended: {at}." in page
-    others = [int(of_env[f"sbx_{algo}"].replace(",", "")) for of_env in steps for algo in ("sac", "td3", "tqc")]
-    ours, theirs = (three(of_env[label] for of_env in steps) for label in ("small2", "small_sac"))
+    others = [of_env[f"sbx_{algo}"] for of_env in steps for algo in ("sac", "td3", "tqc")]
+    ours, theirs = (three(f"{of_env[label]:,}" for of_env in steps) for label in ("small2", "small_sac"))
     assert f"In the median it has done {ours} steps by then, and they {min(others):,} to {max(others):,}, of" in page
     assert f"`small_sac` has done {theirs} steps" in page
     rows = [[cell.replace("\\_", "_") for cell in row] for row in cells(summary_section("equal_seconds"))]
@@ -396,8 +402,11 @@ def test_the_lander_is_that_of_its_report(tmp_path: Path) -> None:
     page = " ".join((DOCS / "results.md").read_text().split())
     seconds, (steps,) = at_equal_seconds("lunar_lander")
     assert f"All are scored after {seconds['LunarLanderContinuous-v3']} CPU seconds" in page
-    others = [int(steps[f"sbx_{algo}"].replace(",", "")) for algo in ("sac", "td3", "tqc")]
-    assert f"`custom_ddpg` has done {steps['custom_ddpg']} steps by then, `small_sac` {steps['small_sac']}, and" in page
+    others = [steps[f"sbx_{algo}"] for algo in ("sac", "td3", "tqc")]
+    assert (
+        f"`custom_ddpg` has done {steps['custom_ddpg']:,} steps by then, `small_sac` {steps['small_sac']:,}, and"
+        in page
+    )
     assert f"and the others {min(others):,} to {max(others):,}, of" in page
     worst = min(float(row["final_score"]) for row in runs_of("lunar_lander", "custom_ddpg"))
     assert f"The worst of its eleven runs ends at {worst:.0f}." in page
