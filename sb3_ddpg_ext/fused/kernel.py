@@ -278,7 +278,7 @@ class Kernel:
 
     def _smoothing_noise(self, n_steps: int, hyperparameters: Hyperparameters) -> th.Tensor:
         """:return: ``[n_steps, batch, n_actions]``: drawn for each step, as autograd's way draws it"""
-        noise = th.empty(n_steps, self.batch_size, self._update.n_actions)
+        noise = th.empty(n_steps, self.batch_size, self._update.n_actions, dtype=th.float32)
         for of_one_step in noise:
             of_one_step.copy_(smoothing_noise(of_one_step, *hyperparameters[-2:]))
         return noise
