@@ -2,7 +2,10 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -12,7 +15,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, update_learning_rate
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
@@ -187,23 +190,24 @@ class CustomDDPG(ExploringAlgorithm):
         self.max_grad_norm, self.huber_delta = max_grad_norm, huber_delta
         self.pre_activation_coef = pre_activation_coef
         self.target_policy_noise, self.target_noise_clip = target_policy_noise, target_noise_clip
-        for name, value, least in (
-            ("max_grad_norm", max_grad_norm, "above 0"),
-            ("huber_delta", huber_delta, "above 0"),
-            ("pre_activation_coef", pre_activation_coef, "0 or more"),
-            ("target_policy_noise", target_policy_noise, "0 or more"),
-            ("target_noise_clip", target_noise_clip, "0 or more"),
-        ):
-            in_range = value is None or (0 < value < math.inf) or (value == 0 and least == "0 or more")
-            if not in_range:
-                raise ValueError(f"{name}={value}: expected {least}")
+        self._checked_hyperparameters: Hyperparameters | None = None
         if _init_setup_model:
             self._setup_model()
 
+    @property
+    def qf_learning_rate(self) -> float | Schedule | None:
+        """SBX's name for ``critic_learning_rate``"""
+        return self.critic_learning_rate
+
+    @qf_learning_rate.setter
+    def qf_learning_rate(self, learning_rate: float | Schedule | None) -> None:
+        self.critic_learning_rate = learning_rate
+
     def _setup_model(self) -> None:
-        reason = unusable_action_space(cast(spaces.Box, self.action_space))
-        if reason is not None:
-            raise ValueError(f"CustomDDPG cannot act in {self.action_space}: {reason}")
+        self._check_arguments()
+        # Users get these back as they passed them, also from a saved model: `load(path, n_steps=1)` chooses again
+        passed = self.policy_kwargs, self.replay_buffer_class, self.replay_buffer_kwargs
+        self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)  # into which SB3 writes
         if self.replay_buffer_class is None and shares_observations(self):
             self.replay_buffer_class = CompactReplayBuffer
         elif self.replay_buffer_class is None and why_no_rows(self) is None:
@@ -213,15 +217,14 @@ class CustomDDPG(ExploringAlgorithm):
         with_n_steps = (RowNStepReplayBuffer, DictNStepReplayBuffer)
         if self.n_steps > 1 and issubclass(self.replay_buffer_class or ReplayBuffer, with_n_steps):
             self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "n_steps": self.n_steps, "gamma": self.gamma}
-        policy_kwargs = self.policy_kwargs
-        # One critic, also for SB3's `TD3Policy`, as in SB3's DDPG. The model keeps and saves what the user passed
-        self.policy_kwargs = {"n_critics": 1, **policy_kwargs}
+        # One critic, also for SB3's `TD3Policy`, as in SB3's DDPG
+        self.policy_kwargs = {"n_critics": 1, **self.policy_kwargs}
         with warnings.catch_warnings():
             if self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
                 # SB3 warns that a custom buffer class ignores `n_steps`, but here `replay_buffer_kwargs` has it, too
                 warnings.filterwarnings("ignore", "`n_steps=")
             super()._setup_model()
-        self.policy_kwargs = policy_kwargs
+        self.policy_kwargs, self.replay_buffer_class, self.replay_buffer_kwargs = passed
 
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
@@ -232,6 +235,22 @@ class CustomDDPG(ExploringAlgorithm):
         )
         self.action_noise = self._setup_action_noise(self.action_noise)
         self._fast_path.set_up(self)
+
+    def _check_arguments(self) -> None:
+        """Check those of a new model, and those that ``load`` has just set."""
+        reason = unusable_action_space(cast(spaces.Box, self.action_space))
+        if reason is not None:
+            raise ValueError(f"CustomDDPG cannot act in {self.action_space}: {reason}")
+        if not (isinstance(self.n_steps, Integral) and self.n_steps >= 1):
+            raise ValueError(f"n_steps={self.n_steps}: expected a whole number, 1 or more")
+        if "qf_learning_rate" in vars(self):  # `load` writes there, past the property
+            self.critic_learning_rate = vars(self).pop("qf_learning_rate")
+        rate = self.critic_learning_rate
+        if not (rate is None or callable(rate) or (isinstance(rate, Real) and 0 <= rate < math.inf)):
+            raise ValueError(
+                f"critic_learning_rate={rate!r}: expected a number, 0 or more, or a function of the remaining progress"
+            )
+        self._hyperparameters().check()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -246,7 +265,11 @@ class CustomDDPG(ExploringAlgorithm):
         self._last_finite_weights.keep(self)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         if isinstance(self.replay_buffer, PrioritizedReplayBuffer):
-            self.replay_buffer.update_beta(self._current_progress_remaining)
+            self.replay_buffer.update_beta(self._progress_remaining)
+        hyperparameters = self._hyperparameters()
+        if hyperparameters != self._checked_hyperparameters:
+            hyperparameters.check()
+            self._checked_hyperparameters = hyperparameters
         fused = self._closed_form(to_train=True)
         rows = None if fused is None else plain_rows(self)
         trained_by_actor_loss = None
@@ -256,11 +279,11 @@ class CustomDDPG(ExploringAlgorithm):
 
         losses = []
         if fused is not None and rows is not None:  # the same steps as below in closed form
-            fused.steps_on_rows(rows, gradient_steps, batch_size, self._hyperparameters())
+            fused.steps_on_rows(rows, gradient_steps, batch_size, hyperparameters)
         for _ in range(gradient_steps if rows is None else 0):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             if fused is not None and fused.accepts(batch):
-                errors = fused.step(batch, self._hyperparameters())
+                errors = fused.step(batch, hyperparameters)
                 if isinstance(batch, PrioritizedReplayBufferSamples):
                     self.replay_buffer.update_priorities(batch.indices, errors)
                 continue
@@ -280,16 +303,17 @@ class CustomDDPG(ExploringAlgorithm):
             q_loss = critic_loss(q_values, target_q_values, self.huber_delta, getattr(batch, "weights", None))
             self.critic.optimizer.zero_grad()
             q_loss.backward()
-            self._clip_gradients(self.critic)
+            self._clip_gradients(self.critic.optimizer)
             self.critic.optimizer.step()
             if isinstance(batch, PrioritizedReplayBufferSamples):
                 self.replay_buffer.update_priorities(batch.indices, td_errors(q_values, target_q_values))
 
             # Actor: increase the critic's value of its actions
-            mu_loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
+            with self._penalties() as penalties:
+                mu_loss = actor_loss(batch.observations, self.actor, self.critic.q1_forward)
             self.actor.optimizer.zero_grad()
-            (mu_loss + self._penalty(batch.observations)).backward(inputs=trained_by_actor_loss)
-            self._clip_gradients(self.actor)
+            (mu_loss + sum(penalties)).backward(inputs=trained_by_actor_loss)
+            self._clip_gradients(self.actor.optimizer)
             self.actor.optimizer.step()
 
             # Targets: follow actor and critic slowly
@@ -314,7 +338,7 @@ class CustomDDPG(ExploringAlgorithm):
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
         if self.critic_learning_rate is not None:
-            rate = FloatSchedule(self.critic_learning_rate)(self._current_progress_remaining)
+            rate = FloatSchedule(self.critic_learning_rate)(self._progress_remaining)
             self.logger.record("train/critic_learning_rate", rate)
             update_learning_rate(self.critic.optimizer, rate)
 
@@ -334,19 +358,25 @@ class CustomDDPG(ExploringAlgorithm):
             return 0.0
         return smoothing_noise(actions, self.target_policy_noise, self.target_noise_clip)
 
-    def _penalty(self, observations: PyTorchObs) -> th.Tensor | float:
-        """:return: The penalty on the actor's outputs before tanh, which is part of its loss, but is not logged"""
+    @contextmanager
+    def _penalties(self) -> Iterator[list[th.Tensor]]:
+        """:return: A list, to which the actor, when it acts, adds the penalty on its outputs before tanh, if any"""
+        penalties: list[th.Tensor] = []
         if self.pre_activation_coef == 0:
-            return 0.0
+            yield penalties
+            return
         if not (isinstance(self.actor.mu, nn.Sequential) and isinstance(self.actor.mu[-1], nn.Tanh)):
             raise ValueError("pre_activation_coef needs an actor that ends in Tanh; set it to 0")
-        features = self.actor.extract_features(observations, self.actor.features_extractor)
-        pre_activations: th.Tensor = self.actor.mu[:-1](features)
-        return self.pre_activation_coef * pre_activations.square().mean()
+        hook = self.actor.mu[-1].register_forward_pre_hook(
+            lambda _, inputs: penalties.append(self.pre_activation_coef * inputs[0].square().mean())
+        )
+        with hook:  # is removed behind the block
+            yield penalties
 
-    def _clip_gradients(self, network: nn.Module) -> None:
+    def _clip_gradients(self, optimizer: th.optim.Optimizer) -> None:
         if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
+            params = [param for group in optimizer.param_groups for param in group["params"]]
+            nn.utils.clip_grad_norm_(params, self.max_grad_norm)
 
     def learn(
         self: SelfCustomDDPG,
@@ -426,7 +456,7 @@ class CustomDDPG(ExploringAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_target", "critic", "critic_target", "_running_stats", "_running_stats_target"]
-        return [*super()._excluded_save_params(), *aliases]
+        return [*super()._excluded_save_params(), *aliases, "_checked_hyperparameters"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

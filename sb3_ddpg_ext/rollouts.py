@@ -256,12 +256,17 @@ class ExploringAlgorithm(SafelySavedAlgorithm):
             callback.on_rollout_end()
         return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
 
+    @property
+    def _progress_remaining(self) -> float:
+        """From 1 to 0, as schedules expect it. SB3's is below 0 where the last rollout goes past the end of training"""
+        return max(self._current_progress_remaining, 0.0)
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         self._resumption.at_boundary = False
         if isinstance(action_noise, ScheduledNoise):
-            action_noise.update(self._current_progress_remaining)
+            action_noise.update(self._progress_remaining)
         if (parameter_noise := find_parameter_noise(action_noise)) is not None:
             if self.num_timesteps < learning_starts:  # random actions, to which nothing is added
                 return super()._sample_action(learning_starts, None, n_envs)

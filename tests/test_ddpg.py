@@ -30,7 +30,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 import sb3_ddpg_ext
-from sb3_ddpg_ext import CustomDDPG, GaussianNoise
+from sb3_ddpg_ext import CustomDDPG, GaussianNoise, PrioritizedReplayBuffer, ScheduledNoise
 
 SMALL: dict[str, Any] = {
     "learning_starts": 20,
@@ -269,6 +269,18 @@ def test_an_option_counts_from_the_next_step_on(name: str) -> None:
         assert (endings[one] - endings[other]).abs().max() > 2e-3
 
 
+def test_noise_on_the_targets_actions_with_another_default_type() -> None:
+    def ending(fused: bool) -> th.Tensor:
+        model = small(fused=fused, target_policy_noise=0.2).learn(40)
+        th.set_default_dtype(th.float64)
+        try:
+            return weights(model.learn(40))
+        finally:
+            th.set_default_dtype(th.float32)
+
+    assert th.allclose(ending(True), ending(False), rtol=0, atol=1e-5)
+
+
 def test_options_are_saved(tmp_path: Path) -> None:
     model = small(**OPTIONS).learn(40)
     model.save(tmp_path / "model")
@@ -289,17 +301,76 @@ def test_learning_rates_of_actor_and_critic() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_grad_norm": 0}, "max_grad_norm=0: expected above 0"),
-        ({"huber_delta": float("nan")}, "huber_delta=nan: expected above 0"),
-        ({"pre_activation_coef": -1}, "pre_activation_coef=-1: expected 0 or more"),
-        ({"target_policy_noise": -0.1}, "target_policy_noise=-0.1: expected 0 or more"),
-        ({"target_noise_clip": float("inf")}, "target_noise_clip=inf: expected 0 or more"),
-        ({"critic_learning_rate": 1e-3, "qf_learning_rate": 1e-3}, "are the same: leave one of them out"),
+        ({"max_grad_norm": 0}, "max_grad_norm=0: expected a number above 0, or None"),
+        ({"huber_delta": float("nan")}, "huber_delta=nan: expected a number above 0, or None"),
+        ({"pre_activation_coef": -1}, "pre_activation_coef=-1: expected a number, 0 or more"),
+        ({"target_policy_noise": -0.1}, "target_policy_noise=-0.1: expected a number, 0 or more"),
+        ({"target_noise_clip": float("inf")}, "target_noise_clip=inf: expected a number, 0 or more"),
+        ({"target_policy_noise": None}, "target_policy_noise=None: expected a number, 0 or more"),
+        ({"critic_learning_rate": -1e-3}, "critic_learning_rate=-0.001: expected a number, 0 or more, or a function"),
+        ({"qf_learning_rate": "lin_1e-3"}, "critic_learning_rate='lin_1e-3': expected a number"),
+        ({"n_steps": 0}, "n_steps=0: expected a whole number, 1 or more"),
+        ({"n_steps": 2.5}, "n_steps=2.5: expected a whole number"),
     ],
 )
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
+def test_options_out_of_range(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """They are refused by a new model and by one that is loaded."""
     with pytest.raises(ValueError, match=message):
         small(**options)
+    small().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        CustomDDPG.load(tmp_path / "model", **options)
+
+
+def test_two_names_of_the_critics_learning_rate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="are the same: leave one of them out"):
+        small(critic_learning_rate=1e-3, qf_learning_rate=1e-3)
+    small(critic_learning_rate=1e-3).save(tmp_path / "model")
+    model = CustomDDPG.load(tmp_path / "model", gym.make("Pendulum-v1"), qf_learning_rate=1e-5).learn(30)
+    assert model.critic.optimizer.param_groups[0]["lr"] == model.critic_learning_rate == 1e-5
+    model.qf_learning_rate = 1e-6
+    assert model.learn(30).critic.optimizer.param_groups[0]["lr"] == model.qf_learning_rate == 1e-6
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ["max_grad_norm", "huber_delta", "pre_activation_coef", "target_policy_noise"])
+def test_an_option_that_a_callback_sets_out_of_range(name: str, fused: bool) -> None:
+    model = small(fused=fused).learn(30)
+    setattr(model, name, -1.0)
+    with pytest.raises(ValueError, match=rf"{name}=-1.0: expected a number"):
+        model.learn(30)
+
+
+def test_n_steps_of_a_model_that_is_loaded(tmp_path: Path) -> None:
+    """The buffer is chosen again, since nobody has passed one."""
+    small(n_steps=3).save(tmp_path / "model")
+    for n_steps, name in ((1, "RowReplayBuffer"), (5, "RowNStepReplayBuffer")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model = CustomDDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1"), n_steps=n_steps)
+        assert type(model.replay_buffer).__name__ == name
+        assert getattr(model.replay_buffer, "n_steps", 1) == n_steps
+        model.save(tmp_path / "model")
+    assert DDPG.load(tmp_path / "model", env=gym.make("Pendulum-v1")).n_steps == 5
+
+
+def test_schedules_end_at_0() -> None:
+    """The last rollout may go past the end of training, where SB3's remaining progress is below 0."""
+    env = make_vec_env("Pendulum-v1", 8)
+    beta = {"beta": lambda progress: 1 - 0.6 * progress}
+    model = small(env, replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=beta).learn(100)
+    assert model._current_progress_remaining < 0
+    assert isinstance(model.replay_buffer, PrioritizedReplayBuffer)
+    assert model.replay_buffer.beta == 1
+    schedules: dict[str, Any] = {
+        "critic_learning_rate": lambda progress: 1e-3 * progress,
+        "action_noise": ScheduledNoise("ou", lambda progress: progress),
+    }
+    model = small(train_freq=64, **schedules).learn(100)
+    assert model._current_progress_remaining < 0
+    assert model.critic.optimizer.param_groups[0]["lr"] == 0
+    assert isinstance(model.action_noise, ScheduledNoise)
+    assert model.action_noise.scale == 0
 
 
 def test_a_penalty_before_tanh_needs_tanh() -> None:
@@ -315,7 +386,35 @@ def test_the_penalty_by_hand() -> None:
         param.data.fill_(1.0)
     # Pendulum's three numbers sum up to 0 and to 3: eight units have relu(0 + 1) and relu(3 + 1), z = 8 + 1 and 32 + 1
     observations = th.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    assert model._penalty(observations).item() == pytest.approx(0.5 * (9**2 + 33**2) / 2)
+    with model._penalties() as penalties:
+        model.actor(observations)
+    assert [penalty.item() for penalty in penalties] == [pytest.approx(0.5 * (9**2 + 33**2) / 2)]
+    model.actor(observations)
+    assert len(penalties) == 1
+
+
+def test_the_penalty_takes_no_forward_pass_of_its_own() -> None:
+    """A second one would count twice in the statistics of batch normalisation."""
+
+    def statistics(coef: float) -> nn.BatchNorm1d:
+        model = small(pre_activation_coef=coef, learning_rate=0.0)
+        for net in (model.actor.mu, model.actor_target.mu):
+            net.insert(1, nn.BatchNorm1d(8))
+        model.learn(21)
+        return model.actor.mu[1]
+
+    without, with_penalty = statistics(0.0), statistics(1e-6)
+    assert with_penalty.num_batches_tracked == 1
+    assert th.equal(without.running_mean, with_penalty.running_mean)
+
+
+def test_clipping_leaves_out_gradients_of_weights_that_are_not_optimized() -> None:
+    """Nothing sets them to zero, so they would grow, and shorten the others."""
+    model = small(max_grad_norm=0.1, fused=False)
+    (weight, bias), sgd = model.actor.mu[2].parameters(), th.optim.SGD
+    model.actor.optimizer = sgd([weight, bias], lr=1e-3)
+    model.learn(60)
+    assert th.cat([weight.grad.flatten(), bias.grad]).norm().item() == pytest.approx(0.1, rel=1e-4)
 
 
 def test_same_seed_same_result_and_another_seed_another() -> None:

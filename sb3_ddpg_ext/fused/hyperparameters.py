@@ -1,5 +1,7 @@
 """The numbers that a gradient step in closed form depends on, besides those of the optimizers."""
 
+import math
+from numbers import Real
 from typing import NamedTuple
 
 
@@ -23,3 +25,14 @@ class Hyperparameters(NamedTuple):
     pre_activation_coef: float = 0.0
     target_policy_noise: float = 0.0
     target_noise_clip: float = 0.5
+
+    def check(self) -> None:
+        """:raises ValueError: If an option is out of range"""
+        for name in ("huber_delta", "max_grad_norm"):
+            value = getattr(self, name)
+            if not (value is None or (isinstance(value, Real) and 0 < float(value) < math.inf)):
+                raise ValueError(f"{name}={value}: expected a number above 0, or None")
+        for name in ("pre_activation_coef", "target_policy_noise", "target_noise_clip"):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= float(value) < math.inf):
+                raise ValueError(f"{name}={value}: expected a number, 0 or more")
