@@ -66,10 +66,15 @@ def test_nothing_is_wrong_with_a_healthy_run() -> None:
 
 CASES = {
     "It ended with an error": replace(HEALTHY, error="ValueError: no"),
+    "It was interrupted": replace(HEALTHY, interrupted=(20, 50)),
+    "Nothing has been recorded yet": InspectedRun("custom_ddpg Env-v0_1"),
     "Learning never began": replace(HEALTHY, log={"time/fps": series(1)}),
     "It has not learned anything": replace(HEALTHY, evaluations=rising(-101, -101)),
     "The critic diverges": with_log(train__critic_loss=series(1, 10, 100, 2000)),
     "The critic overestimates": replace(HEALTHY, q_values=series(*np.linspace(0, 20, 20))),
+    "The critic lags behind": replace(
+        HEALTHY, q_values=series(*np.linspace(0, -1, 20)), discounted_returns=series(*np.linspace(-50, -40, 20))
+    ),
     "The actor is saturated": with_log(train__actor_saturation=series(0.5, 0.95)),
     "The actor's actions are constant": with_log(train__actor_spread=series(0.5, 0.001)),
     "Units of the actor are dead": with_log(train__actor_dead_units=series(0.1, 0.6)),
@@ -95,7 +100,8 @@ def test_each_finding(title: str) -> None:
         replace(HEALTHY, q_values=series(*np.linspace(100, -5, 20))),  # above them by less than half of the largest
         with_log(train__actor_saturation=series(1.0, 0.85)),  # at the beginning only
         with_log(train__actor_spread=series(0.0, 0.02)),  # at the beginning only
-        with_log(rollout__noise_std=series(0.03, 0.03, 0.0, 0.0)),  # a schedule
+        with_log(rollout__noise_std=Series(np.array([20.0, 40.0]), np.array([0.03, 0.0]))),  # a schedule
+        with_log(rollout__noise_std=Series(np.array([48.0]), np.array([0.01]))),  # logged at its end only
         replace(HEALTHY, evaluations=Series(), episodes=series(*np.linspace(-100, -10, 30), *[-10.0] * 60)),
     ],
 )
@@ -108,6 +114,9 @@ def test_numbers_are_in_the_words() -> None:
     assert "it expected 17.89 on average, where the discounted return was -14.21" in finding.evidence
     (finding,) = find(CASES["The actor is saturated"])
     assert str(finding).startswith("The actor is saturated: without noise, 95% of")
+    (finding,) = find(CASES["The critic lags behind"])
+    assert "it expected -0.8947 on average, where the discounted return was -41.05" in finding.evidence
+    assert "it has done 20 of 50 steps" in find(CASES["It was interrupted"])[0].evidence
     assert "there was no noise" in find(CASES["It hardly explores"])[0].evidence
 
 
@@ -122,7 +131,7 @@ def test_findings_do_not_depend_on_the_unit_of_rewards(title: str, factor: float
     run = InspectedRun(
         run.title, *map(scaled, (run.episodes, run.evaluations, run.q_values, run.discounted_returns)), log=log
     )
-    run = replace(run, error=CASES[title].error)
+    run = replace(run, error=CASES[title].error, interrupted=CASES[title].interrupted)
     assert titles(run) == [title]
 
 
@@ -190,7 +199,7 @@ def test_a_run_that_has_failed(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError) as failed:
         train(TrainArgs("Pendulum-v1", log_dir=tmp_path, **args))
     inspection = inspect_run(failed.value.run_directory)  # type: ignore[attr-defined]
-    assert inspection.findings[0].title == "It ended with an error"
+    assert [finding.title for finding in inspection.findings] == ["It ended with an error"]
     assert "training has diverged" in inspection.page.read_text()
 
 
@@ -218,7 +227,9 @@ def test_a_log_whose_last_line_was_cut_off(tmp_path: Path) -> None:
 def test_a_run_that_has_logged_nothing_yet(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").write_text("")
     (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "Pendulum-v1"}\nr,l,t\n')
-    assert len(inspect_run(tmp_path).missing) == 3
+    inspection = inspect_run(tmp_path)
+    assert len(inspection.missing) == 3
+    assert [finding.title for finding in inspection.findings] == ["Nothing has been recorded yet"]
 
 
 def unequal() -> bytes:
@@ -234,6 +245,7 @@ def unequal() -> bytes:
         ("progress.csv", b"a,b\n1,2\n", "progress.csv cannot be read: it has no column time/total_timesteps"),
         ("progress.csv", b"\xff\xfe\n", "progress.csv cannot be read"),
         ("evaluations.npz", b"no zip", "evaluations.npz cannot be read"),
+        ("evaluations.npz", b"", "evaluations.npz cannot be read"),
         ("evaluations.npz", unequal(), "evaluations.npz cannot be read: its arrays differ in length"),
         ("0.monitor.csv", b"#\nr,l,t\nx,y,z\n", "cannot be read"),
         ("notes.txt", b"", "is not a run directory: it holds no progress.csv, evaluations.npz or [*].monitor.csv"),

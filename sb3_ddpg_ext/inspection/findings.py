@@ -10,7 +10,7 @@ from sb3_ddpg_ext.inspection.reading import InspectedRun, Series
 # A check needs this many values: one less can be chance, and a critic is always wrong at first
 _ENOUGH = 4
 # The mean bias, relative to the largest mean discounted return of the run. A critic that lags behind a policy that
-# improves is off by less, and to the other side
+# improves is off by less
 _LARGE_BIAS = 0.5
 # Growing returns multiply the squared error, too, but hardly by more than a hundred
 _GROWTH_OF_LOSS = 1_000.0
@@ -54,8 +54,8 @@ def find(run: InspectedRun) -> tuple[Finding, ...]:
     :param run: The numbers of a run
     :return: What looks wrong, of what can be seen in them
     """
-    found = [_failed(run), _never_began(run)]
-    if found[1] is None:  # otherwise the rest would be about networks as they were made
+    found = [_failed(run), _was_interrupted(run), _is_empty(run), _never_began(run)]
+    if _has_learned(run):  # otherwise the rest would be about networks as they were made
         found += [_never_learned(run), _diverges(run), _overestimates(run), _is_saturated(run), _is_constant(run)]
         found += [_is_dead(run, "actor"), _is_dead(run, "critic"), _does_not_explore(run), _still_improves(run)]
     return tuple(finding for finding in found if finding is not None)
@@ -67,8 +67,33 @@ def _failed(run: InspectedRun) -> Finding | None:
     return Finding("It ended with an error", run.error.rstrip("."), "See the documentation, Errors and what to do")
 
 
+def _was_interrupted(run: InspectedRun) -> Finding | None:
+    if run.interrupted is None:
+        return None
+    steps, planned = run.interrupted
+    return Finding(
+        "It was interrupted",
+        f"it has done {steps:,} of {planned:,} steps",
+        "Go on with sb3-ddpg train --resume and its directory",
+    )
+
+
+def _is_empty(run: InspectedRun) -> Finding | None:
+    if run.error is not None or run.log or len(run.episodes) or len(run.evaluations):
+        return None
+    return Finding(
+        "Nothing has been recorded yet",
+        "there is no finished episode, no evaluation and no log",
+        "Look again when an episode has ended",
+    )
+
+
+def _has_learned(run: InspectedRun) -> bool:
+    return not run.log or "train/n_updates" in run.log  # without a log, nobody knows
+
+
 def _never_began(run: InspectedRun) -> Finding | None:
-    if not run.log or "train/n_updates" in run.log:
+    if _has_learned(run) or run.error is not None:  # which may have come before the first log
         return None
     return Finding(
         "Learning never began",
@@ -112,15 +137,21 @@ def _diverges(run: InspectedRun) -> Finding | None:
 def _overestimates(run: InspectedRun) -> Finding | None:
     if len(run.q_values) < _ENOUGH:
         return None
-    bias = np.nanmean(run.q_values.end) - np.nanmean(run.discounted_returns.end)
-    if bias <= _LARGE_BIAS * np.nanmax(np.abs(run.discounted_returns.values)):
+    expected, obtained = np.nanmean(run.q_values.end), np.nanmean(run.discounted_returns.end)
+    if expected - obtained <= _LARGE_BIAS * np.nanmax(np.abs(run.discounted_returns.values)):
         return None
+    evidence = (
+        f"in the last quarter of the evaluations it expected {expected:.4g} on average, where the discounted return "
+        f"was {obtained:.4g}"
+    )
+    # Values begin near 0, which is above negative returns
+    if abs(expected) < abs(obtained) and expected <= np.nanmean(run.q_values.beginning):
+        return Finding("The critic lags behind", evidence, "Train for more steps, or try a higher learning_rate or tau")
     return Finding(
         "The critic overestimates",
-        f"in the last quarter of the evaluations it expected {np.nanmean(run.q_values.end):.4g} on average, where the "
-        f"discounted return was {np.nanmean(run.discounted_returns.end):.4g}",
-        "Try two critics, whose minimum is the target (policy_kwargs: {n_critics: 2}), LayerNorm, or a lower "
-        "learning_rate or tau",
+        evidence,
+        "Try what it does not have yet of two critics, whose minimum is the target (policy_kwargs: {n_critics: 2}), "
+        "LayerNorm, and a lower learning_rate or tau",
     )
 
 
@@ -162,8 +193,10 @@ def _is_dead(run: InspectedRun, network: str) -> Finding | None:
 
 
 def _does_not_explore(run: InspectedRun) -> Finding | None:
-    stds = run.logged("rollout/noise_std")  # the first half, since a schedule may well end at 0
-    if len(stds) == 0 or (std := stds.values[: -(-len(stds) // 2)].mean()) >= _SMALL_NOISE:
+    stds = run.logged("rollout/noise_std")
+    # A schedule may well end at 0, but does not begin there
+    early = stds.values[stds.steps <= run.length / 2] if stds.values.any() else stds.values
+    if len(early) == 0 or (std := early.mean()) >= _SMALL_NOISE:
         return None
     what = "there was no noise" if std == 0 else f"the noise had a standard deviation of only {std:.2g}"
     return Finding(

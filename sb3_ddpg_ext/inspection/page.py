@@ -106,12 +106,10 @@ def draw(run: InspectedRun) -> Figure:
             axes.set_ylim(*panel.limits)
         if panel.logarithmic and all((line.values > 0).any() for line in lines.values()):
             axes.set_yscale("log")
-        if len(lines) > 1:
+        if len(panel.keys) > 1:
             axes.legend(frameon=False, fontsize=8)
-    all_series = (run.episodes, run.evaluations, *run.log.values())
-    length = max((line.steps.max() for line in all_series if len(line)), default=1)
     for axes in (first, *others):
-        axes.set_xlim(0, length)
+        axes.set_xlim(0, run.length)
         axes.xaxis.set_major_formatter(short_number)
         axes.set_xlabel("environment steps", fontsize=8)
         axes.tick_params(labelsize=8, which="both")

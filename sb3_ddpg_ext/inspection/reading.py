@@ -57,6 +57,7 @@ class InspectedRun:
     :param log: What was logged, by SB3's keys
     :param missing: What is not there, in words
     :param error: What has ended the run, in one line; None if that was no error
+    :param interrupted: The steps that it had done when it was interrupted, and those it was to do; None if it was not
     """
 
     title: str
@@ -67,6 +68,13 @@ class InspectedRun:
     log: Mapping[str, Series] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     error: str | None = None
+    interrupted: tuple[int, int] | None = None
+
+    @property
+    def length(self) -> float:
+        """The last step of which there is a number, at least 1"""
+        series = (self.episodes, self.evaluations, *self.log.values())
+        return max((float(each.steps.max()) for each in series if len(each)), default=1.0)
 
     def logged(self, key: str) -> Series:
         """:return: What was logged under a key, empty if nothing was"""
@@ -92,7 +100,7 @@ def read(directory: Path) -> InspectedRun:
         arrays = _read_arrays(evaluations) if evaluations.exists() else {}
     with _naming(log.name, directory):
         logged = _read_log(log) if log.exists() else {}
-    steps = arrays.pop("timesteps", np.empty(0))
+    steps, record = arrays.pop("timesteps", np.empty(0)), read_run(directory)
     evaluated = {name: Series(steps, values) for name, values in arrays.items()}
     missing = {
         "training episodes (*.monitor.csv)": len(episodes) == 0,
@@ -110,7 +118,8 @@ def read(directory: Path) -> InspectedRun:
         evaluated.get("discounted_returns", Series()),
         logged,
         tuple(what for what, is_missing in missing.items() if is_missing),
-        record.reason if (record := read_run(directory)).status == "failed" else None,
+        record.reason if record.status == "failed" else None,
+        (record.steps, record.planned_steps) if record.status == "interrupted" else None,
     )
 
 
@@ -119,7 +128,7 @@ def _naming(name: str, directory: Path) -> Iterator[None]:
     """Errors of the block name the file."""
     try:
         yield
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise SettingsError(f"{directory}: {name} cannot be read: {one_line(error)}") from error
 
 
