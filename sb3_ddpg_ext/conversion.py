@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_ddpg_ext.errors import SettingsError, unknown
 from sb3_ddpg_ext.expressions import EXPONENT_NUMBER, evaluate
-from sb3_ddpg_ext.imports import import_class
+from sb3_ddpg_ext.imports import import_class, parameters_of
 from sb3_ddpg_ext.noise import NOISES
 
 NOISE_TYPES = (*NOISES, "ornstein-uhlenbeck")  # the latter is RL Zoo's name for SB3's process
@@ -89,6 +89,26 @@ def convert(name: str, given: Any, hint: Any, not_from: Path | None = None) -> A
         return value
     except SettingsError as error:
         raise SettingsError(f"{name}: {error}") from error
+
+
+def check_arguments(kwargs: Mapping[str, Any], target: type) -> None:
+    """
+    Check the types of flags and numbers among the arguments of a constructor, for which a misspelt ``flase`` is true.
+
+    :param kwargs: The arguments, by name
+    :param target: What they are for
+    :raises SettingsError: If one is of another type than the constructor's annotation says
+    """
+    try:
+        parameters = parameters_of(target)
+    except NameError:  # an annotation that only a type checker can resolve, in a class of the user's
+        return
+    for name, parameter in parameters.items():
+        if kwargs.get(name) is not None and parameter.annotation in (bool, int, float):
+            try:
+                _validate(kwargs[name], parameter.annotation, kwargs[name])
+            except SettingsError as error:
+                raise SettingsError(f"{name}: {error}") from error
 
 
 def _with_classes(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_ext.conversion import Paths, convert
+from sb3_ddpg_ext.conversion import Paths, check_arguments, convert
 from sb3_ddpg_ext.ddpg import CustomDDPG
 from sb3_ddpg_ext.errors import SettingsError, unknown
 from sb3_ddpg_ext.expressions import MAX_BYTES, as_data, evaluate, parse_yaml
@@ -332,6 +334,17 @@ def _check_combinations(
         )
     if isinstance(train_freq, tuple) and train_freq[1] == "episode" and run_values.get("n_envs", 1) > 1:
         raise SettingsError(f"train_freq in episodes needs n_envs: 1, got {run_values['n_envs']}; count it in steps")
+    buffer_class = hyperparams.get("replay_buffer_class") or ReplayBuffer
+    for name, given, target in (  # whose constructors would take any text for true
+        ("policy_kwargs", kwargs, algorithm.policy_aliases.get(policy, policy)),
+        ("replay_buffer_kwargs", hyperparams.get("replay_buffer_kwargs"), buffer_class),
+        ("normalize", run_values.get("normalize"), VecNormalize),
+    ):
+        if isinstance(given, Mapping):
+            try:
+                check_arguments(given, target)
+            except SettingsError as error:
+                raise SettingsError(f"{name}: {error}") from error
 
 
 def _normalize(value: bool | Mapping[str, Any], hyperparams: Mapping[str, Any]) -> Mapping[str, Any] | None:
