@@ -1,5 +1,6 @@
 """What the scores of the user's environments are measured against: the table, Gymnasium's registry, and the user."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def env_scales(envs: Sequence[str], file: Path | None = None, threshold: float |
     :param file: YAML, for each environment some of ``random``, ``reference``, ``source`` and ``threshold``
     :param threshold: Return at which each of them counts as solved
     :return: The table with what is known of these environments, by their ids without the package
-    :raises SettingsError: If the file cannot be used
+    :raises SettingsError: If the file or the threshold cannot be used
     """
     scales, given = dict(SCALES), {} if file is None else _read(file)
     for env in envs:
@@ -45,6 +46,8 @@ def env_scales(envs: Sequence[str], file: Path | None = None, threshold: float |
         own |= {"threshold_source": f"given in {file}"} if "threshold" in entry else {}
         scales[name] = replace(scales.get(name, Scale()), **own | entry)
     if threshold is not None:
+        if not math.isfinite(threshold):
+            raise SettingsError(f"--threshold: expected a finite number, got {threshold}")
         for env in envs:
             name = env.split(":")[-1]
             scales[name] = replace(scales[name], threshold=threshold, threshold_source="--threshold")

@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
-from sb3_ddpg_ext.errors import SettingsError
+from sb3_ddpg_ext.errors import SettingsError, unknown
 from sb3_ddpg_ext.settings import ALGORITHMS, is_own
 
 _LONGEST_FOLDER = 40  # characters of a label in the name of its folder
@@ -50,13 +51,15 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
 
     :param text: What the user wrote
     :return: The variants
-    :raises SettingsError: If a setting has no algorithm before it
+    :raises SettingsError: If a setting has no algorithm before it, or if a variant cannot be called that
     """
     variants: list[list[str]] = []
     for piece in (piece.removesuffix(",").strip() for piece in pieces(text, ",")):
         if _NAMED.fullmatch(piece) or "=" not in piece.split(":")[0]:
             variants.append([piece])
-        elif variants and _split(variants[-1][0])[2]:
+            continue
+        _check_name(piece)
+        if variants and _split(variants[-1][0])[2]:
             variants[-1].append(piece)
         else:
             algo = variants[-1][0] if variants else "custom_ddpg"
@@ -66,7 +69,24 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
 
 # `short=ddpg`, but not `hyperparams=ddpg`, which is a setting
 _ALGORITHM = rf"(?:{'|'.join(ALGORITHMS)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w ]*=))"
-_NAMED = re.compile(rf"(?!hyperparams=)([\w.-]+)=({_ALGORITHM}(?::.*)?)", re.DOTALL)
+# Names are folders beside the files of the report
+_NAME = r"(?!\.)[\w.-]+(?<!\.html)(?<!\.md)(?<!\.csv)(?<!\.png)"
+_NAMED = re.compile(rf"(?!hyperparams=)({_NAME})=({_ALGORITHM}(?::.*)?)", re.DOTALL)
+
+
+def _check_name(setting: str) -> None:
+    """Say what is wrong with a setting that was meant to be ``name=algorithm``."""
+    name, _, value = setting.partition("=")
+    algo = value.partition(":")[0].strip()
+    if name.strip() == "hyperparams":
+        return
+    if algo in ALGORITHMS:
+        raise SettingsError(
+            f"--algos: {algo} cannot be called {name.strip()!r}; expected letters, digits, '.', '_' and '-', without a "
+            "'.' at the beginning and without .html, .md, .csv or .png at the end"
+        )
+    if get_close_matches(algo, ALGORITHMS, n=1, cutoff=0.8):
+        raise SettingsError(f"--algos: {setting}: {unknown('algorithm', algo, ALGORITHMS)}")
 
 
 def _split(piece: str) -> tuple[str, str, str]:

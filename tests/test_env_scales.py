@@ -25,6 +25,8 @@ def test_what_the_user_says_comes_before_the_table_and_the_registry(tmp_path: Pa
     assert scales["Nowhere-v0"] == Scale()
     assert env_scales(["Pendulum-v1"], file, -100)["Pendulum-v1"].threshold == -100
     assert env_scales(["Pendulum-v1"]) == SCALES
+    with pytest.raises(SettingsError, match="--threshold: expected a finite number, got nan"):
+        env_scales(["Pendulum-v1"], None, float("nan"))
 
 
 @pytest.mark.parametrize(

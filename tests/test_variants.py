@@ -140,6 +140,22 @@ def test_names_and_classes_of_the_users(text: str, expected: list[Variant]) -> N
     assert list(parse_variants(text)) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("low=custom_dpg", "low=custom_dpg: unknown algorithm 'custom_dpg'; did you mean 'custom_ddpg'?"),
+        ("custom_ddpg:gamma=0.9,low=sbx_sca:gamma=1", "unknown algorithm 'sbx_sca'; did you mean 'sbx_sac'?"),
+        ("td3,two critics=custom_ddpg:gamma=0.9", "custom_ddpg cannot be called 'two critics'; expected letters"),
+        ("..=custom_ddpg", "custom_ddpg cannot be called '..'; expected letters, digits, '.', '_' and '-', without"),
+        ("report.html=td3", "td3 cannot be called 'report.html'"),
+        ("runs.csv=td3", "td3 cannot be called 'runs.csv'"),
+    ],
+)
+def test_what_cannot_be_a_name(text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=f"--algos: .*{re.escape(message)}|^--algos: {re.escape(message)}"):
+        parse_variants(text)
+
+
 def test_a_setting_after_a_class_without_settings_belongs_to_nothing() -> None:
     with pytest.raises(SettingsError, match=r"'tau=1' belongs to no algorithm; expected for example mine:My:tau=1$"):
         parse_variants("mine:My,tau=1")
