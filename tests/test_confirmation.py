@@ -323,6 +323,7 @@ def test_what_is_fixed_holds_for_the_previous_settings_in_the_confirmation(
     assert settings["tau"] == 0.5  # the search is narrowed, not what it is compared with
     assert re.search(r"^ *previous with fix +1", printed, re.MULTILINE)
     page = (tmp_path / "out" / "custom_ddpg_Quick-v0" / "report.html").read_text()
+    assert "(previous with fix)" not in page  # the first trial, which had to take another tau
     assert "n_steps=3" in page
     assert "gamma=0.95, also in the previous settings" in page
     assert re.search(r"^The study in a browser: optuna-dashboard sqlite:///.*study.db$", printed, re.MULTILINE)

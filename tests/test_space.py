@@ -12,7 +12,14 @@ from small_runs import noise_of
 
 from sb3_ddpg_ext.building import make_env, make_model
 from sb3_ddpg_ext.errors import SettingsError
-from sb3_ddpg_ext.settings import ALGORITHMS, Settings, hyperparams_file, load_settings, read_yaml
+from sb3_ddpg_ext.settings import (
+    ALGORITHMS,
+    Settings,
+    hyperparams_file,
+    load_settings,
+    parse_settings,
+    read_yaml,
+)
 from sb3_ddpg_ext.tuning.space import Space, make_space
 
 ALGOS = [algo for algo in ALGORITHMS if not algo.startswith("sbx_")]
@@ -48,6 +55,26 @@ def test_the_previous_settings_are_a_point_of_the_space(algo: str, env: str) -> 
     if before is not None:
         assert getattr(rate, "start", rate) == getattr(before, "start", before)
         assert type(rate) is type(before)
+
+
+def test_whole_ends_of_real_numbers() -> None:
+    """They are whole numbers for settings that are whole."""
+    given: dict[str, Any] = {name: {"low": 1, "high": 2} for name in ("noise_std", "huber_delta", "batch_size")}
+    found = {d.name: d.distribution for d in space(**given, gamma={"low": 0, "high": 1}).dimensions}
+    for name in ("noise_std", "huber_delta", "gamma"):
+        assert isinstance(found[name], FloatDistribution)
+    assert isinstance(found["batch_size"], IntDistribution)
+
+
+def test_learning_starts_before_training_ends() -> None:
+    def choices(n_timesteps: int) -> Any:
+        raw = {"n_timesteps": n_timesteps, "learning_starts": 100}
+        found = make_space("custom_ddpg", parse_settings("custom_ddpg", raw, ""), {}, ())
+        return {d.name: d.distribution for d in found.dimensions}["learning_starts"].choices  # type: ignore[attr-defined]
+
+    assert choices(20_000) == (100, 1_000, 10_000)
+    assert choices(1_500) == (100, 1_000)
+    assert choices(1_000) == choices(50) == (100,)
 
 
 @pytest.mark.parametrize("algo", ALGOS)

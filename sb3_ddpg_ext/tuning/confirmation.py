@@ -29,7 +29,7 @@ from sb3_ddpg_ext.settings import Settings, own_file, read_yaml
 from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.search import ranking
 from sb3_ddpg_ext.tuning.storage import Job
-from sb3_ddpg_ext.tuning.study import IS_INCUMBENT, Study, connect, read_entry, run_directory
+from sb3_ddpg_ext.tuning.study import Study, connect, read_entry, run_directory
 from sb3_ddpg_ext.tuning.winner_file import WinningEntry, write_entry
 
 _WRITTEN = "written"  # the attribute of Optuna's study that holds the entries written to the hyperparameter file
@@ -90,11 +90,9 @@ def _candidates(args: TuneArgs, job: Job, study: Study) -> dict[str, Settings]:
     incumbent = study.confirmed_incumbent()
     candidates = {study.incumbent_label: incumbent}
     entries: list[Mapping[str, Any]] = []
-    is_narrowed = bool(study.arguments.space)  # then the first trial may not be the incumbent
     for trial in ranking(job):
         settings = study.space.settings(trial.params, f"trial {trial.number}")
-        is_incumbent = settings.raw == incumbent.raw or (trial.user_attrs.get(IS_INCUMBENT) and not is_narrowed)
-        is_known = is_incumbent or settings.raw in entries
+        is_known = study.is_incumbent(trial) or settings.raw in entries
         if not is_known and len(entries) < args.top:
             entries.append(settings.raw)
             candidates[f"trial {trial.number}"] = settings

@@ -12,13 +12,13 @@ from optuna import visualization
 from sb3_ddpg_ext.arguments import ScoreKind, TuneArgs
 from sb3_ddpg_ext.files import atomic
 from sb3_ddpg_ext.report.rendering import environment
-from sb3_ddpg_ext.report.tables import Table, interval, number
+from sb3_ddpg_ext.report.tables import Table, interval
 from sb3_ddpg_ext.tuning import scoring
 from sb3_ddpg_ext.tuning.confirmation import Confirmed
 from sb3_ddpg_ext.tuning.objective import REASON
 from sb3_ddpg_ext.tuning.search import Progress, latest_attempts, progress, ranking
 from sb3_ddpg_ext.tuning.storage import Job
-from sb3_ddpg_ext.tuning.study import IS_INCUMBENT, Study, connect, run_directory
+from sb3_ddpg_ext.tuning.study import Study, connect, run_directory
 
 _PLOTS: Mapping[str, Any] = {
     "History": visualization.plot_optimization_history,
@@ -113,7 +113,7 @@ def _best(job: Job, study: Study) -> Table:
         ("trial", "score", *names),
         tuple(
             (
-                f"{trial.number}{f' ({study.incumbent_label})' * trial.user_attrs.get(IS_INCUMBENT, False)}",
+                f"{trial.number}{f' ({study.incumbent_label})' * study.is_incumbent(trial)}",
                 scoring.describe(study.arguments.score, trial.value or 0.0),
                 *(_cell(trial.params.get(name)) for name in names),
             )
@@ -124,7 +124,7 @@ def _best(job: Job, study: Study) -> Table:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else number(value) if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _unfinished(optuna_study: optuna.Study) -> Table:

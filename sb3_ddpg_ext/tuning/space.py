@@ -138,7 +138,13 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
     }
     # An empty mapping is the table's own range
     changes = {name: change for name, change in changes.items() if change != {} or name not in rows}
-    distributions = {n: found for n, change in changes.items() if (found := _distribution(n, change)) is not None}
+    real = {name for name, row in rows.items() if _is_real(row.distribution)}
+    real |= {name for name, parameter in parameters.items() if parameter.annotation is float}
+    distributions = {
+        name: found
+        for name, change in changes.items()
+        if (found := _distribution(name, change, whole=name not in real)) is not None
+    }
     # New rows come first, since rows of the table may depend on them: updates_per_step does on n_envs
     rows = {name: Dimension(name, found) for name, found in distributions.items() if name not in rows} | rows
     for name, found in distributions.items():
@@ -154,7 +160,9 @@ def make_space(algo: str, incumbent: Settings, changes: Mapping[str, Any], fix: 
     base = dict(parse_settings(algo, base, "--fix").raw)
     complete = {**defaults, **base}
     chosen = fixed.keys() | distributions.keys()
-    candidates = [row if row.name in chosen else _widened(row, base, complete) for row in rows.values()]
+    candidates = [
+        row if row.name in chosen else _widened(_with_learning(row, base), base, complete) for row in rows.values()
+    ]
     dimensions = tuple(row for row in candidates if row is not None)
     space = Space(algo, base, dimensions, fixed, {row.name: row.read_from(complete) for row in dimensions})
     _check(space)
@@ -172,13 +180,22 @@ def _mentions(entry: Entry, path: Sequence[str]) -> bool:
     return path[0] in entry and (len(path) == 1 or (isinstance(inner, dict) and _mentions(inner, path[1:])))
 
 
-def _distribution(name: str, change: Any) -> BaseDistribution | None:
-    """The distribution that a ``--space`` file gives a dimension; None if it gives one value."""
+def _is_real(distribution: BaseDistribution) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return any(isinstance(choice, float) for choice in distribution.choices)
+    return isinstance(distribution, FloatDistribution)
+
+
+def _distribution(name: str, change: Any, whole: bool) -> BaseDistribution | None:
+    """
+    The distribution that a ``--space`` file gives a dimension; None if it gives one value. Between whole ends are whole
+    numbers, if the dimension may have them alone.
+    """
     try:
         if isinstance(change, list):
             return CategoricalDistribution(list(map(encode, change)))
         if isinstance(change, dict) and {"low", "high"} <= change.keys():
-            whole = isinstance(change["low"], int) and isinstance(change["high"], int)
+            whole = whole and isinstance(change["low"], int) and isinstance(change["high"], int)
             return IntDistribution(**change) if whole else FloatDistribution(**change)
     except (TypeError, ValueError) as error:
         raise SettingsError(
@@ -220,6 +237,14 @@ def contains(distribution: BaseDistribution, value: Value) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return isinstance(value, int | float) and distribution._contains(value)
+
+
+def _with_learning(row: Dimension, base: Entry) -> Dimension:
+    """The row of ``learning_starts`` without the choices with which training would end before learning begins."""
+    if row.name != "learning_starts" or not isinstance(row.distribution, CategoricalDistribution):
+        return row
+    choices = [choice for choice in row.distribution.choices if choice < base["n_timesteps"]]
+    return replace(row, distribution=CategoricalDistribution(choices or row.distribution.choices[:1]))
 
 
 def _widened(row: Dimension, base: Entry, complete: Entry) -> Dimension | None:

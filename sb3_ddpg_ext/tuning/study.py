@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
 from sb3_ddpg_ext.arguments import PrunerName, SamplerName, ScoreKind, TrainArgs, TuneArgs
@@ -160,6 +161,13 @@ class Study:
         """:return: The settings to which the best trials are compared: the incumbent's, with what is fixed"""
         entry = self.space.incumbent_entry() if self.fixed else self.incumbent
         return parse_settings(self.arguments.algo, entry, "previous settings")
+
+    def is_incumbent(self, trial: FrozenTrial) -> bool:
+        """:return: Whether a trial has the incumbent's settings"""
+        if trial.user_attrs.get(IS_INCUMBENT) and not self.arguments.space:
+            return True
+        # The first trial may have others if a space was given, and another trial may have come upon them
+        return self.space.settings(trial.params, f"trial {trial.number}").raw == self.confirmed_incumbent().raw
 
     def train_args(self, seed: int) -> TrainArgs:
         """:return: The arguments of one run"""
