@@ -350,15 +350,40 @@ def three(items: Iterable[str]) -> str:
     return f"{first}, {second} and {third}"
 
 
-def test_options_are_those_of_their_report() -> None:
-    rows = cells(summary_section("ablation"))[1:]
+@pytest.mark.parametrize(
+    ("report", "heading", "number"),
+    [("ablation", "## What each option does", 15), ("few_steps_parts", "### What each part does", 5)],
+)
+def test_options_are_those_of_their_report(report: str, heading: str, number: int) -> None:
+    rows = cells(summary_section(report))[1:]
     scored = {(env, label): (final, area) for env, label, final, area, *_ in rows}
-    page = {label: row for label, _, *row in cells((DOCS / "results.md").read_text())}
+    section = (DOCS / "results.md").read_text().partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    page = {label: row for label, _, *row in cells(section)}
     labels = {label for _, label in scored}
-    assert len(labels) == 15
+    assert len(labels) == number
     for label in labels:
         finals = [scored[env, label][0] for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")]
         assert page[label] == [*scored["all environments", label], *finals]
+
+
+def test_the_parts_of_few_steps_in_words() -> None:
+    page = " ".join((DOCS / "results.md").read_text().split())
+    rows = cells(summary_section("few_steps_parts"))
+    final = {label.replace("\\", ""): score for env, label, score, *_ in rows if env == "all environments"}
+    assert (
+        f"without them, the final score on all three tasks is {final['one_step']}, and with them {final['few_steps']}."
+        in page
+    )
+    assert f"`neither` has {final['neither']}, and `plain`" in page
+    assert f"without it they have {final['no_layer_norm']}." in page
+    assert f"ends as high, {final['two_critics']}," in page
+    (speed,) = (row[-1] for row in rows if row[:2] == ["all environments", "two\\_critics"])
+    assert f"a step takes {100 / float(speed.split()[0]) - 100:.0f}% longer" in page
+    walker = {
+        label: [float(row["final_score"]) for row in runs_of("few_steps_parts", label, env="Walker2d-v5")]
+        for label in ("one_step", "neither", "few_steps")
+    }
+    assert max(walker["one_step"] + walker["neither"]) < min(walker["few_steps"])
 
 
 def scores(
@@ -547,7 +572,7 @@ def test_no_link_within_the_site_is_broken(site: Path) -> None:
 
 def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
     reports = [f"{report.parent.name}/report" for report in sorted(DOCS.glob("*/report.md"))]
-    assert len(reports) == 7
+    assert len(reports) == 8
     pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), *reports]
     n_images = 0
     for page in pages:
