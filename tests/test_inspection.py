@@ -91,6 +91,11 @@ def test_each_finding(title: str) -> None:
     assert titles(CASES[title]) == [title]
 
 
+def test_an_error_before_the_first_log() -> None:
+    """Learning may have begun by then."""
+    assert titles(replace(CASES["Learning never began"], error="ValueError: no")) == ["It ended with an error"]
+
+
 @pytest.mark.parametrize(
     "run",
     [
