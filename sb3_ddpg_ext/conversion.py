@@ -91,10 +91,11 @@ def convert(name: str, given: Any, hint: Any, not_from: Path | None = None) -> A
         raise SettingsError(f"{name}: {error}") from error
 
 
-def check_arguments(kwargs: Mapping[str, Any], target: type) -> None:
+def check_arguments(setting: str, kwargs: Mapping[str, Any], target: type) -> None:
     """
     Check the types of flags and numbers among the arguments of a constructor, for which a misspelt ``flase`` is true.
 
+    :param setting: Name of the setting that holds the arguments
     :param kwargs: The arguments, by name
     :param target: What they are for
     :raises SettingsError: If one is of another type than the constructor's annotation says
@@ -108,7 +109,7 @@ def check_arguments(kwargs: Mapping[str, Any], target: type) -> None:
             try:
                 _validate(kwargs[name], parameter.annotation, kwargs[name])
             except SettingsError as error:
-                raise SettingsError(f"{name}: {error}") from error
+                raise SettingsError(f"{setting}: {name}: {error}") from error
 
 
 def _with_classes(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -250,7 +250,7 @@ class CustomDDPG(ExploringAlgorithm):
             raise ValueError(
                 f"critic_learning_rate={rate!r}: expected a number, 0 or more, or a function of the remaining progress"
             )
-        self._hyperparameters().check()
+        self._hyperparameters()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -267,9 +267,6 @@ class CustomDDPG(ExploringAlgorithm):
         if isinstance(self.replay_buffer, PrioritizedReplayBuffer):
             self.replay_buffer.update_beta(self._progress_remaining)
         hyperparameters = self._hyperparameters()
-        if hyperparameters != self._checked_hyperparameters:
-            hyperparameters.check()
-            self._checked_hyperparameters = hyperparameters
         fused = self._closed_form(to_train=True)
         rows = None if fused is None else plain_rows(self)
         trained_by_actor_loss = None
@@ -343,7 +340,8 @@ class CustomDDPG(ExploringAlgorithm):
             update_learning_rate(self.critic.optimizer, rate)
 
     def _hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(
+        """:return: Those of the next gradient step, checked if they have changed"""
+        hyperparameters = Hyperparameters(
             self.gamma,
             self.tau,
             self.huber_delta,
@@ -352,6 +350,10 @@ class CustomDDPG(ExploringAlgorithm):
             self.target_policy_noise,
             self.target_noise_clip,
         )
+        if hyperparameters != self._checked_hyperparameters:
+            hyperparameters.check()
+            self._checked_hyperparameters = hyperparameters
+        return hyperparameters
 
     def _smoothing_noise(self, actions: th.Tensor) -> th.Tensor | float:
         if self.target_policy_noise == 0:

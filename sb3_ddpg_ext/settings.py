@@ -341,10 +341,7 @@ def _check_combinations(
         ("normalize", run_values.get("normalize"), VecNormalize),
     ):
         if isinstance(given, Mapping):
-            try:
-                check_arguments(given, target)
-            except SettingsError as error:
-                raise SettingsError(f"{name}: {error}") from error
+            check_arguments(name, given, target)
 
 
 def _normalize(value: bool | Mapping[str, Any], hyperparams: Mapping[str, Any]) -> Mapping[str, Any] | None:

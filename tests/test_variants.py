@@ -152,7 +152,7 @@ def test_names_and_classes_of_the_users(text: str, expected: list[Variant]) -> N
     ],
 )
 def test_what_cannot_be_a_name(text: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=f"--algos: .*{re.escape(message)}|^--algos: {re.escape(message)}"):
+    with pytest.raises(SettingsError, match=f"^--algos: .*{re.escape(message)}"):
         parse_variants(text)
 
 
