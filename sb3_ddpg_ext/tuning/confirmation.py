@@ -87,8 +87,7 @@ def _folder(label: str) -> str:
 
 def _candidates(args: TuneArgs, job: Job, study: Study) -> dict[str, Settings]:
     """The incumbent and the best trials with different settings, by their labels."""
-    incumbent = study.confirmed_incumbent()
-    candidates = {study.incumbent_label: incumbent}
+    candidates = {study.incumbent_label: study.confirmed_incumbent}
     entries: list[Mapping[str, Any]] = []
     for trial in ranking(job):
         settings = study.space.settings(trial.params, f"trial {trial.number}")

@@ -157,8 +157,9 @@ class Study:
         """The incumbent's label. Where something is fixed, it is not what the file has, and is not called so"""
         return "previous with fix" if self.fixed else "previous"
 
+    @functools.cached_property
     def confirmed_incumbent(self) -> Settings:
-        """:return: The settings to which the best trials are compared: the incumbent's, with what is fixed"""
+        """The settings to which the best trials are compared: the incumbent's, with what is fixed"""
         entry = self.space.incumbent_entry() if self.fixed else self.incumbent
         return parse_settings(self.arguments.algo, entry, "previous settings")
 
@@ -167,7 +168,7 @@ class Study:
         if trial.user_attrs.get(IS_INCUMBENT) and not self.arguments.space:
             return True
         # The first trial may have others if a space was given, and another trial may have come upon them
-        return self.space.settings(trial.params, f"trial {trial.number}").raw == self.confirmed_incumbent().raw
+        return self.space.settings(trial.params, f"trial {trial.number}").raw == self.confirmed_incumbent.raw
 
     def train_args(self, seed: int) -> TrainArgs:
         """:return: The arguments of one run"""
