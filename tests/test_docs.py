@@ -48,6 +48,8 @@ from sb3_ddpg_ext.variants import parse_variants
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+RL_ZOOS = "custom_ddpg:hyperparams=ddpg"
+"""CustomDDPG with RL Zoo's settings for SB3's DDPG"""
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 EXAMPLE = re.compile(r"mean return (-\d+), standard deviation \d+")
 # Tests run side by side: threads of PyTorch that wait for a core take several times as long
@@ -282,7 +284,7 @@ def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -
 
 @pytest.mark.parametrize(
     ("report", "number"),
-    [("small_networks", 8), ("equal_seconds", 20), ("lunar_lander", 6), ("few_steps", 16)],
+    [("small_networks", 8), ("equal_seconds", 20), ("lunar_lander", 6), ("few_steps", 24)],
 )
 def test_summaries_are_those_of_their_reports(report: str, number: int) -> None:
     header, *rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
@@ -295,10 +297,15 @@ def test_seconds_and_worst_run_are_those_of_the_reports() -> None:
     page = (DOCS / "results.md").read_text()
     assert f"took {cpu_seconds('small_networks', 'small2')}" in page
     assert f"took {cpu_seconds('compare', 'sac', 'td3', 'tqc')}" in page
-    longer, shorter = (cpu_seconds("few_steps", label, env=None) for label in ("few_steps", "plain"))
-    of_sac = cpu_seconds("few_steps", "sbx_sac", env=None).removesuffix(" CPU seconds")
-    shorter = shorter.removesuffix(" CPU seconds")
-    assert f"A run takes {longer}, where one of `plain` takes {shorter}, and one of `sbx_sac` {of_sac}." in page
+    longer = cpu_seconds("few_steps", "few_steps", env=None)
+    shorter, of_sac, of_td3 = (
+        cpu_seconds("few_steps", label, env=None).removesuffix(" CPU seconds")
+        for label in ("plain", "sbx_sac", "sbx_td3")
+    )
+    said = f"one of `plain` takes {shorter}, one of `sbx_sac` {of_sac}, and one of `sbx_td3` {of_td3}."
+    assert f"A run takes {longer}, where {said}" in page
+    walker = [float(row["final_score"]) for row in runs_of("few_steps", RL_ZOOS, env="Walker2d-v5")]
+    assert f"its five runs end between {min(walker):.0f} and {max(walker):.0f}." in page
     worst = min(float(row["final_score"]) for row in runs_of("few_steps", "few_steps", env="Hopper-v5"))
     assert f"On Hopper-v5, one run of ten ends at {worst:.0f}." in page
 
@@ -457,11 +464,16 @@ def test_the_readme_has_results_of_the_report() -> None:
     million = {env: score for env, label, score, *_ in cells(summary_section("small_networks")) if label == "small2"}
     assert f"end at {million['HalfCheetah-v5']}; on Hopper-v5 and Walker2d-v5 at {million['Hopper-v5']} and" in text
     assert f"and {million['Walker2d-v5']}, ten seeds each" in text
-    rows = {label: score for env, label, score, *_ in cells(summary_section("few_steps")) if env == "all environments"}
-    few, of_sac = rows["few\\_steps"], rows["sbx\\_sac"]
-    assert f"#few-steps) {few}, where" in text
-    assert f"SAC has {of_sac}, and one critic with small networks {rows['plain']}." in text
-    assert f"it has {of_sac}, and `few_steps` {few}." in " ".join((DOCS / "results.md").read_text().split())
+    few_steps = [[cell.replace("\\_", "_") for cell in row] for row in cells(summary_section("few_steps"))]
+    rows = {label: score for env, label, score, *_ in few_steps if env == "all environments"}
+    assert f"#few-steps) {rows['few_steps']}, where" in text
+    assert f"SAC has {rows['sbx_sac']}, TD3 {rows['sbx_td3']} and DDPG {rows[RL_ZOOS]}; one" in text
+    assert f"with small networks has {rows['plain']}." in text
+    page = " ".join((DOCS / "results.md").read_text().split())
+    theirs = three(rows[label] for label in ("sbx_sac", "sbx_td3", RL_ZOOS))
+    assert f"together they have {theirs}, and `few_steps` {rows['few_steps']}." in page
+    (cheetah,) = (row[2] for row in few_steps if row[:2] == ["HalfCheetah-v5", "sbx_td3"])
+    assert f"TD3 is the highest there, with {cheetah}." in page
 
 
 def noise_scores(section: str) -> dict[tuple[str, str], str]:
