@@ -246,6 +246,11 @@ def summary_section(report: str) -> str:
     return (DOCS / report / "report.md").read_text().split("\n## ")[1]
 
 
+def prose(page: Path) -> str:
+    """:return: The text of a page, without its line breaks"""
+    return " ".join(page.read_text().split())
+
+
 def summary_rows(report: str) -> list[list[str]]:
     """:return: The rows of a report's summary, with labels as on the command line"""
     return [[cell.replace("\\_", "_") for cell in row] for row in cells(summary_section(report))]
@@ -289,7 +294,7 @@ def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -
 
 @pytest.mark.parametrize(
     ("report", "number"),
-    [("small_networks", 8), ("equal_seconds", 20), ("lunar_lander", 6), ("few_steps", 24)],
+    [("small_networks", 8), ("equal_seconds", 20), ("lunar_lander", 6), ("few_steps", 28)],
 )
 def test_summaries_are_those_of_their_reports(report: str, number: int) -> None:
     header, *rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
@@ -299,16 +304,16 @@ def test_summaries_are_those_of_their_reports(report: str, number: int) -> None:
 
 
 def test_seconds_and_worst_run_are_those_of_the_reports() -> None:
-    page = (DOCS / "results.md").read_text()
+    page = prose(DOCS / "results.md")
     assert f"took {cpu_seconds('small_networks', 'small2')}" in page
     assert f"took {cpu_seconds('compare', 'sac', 'td3', 'tqc')}" in page
     longer = cpu_seconds("few_steps", "few_steps", env=None)
-    shorter, of_sac, of_td3 = (
+    shorter, of_sac, of_td3, of_tqc = (
         cpu_seconds("few_steps", label, env=None).removesuffix(" CPU seconds")
-        for label in ("plain", "sbx_sac", "sbx_td3")
+        for label in ("plain", "sbx_sac", "sbx_td3", "sbx_tqc")
     )
-    said = f"one of `plain` takes {shorter}, one of `sbx_sac` {of_sac}, and one of `sbx_td3` {of_td3}."
-    assert f"A run takes {longer}, where {said}" in page
+    said = f"one of `plain` takes {shorter}, one of `sbx_sac` {of_sac}, one of `sbx_td3` {of_td3}, and one of `sbx_tqc`"
+    assert f"A run takes {longer}, where {said} {of_tqc}." in page
     walker = [float(row["final_score"]) for row in runs_of("few_steps", RL_ZOOS, env="Walker2d-v5")]
     assert f"its five runs end between {min(walker):.0f} and {max(walker):.0f}." in page
     worst = min(float(row["final_score"]) for row in runs_of("few_steps", "few_steps", env="Hopper-v5"))
@@ -333,7 +338,7 @@ def at_equal_seconds(report: str) -> tuple[dict[str, str], list[dict[str, int]]]
 
 
 def test_equal_seconds_are_those_of_the_report() -> None:
-    page = " ".join((DOCS / "results.md").read_text().split())
+    page = prose(DOCS / "results.md")
     seconds, steps = at_equal_seconds("equal_seconds")
     assert list(seconds) == ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
     at = ", ".join(f"{of_env} on {env}" for env, of_env in seconds.items())
@@ -345,7 +350,7 @@ def test_equal_seconds_are_those_of_the_report() -> None:
     rows = summary_rows("equal_seconds")
     (better,) = (row[4] for row in rows if row[:2] == ["all environments", "small_sac"])
     assert f"and better in {better} of all pairs of runs." in page
-    text = " ".join(README.read_text().split())
+    text = prose(README)
     ours, theirs = (
         three(row[2] for row in rows if row[1] == label and row[0] != "all environments")
         for label in ("small2", "small_sac")
@@ -379,7 +384,7 @@ def test_options_are_those_of_their_report(report: str, heading: str, number: in
 
 
 def test_the_parts_of_few_steps_in_words() -> None:
-    page = " ".join((DOCS / "results.md").read_text().split())
+    page = prose(DOCS / "results.md")
     rows = summary_rows("few_steps_parts")
     final = {label: score for env, label, score, *_ in rows if env == "all environments"}
     assert (
@@ -415,7 +420,7 @@ def scores(
 
 
 def test_fresh_seeds_have_the_scores_of_the_page(tmp_path: Path) -> None:
-    page = " ".join((DOCS / "results.md").read_text().split())
+    page = prose(DOCS / "results.md")
     fresh = {label: range(5, 10) for label in ("plain", "n_steps", "few_steps")}
     few = scores("few_steps", fresh, tmp_path / "few")
     assert f"is again higher, {few['n_steps'][1]} to {few['plain'][1]}" in page
@@ -436,7 +441,7 @@ def test_fresh_seeds_have_the_scores_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_lander_is_that_of_its_report(tmp_path: Path) -> None:
-    page = " ".join((DOCS / "results.md").read_text().split())
+    page = prose(DOCS / "results.md")
     seconds, (steps,) = at_equal_seconds("lunar_lander")
     assert f"All are scored after {seconds['LunarLanderContinuous-v3']} CPU seconds" in page
     others = [steps[f"sbx_{algo}"] for algo in ("sac", "td3", "tqc")]
@@ -462,7 +467,7 @@ def test_the_readme_has_results_of_the_report() -> None:
     names = {"CustomDDPG": "custom\\_ddpg", "SB3 DDPG": "ddpg", "TD3": "td3", "SAC": "sac", "TQC": "tqc"}
     for name, label in names.items():
         assert [name, pendulum[label], car[label], final[label]] in cells(README.read_text())
-    text = " ".join(README.read_text().split())
+    text = prose(README)
     assert f"took {cpu_seconds('compare', 'custom_ddpg')} for the 50,000 steps" in text
     assert f"the others {cpu_seconds('compare', 'ddpg', 'td3', 'sac', 'tqc').removesuffix(' CPU seconds')}." in text
     assert f"In {cpu_seconds('small_networks', 'small2').removesuffix(' CPU seconds')}, they do" in text
@@ -472,11 +477,15 @@ def test_the_readme_has_results_of_the_report() -> None:
     few_steps = summary_rows("few_steps")
     rows = {label: score for env, label, score, *_ in few_steps if env == "all environments"}
     assert f"#few-steps) {rows['few_steps']}, where" in text
-    assert f"SAC has {rows['sbx_sac']}, TD3 {rows['sbx_td3']} and DDPG {rows[RL_ZOOS]}; one" in text
-    assert f"with small networks has {rows['plain']}." in text
-    page = " ".join((DOCS / "results.md").read_text().split())
+    assert f"TQC has {rows['sbx_tqc']}, SAC {rows['sbx_sac']}, TD3 {rows['sbx_td3']} and DDPG {rows[RL_ZOOS]}" in text
+    assert f"one critic with small networks has {rows['plain']}." in text
+    page = prose(DOCS / "results.md")
     theirs = three(rows[label] for label in ("sbx_sac", "sbx_td3", RL_ZOOS))
     assert f"together they have {theirs}, and `few_steps` {rows['few_steps']}." in page
+    assert f"**TQC is the closest**, with {rows['sbx_tqc']}." in page
+    areas = {label: area for env, label, _, area, *_ in few_steps if env == "all environments"}
+    assert f"area over steps, {areas['sbx_tqc']} to {areas['few_steps']}, do not." in page
+    assert float(areas["sbx_tqc"].split()[-1].rstrip("\\]")) < float(areas["few_steps"].split("[")[1].split(",")[0])
     cheetah = {label: score for env, label, score, *_ in few_steps if env == "HalfCheetah-v5"}
     assert max(cheetah, key=lambda label: float(cheetah[label].split()[0].replace(",", ""))) == "sbx_td3"
     assert f"TD3 is the highest there, with {cheetah['sbx_td3']}." in page
