@@ -9,7 +9,17 @@ version = release = sb3_ddpg_ext.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 # What comparisons have left behind: their reports are pages, their runs are not
-comparisons = ["compare", "small_networks", "equal_seconds", "lunar_lander", "ablation", "few_steps", "few_steps_parts"]
+comparisons = [
+    "compare",
+    "small_networks",
+    "equal_seconds",
+    "lunar_lander",
+    "ablation",
+    "few_steps",
+    "few_steps_parts",
+    "ant",
+    "ant_seconds",
+]
 exclude_patterns = ["_build", *(f"{name}/*/**" for name in comparisons), "noise/runs", "**/benchmark.md"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.strikethrough"]

@@ -294,7 +294,14 @@ def cpu_seconds(report: str, *labels: str, env: str | None = "HalfCheetah-v5") -
 
 @pytest.mark.parametrize(
     ("report", "number"),
-    [("small_networks", 8), ("equal_seconds", 20), ("lunar_lander", 6), ("few_steps", 28)],
+    [
+        ("small_networks", 8),
+        ("equal_seconds", 20),
+        ("lunar_lander", 6),
+        ("few_steps", 28),
+        ("ant", 5),
+        ("ant_seconds", 3),
+    ],
 )
 def test_summaries_are_those_of_their_reports(report: str, number: int) -> None:
     header, *rows = [line for line in summary_section(report).splitlines() if line.startswith("| ")]
@@ -461,6 +468,25 @@ def test_the_lander_is_that_of_its_report(tmp_path: Path) -> None:
     assert f"{fresh['custom_ddpg'][0]} with five seeds (6 to 10)".replace("\\", "") in settings
 
 
+def test_ant_is_that_of_its_reports() -> None:
+    page = prose(DOCS / "results.md")
+    ended, then = ({label: score for _, label, score, *_ in summary_rows(report)} for report in ("ant", "ant_seconds"))
+    assert f"`plain` ends at {ended['plain']} and `rl_zoo` at {ended['rl_zoo']}, where random actions have -58." in page
+    assert f"the same small networks end at {ended['small2']}." in page
+    assert f"`few_steps`, with one critic as well, ends at {ended['few_steps']}," in page
+    assert f"SAC is ahead of all of them**, with {ended['sbx_sac']}." in page
+    seconds, (steps,) = at_equal_seconds("ant_seconds")
+    assert f"all are scored after {seconds['Ant-v5']} CPU seconds" in page
+    others = f"`sbx_sac` {steps['sbx_sac']:,}, and `rl_zoo` {steps['rl_zoo']:,}."
+    assert f"`small2` has done {steps['small2']:,} steps by then, {others}" in page
+    assert f"which took {cpu_seconds('ant_seconds', 'small2', env=None)}" in page
+    ends = [float(row["final_score"]) for row in runs_of("ant_seconds", "small2")]
+    assert f"the five runs end between {min(ends):,.0f} and {max(ends):,.0f}." in page
+    settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
+    said = f"{then['small2']}; SAC with the zoo's settings {then['sbx_sac']}, and those for DDPG {then['rl_zoo']} ("
+    assert said.replace("\\", "") in settings
+
+
 def test_the_readme_has_results_of_the_report() -> None:
     pendulum, car = times_to_threshold("Pendulum-v1", -200), times_to_threshold("MountainCarContinuous-v0", 90)
     final = {label: score for label, score, *_ in summary("HalfCheetah-v5")}
@@ -599,7 +625,7 @@ def test_no_link_within_the_site_is_broken(site: Path) -> None:
 
 def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
     reports = [f"{report.parent.name}/report" for report in sorted(DOCS.glob("*/report.md"))]
-    assert len(reports) == 8
+    assert len(reports) == 10
     pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), *reports]
     n_images = 0
     for page in pages:
