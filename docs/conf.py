@@ -1,5 +1,7 @@
 """Settings of Sphinx: ``make docs``."""
 
+from pathlib import Path
+
 import sb3_ddpg_ext
 
 project = "sb3_ddpg_ext"
@@ -8,19 +10,9 @@ copyright = f"2026, {author}"
 version = release = sb3_ddpg_ext.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-# What comparisons have left behind: their reports are pages, their runs are not
-comparisons = [
-    "compare",
-    "small_networks",
-    "equal_seconds",
-    "lunar_lander",
-    "ablation",
-    "few_steps",
-    "few_steps_parts",
-    "ant",
-    "ant_seconds",
-]
-exclude_patterns = ["_build", *(f"{name}/*/**" for name in comparisons), "noise/runs", "**/benchmark.md"]
+# The reports of comparisons are pages, their runs are not
+evidence = sorted(report.parent.name for report in Path(__file__).parent.glob("*/report.md"))
+exclude_patterns = ["_build", *(f"{name}/*/**" for name in evidence), "**/benchmark.md"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.strikethrough"]
 

@@ -251,6 +251,11 @@ def prose(page: Path) -> str:
     return " ".join(page.read_text().split())
 
 
+def comments(settings: str) -> str:
+    """:return: A file of settings in which a comment of several lines is one line"""
+    return (ROOT / f"hyperparams/{settings}.yml").read_text().replace("\n# ", " ")
+
+
 def summary_rows(report: str) -> list[list[str]]:
     """:return: The rows of a report's summary, with labels as on the command line"""
     return [[cell.replace("\\_", "_") for cell in row] for row in cells(summary_section(report))]
@@ -436,11 +441,11 @@ def test_fresh_seeds_have_the_scores_of_the_page(tmp_path: Path) -> None:
         f"Five fresh seeds (5 to 9) have a final score of {few['few_steps'][0]} on all three tasks together, and those "
         f"of `plain` have {few['plain'][0]}." in page
     )
-    preset = (ROOT / "hyperparams/few_steps.yml").read_text().replace("\n# ", " ")
+    preset = comments("few_steps")
     assert f"{few['few_steps'][0]} with five fresh seeds (5 to 9); {few['plain'][0]} with".replace("\\", "") in preset
     many = scores("small_networks", {"small": range(5), "small2": range(5, 10)}, tmp_path / "many")
     assert f"Fresh seeds (5 to 9) of two critics have {many['small2'][0]}" in page
-    settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
+    settings = comments("custom_ddpg")
     assert f"IQM and 95% interval: {many['small2'][0]} with five fresh seeds".replace("\\", "") in settings
     cheetahs = [run for run in read_runs(tmp_path / "many") if (run.label, run.env) == ("small2", "HalfCheetah-v5")]
     early = [run.evaluations.means[0] for run in cheetahs if run.evaluations is not None]
@@ -464,7 +469,7 @@ def test_the_lander_is_that_of_its_report(tmp_path: Path) -> None:
     assert f"its five runs end at {listed} and {gaussian[-1]:.0f}, the first" in page
     fresh = scores("lunar_lander", {"custom_ddpg": range(6, 11)}, tmp_path, of="LunarLanderContinuous-v3")
     assert f"Five seeds that they had not had before (6 to 10) end at {fresh['custom_ddpg'][0]}" in page
-    settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
+    settings = comments("custom_ddpg")
     assert f"{fresh['custom_ddpg'][0]} with five seeds (6 to 10)".replace("\\", "") in settings
 
 
@@ -482,7 +487,7 @@ def test_ant_is_that_of_its_reports() -> None:
     assert f"which took {cpu_seconds('ant_seconds', 'small2', env=None)}" in page
     ends = [float(row["final_score"]) for row in runs_of("ant_seconds", "small2")]
     assert f"the five runs end between {min(ends):,.0f} and {max(ends):,.0f}." in page
-    settings = (ROOT / "hyperparams/custom_ddpg.yml").read_text().replace("\n# ", " ")
+    settings = comments("custom_ddpg")
     said = f"{then['small2']}; SAC with the zoo's settings {then['sbx_sac']}, and those for DDPG {then['rl_zoo']} ("
     assert said.replace("\\", "") in settings
 
