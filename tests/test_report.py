@@ -635,6 +635,22 @@ def test_curves_end_where_the_first_of_their_runs_ends(log_dir: Path) -> None:
     assert over_seconds == [[0.5, 5], [1, 5]]
 
 
+@pytest.mark.parametrize(
+    ("speed", "labels"),
+    [(100, ["1", "2", "5", "10"]), (1, ["100", "200", "500", "1k"]), (0.02, ["5k", "10k", "20k", "50k"])],
+)
+def test_ticks_of_logarithmic_curves_are_short_numbers(tmp_path: Path, speed: float, labels: list[str]) -> None:
+    save(tmp_path, record("ddpg", "Pendulum-v1", 0, speed=speed))  # evaluations after 100 to 1,000 steps
+    figure = pictures.CURVES[1].draw(comparison_of(tmp_path))
+    assert figure is not None
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    ticks = axes.get_xticks(), axes.get_xticklabels()
+    assert [label.get_text() for tick, label in zip(*ticks, strict=True) if low <= tick <= high] == labels
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
+
+
 def test_legends_fit(tmp_path: Path) -> None:
     for label in ("ddpg", "custom_ddpg", "custom_ddpg:hyperparams=ddpg", "ddpg:hyperparams=custom_ddpg"):
         save(tmp_path, record(label, "Pendulum-v1", 0))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from sb3_ddpg_ext.report.analysis import ALL_ENVIRONMENTS, Comparison
 from sb3_ddpg_ext.report.drawing import (
@@ -64,7 +64,13 @@ def _learning_curves(
         threshold = comparison.scale_of(env).threshold
         if threshold is not None and axes.get_ylim()[0] < threshold < axes.get_ylim()[1]:
             axes.axhline(threshold, color="gray", linewidth=0.8, linestyle=(0, (6, 4)), zorder=0)
-        axes.set(title=env, xlabel=xlabel, **({"xscale": "log"} if log else {"xlim": (0, None)}))
+        axes.set(title=env, xlabel=xlabel)
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=[1, 2, 5]))
+            axes.xaxis.set_minor_formatter(NullFormatter())  # the default has labels such as 3 x 10^1
+        else:
+            axes.set_xlim(0, None)
         axes.xaxis.set_major_formatter(short_number)
         if is_in_first_column(axes):
             axes.set_ylabel("return: IQM over runs, 95% interval")
