@@ -381,7 +381,7 @@ def three(items: Iterable[str]) -> str:
 
 @pytest.mark.parametrize(
     ("report", "heading", "number"),
-    [("ablation", "## What each option does", 15), ("few_steps_parts", "### What each part does", 5)],
+    [("ablation", "## What each option does", 17), ("few_steps_parts", "### What each part does", 5)],
 )
 def test_options_are_those_of_their_report(report: str, heading: str, number: int) -> None:
     rows = cells(summary_section(report))[1:]
@@ -393,6 +393,41 @@ def test_options_are_those_of_their_report(report: str, heading: str, number: in
     for label in labels:
         finals = [scored[env, label][0] for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")]
         assert page[label] == [*scored["all environments", label], *finals]
+
+
+def test_simba_in_words() -> None:
+    page = prose(DOCS / "results.md")
+    rows = summary_rows("ablation")
+    better, speed = next((row[5], row[6]) for row in rows if row[:2] == ["all environments", "simba"])
+    assert f"a run is better than one of `plain` in {better} of all pairs only" in page
+    assert f"A step takes some {1 / float(speed.split()[0]):.0f} times as long" in page
+    low_high = {
+        (env, label): [float(n.replace(",", "")) for n in re.findall(r"[-\d.,]*\d", score)[1:]]
+        for env, label, score, *_ in rows
+    }
+    for env, label, apart in (
+        ("all environments", "simba", False),
+        ("HalfCheetah-v5", "simba", True),
+        ("all environments", "simba_slow", True),
+    ):
+        assert (low_high[env, label][1] < low_high[env, "plain"][0]) == apart
+
+
+def test_the_sizes_of_critics_in_words() -> None:
+    weights = []
+    for policy, policy_kwargs in (
+        ("SimbaPolicy", {"net_arch": {"pi": [64], "qf": [64, 64]}}),
+        ("MlpPolicy", {"net_arch": [256, 256], "critic_layer_norm": True}),
+        ("SimbaPolicy", {}),
+    ):
+        model = sb3_ddpg_ext.CustomDDPG(policy, "HalfCheetah-v5", policy_kwargs=policy_kwargs, buffer_size=1)
+        weights.append(sum(p.numel() for p in model.critic.parameters()))
+    ours, theirs, paper = weights
+    page = prose(DOCS / "results.md")
+    assert (
+        f"has {ours:,} weights on HalfCheetah-v5; that of `few_steps` has {theirs:,}, and the paper's {paper:,}."
+        in page
+    )
 
 
 def test_the_parts_of_few_steps_in_words() -> None:
