@@ -224,6 +224,7 @@ def _speed(comparison: Comparison) -> Figure | None:
                 axes.text(ends[label], position, f" {speed.value:,.0f}{ratio}", va="center", fontsize=9)
         axes.set_xlim(0, 1.5 * max(ends.values()))
         axes.set(title=env, xlabel="steps per CPU second of training")
+        axes.xaxis.set_major_formatter(short_number)
     return figure
 
 
