@@ -236,10 +236,10 @@ def test_the_tests_of_the_features_exist() -> None:
         assert f"def {function}" in (ROOT / "tests" / f"{module}.py").read_text()
 
 
-def times_to_threshold(env: str, threshold: int) -> dict[str, str]:
+def times_to_threshold(env: str, threshold: int, *, report: str = "compare") -> dict[str, str]:
     """:return: For each algorithm the CPU seconds to the threshold, as the report has them"""
-    row = rf"^\| {env} \| (.*?) \| {threshold} \| \d of 5 \| .*? \| (.*?) \|$"
-    return dict(re.findall(row, (DOCS / "compare/report.md").read_text(), re.MULTILINE))
+    row = rf"^\| {env} \| (.*?) \| {threshold} \| \d+ of \d+ \| .*? \| (.*?) \|$"
+    return dict(re.findall(row, (DOCS / report / "report.md").read_text(), re.MULTILINE))
 
 
 def summary_section(report: str) -> str:
@@ -377,6 +377,25 @@ def test_equal_seconds_are_those_of_the_report() -> None:
 def three(items: Iterable[str]) -> str:
     first, second, third = items
     return f"{first}, {second} and {third}"
+
+
+def test_ten_seeds_are_those_of_their_report() -> None:
+    scores = {env: (final, area) for env, _, final, area, *_ in summary_rows("ten_seeds")}
+    for env, threshold in (("Pendulum-v1", -200), ("MountainCarContinuous-v0", 90), ("HalfCheetah-v5", 4800)):
+        (seconds,) = times_to_threshold(env, threshold, report="ten_seeds").values()
+        final, area = scores[env]
+        assert f"| {env} | {final} | {area} | {seconds} |\n" in (DOCS / "results.md").read_text()
+    pendulum = [float(row["final_score"]) for row in runs_of("ten_seeds", "custom_ddpg", env="Pendulum-v1")]
+    (below,) = (score for score in pendulum if score < -200)
+    page = prose(DOCS / "results.md")
+    assert f"one run of ten ends below the threshold of -200, at {below:.1f}." in page
+    *first, last = (f"{score:.1f}" for score in pendulum[:5])
+    assert f"they are {', '.join(first)} and {last}, the first five of [ten](#ten-seeds)." in page
+    halfcheetah = (
+        [float(row["final_score"]) for row in runs_of(report, "custom_ddpg", env="HalfCheetah-v5")][:5]
+        for report in ("compare", "ten_seeds")
+    )
+    assert len({tuple(scores) for scores in halfcheetah}) == 1
 
 
 @pytest.mark.parametrize(
@@ -665,7 +684,7 @@ def test_no_link_within_the_site_is_broken(site: Path) -> None:
 
 def test_the_site_in_a_browser(browser: WebDriver, site: Path) -> None:
     reports = [f"{report.parent.name}/report" for report in sorted(DOCS.glob("*/report.md"))]
-    assert len(reports) == 10
+    assert len(reports) == 11
     pages = [*(page.stem for page in sorted(DOCS.glob("*.md"))), *reports]
     n_images = 0
     for page in pages:
